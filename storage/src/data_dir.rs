@@ -1,0 +1,435 @@
+//! The data directory: who may use it, which topics it holds, and where their logs lie.
+//!
+//! Topics come, change and go atomically: whatever a crash interrupts has either happened or not. Names of folders are
+//! for people; the truth about a topic is in its `topic.toml` ([`topic_meta`]).
+
+mod files;
+mod topic_meta;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::StorageError;
+use crate::disk::{Disk, DiskLock, EntryKind, LockError};
+pub use topic_meta::TopicMeta;
+
+const LOCK: &str = "LOCK";
+const FORMAT: &str = "FORMAT";
+const TOPICS: &str = "topics";
+const SYSTEM: &str = "system";
+const TOPIC_FILE: &str = "topic.toml";
+/// Folders that begin so are half made or half deleted.
+const NEW_PREFIX: &str = ".new-";
+const DELETED_PREFIX: &str = ".deleted-";
+/// The version of everything in the directory.
+const FORMAT_VERSION: u32 = 1;
+/// Longest folder that is just the name; a longer one would not leave room for a suffix.
+const FOLDER_BYTES_MAX: usize = 200;
+const NAME_BYTES_MAX: usize = 1024;
+
+/// Why the data directory refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process has it open.
+    #[error("{} is in use by {}", path.display(), holder(*pid))]
+    Locked {
+        /// The process that holds the lock, if it had time to say so.
+        pid: Option<u32>,
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It was written by a version that this one does not know. Nothing was changed.
+    #[error("data of format {found}, of which this version knows only {supported}")]
+    UnsupportedFormat {
+        /// What the file FORMAT says.
+        found: String,
+        /// The newest version known.
+        supported: u32,
+    },
+    /// It cannot be written.
+    #[error("{} cannot be written: {source}", path.display())]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The name cannot be a topic or a system directory.
+    #[error("{name:?} is not a possible name")]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// There is no such topic.
+    #[error("there is no topic {name:?}")]
+    UnknownTopic {
+        /// The name.
+        name: String,
+    },
+    /// There is a topic of that name.
+    #[error("there is a topic {name:?} already")]
+    TopicExists {
+        /// The name.
+        name: String,
+    },
+    /// What a topic says about itself cannot be understood.
+    #[error("{}: {what}", path.display())]
+    DamagedTopic {
+        /// Its `topic.toml`.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// An open data directory. It belongs to this process until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    topics: Mutex<BTreeMap<String, Topic>>,
+    _lock: Box<dyn DiskLock>,
+}
+
+#[derive(Debug, Clone)]
+struct Topic {
+    meta: TopicMeta,
+    folder: String,
+    presence: Presence,
+}
+
+/// Whether a topic is there for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// Its name and folder are taken, its files are not there yet or are going away.
+    Reserved,
+    Ready,
+}
+
+impl DataDir {
+    /// Opens the directory at `path`, makes it if it is not there, locks it, checks its format, removes what a crash has
+    /// left half done, and reads what topics there are.
+    ///
+    /// # Errors
+    /// [`DataDirError`]. Nothing is changed in a directory that is in use or of a newer format.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, DataDirError> {
+        check_format(&*disk, path)?;
+        make_dirs(&*disk, path).map_err(|error| not_writable(path, error))?;
+        let lock = match disk.lock(&path.join(LOCK), &format!("{}\n", std::process::id())) {
+            Ok(lock) => lock,
+            Err(LockError::Held { holder }) => {
+                return Err(DataDirError::Locked { pid: holder.parse().ok(), path: path.to_owned() });
+            }
+            Err(LockError::Io(error)) => return Err(not_writable(path, error)),
+        };
+        begin_format(&*disk, path)?;
+        for sub in [TOPICS, SYSTEM] {
+            make_dir(&*disk, &path.join(sub)).map_err(|error| not_writable(path, error))?;
+        }
+        sync_dir(&*disk, path)?;
+        let topics = load_topics(&*disk, &path.join(TOPICS))?;
+        Ok(Self { disk, path: path.to_owned(), topics: Mutex::new(topics), _lock: lock })
+    }
+
+    /// The disk it is on.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that may still be written.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn free_bytes(&self) -> Result<u64, StorageError> {
+        self.disk.free_bytes(&self.path).map_err(|error| StorageError::io("stat", &self.path, error))
+    }
+
+    /// All topics by name. From memory.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicMeta> {
+        let topics = self.topics.lock();
+        topics.values().filter(|topic| topic.presence == Presence::Ready).map(|topic| topic.meta.clone()).collect()
+    }
+
+    /// Makes a topic, without its logs. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`DataDirError::TopicExists`], [`DataDirError::InvalidName`], the disk's.
+    pub fn create_topic(&self, meta: &TopicMeta) -> Result<(), DataDirError> {
+        check_name(&meta.name)?;
+        let folder = self.reserve(meta)?;
+        let made = self.make_topic(meta, &folder);
+        let mut topics = self.topics.lock();
+        match (&made, topics.get_mut(&meta.name)) {
+            (Ok(()), Some(topic)) => topic.presence = Presence::Ready,
+            (Ok(()), None) => {}
+            (Err(_), _) => drop(topics.remove(&meta.name)),
+        }
+        made
+    }
+
+    /// Replaces what is known of a topic; name and id stay. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`DataDirError::UnknownTopic`], also for another id under this name; the disk's.
+    pub fn update_topic(&self, meta: &TopicMeta) -> Result<(), DataDirError> {
+        let known = self.topic(&meta.name)?;
+        if known.meta.id != meta.id {
+            return Err(DataDirError::UnknownTopic { name: meta.name.clone() });
+        }
+        let dir = self.path.join(TOPICS).join(&known.folder);
+        files::write_atomic(&*self.disk, &dir.join(TOPIC_FILE), topic_meta::to_toml(meta).as_bytes())?;
+        if let Some(topic) = self.topics.lock().get_mut(&meta.name) {
+            topic.meta = meta.clone();
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic with its logs, which must be closed. It is gone for good when it returns; files that a crash has
+    /// left are removed at the next open.
+    ///
+    /// # Errors
+    /// [`DataDirError::UnknownTopic`], the disk's.
+    pub fn delete_topic(&self, name: &str) -> Result<(), DataDirError> {
+        let known = self.topic(name)?;
+        let topics_dir = self.path.join(TOPICS);
+        let from = topics_dir.join(&known.folder);
+        let to = topics_dir.join(format!("{DELETED_PREFIX}{}", hex(&known.meta.id)));
+        self.set_presence(name, Presence::Reserved);
+        let renamed = self.disk.rename(&from, &to).map_err(|error| StorageError::io("rename", &from, error));
+        if let Err(error) = renamed {
+            self.set_presence(name, Presence::Ready);
+            return Err(error.into());
+        }
+        // From here on it is gone for this process, whatever the disk says; durably so once the directory is synced.
+        let synced = sync_dir(&*self.disk, &topics_dir);
+        self.topics.lock().remove(name);
+        synced?;
+        files::remove_tree(&*self.disk, &to)?;
+        Ok(())
+    }
+
+    /// Directory of the log of one partition. It is the caller's to create.
+    ///
+    /// # Errors
+    /// [`DataDirError::UnknownTopic`].
+    pub fn partition_dir(&self, topic: &str, partition: u32) -> Result<PathBuf, DataDirError> {
+        let known = self.topic(topic)?;
+        Ok(self.path.join(TOPICS).join(known.folder).join(partition.to_string()))
+    }
+
+    /// Directory of an internal log. It is the caller's to create.
+    ///
+    /// # Errors
+    /// [`DataDirError::InvalidName`].
+    pub fn system_dir(&self, name: &str) -> Result<PathBuf, DataDirError> {
+        check_name(name)?;
+        if name.len() > FOLDER_BYTES_MAX {
+            return Err(DataDirError::InvalidName { name: name.to_owned() });
+        }
+        Ok(self.path.join(SYSTEM).join(name))
+    }
+
+    /// Replaces a small file, whose path is taken relative to the directory, by `bytes`: a crash leaves the old or the
+    /// new content. Durable when it returns.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_file_atomic(&self, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+        files::write_atomic(&*self.disk, &self.path.join(path), bytes)
+    }
+
+    /// Content of a small file, whose path is taken relative to the directory; `None` if it is not there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_file(&self, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+        files::read(&*self.disk, &self.path.join(path))
+    }
+
+    fn topic(&self, name: &str) -> Result<Topic, DataDirError> {
+        let topics = self.topics.lock();
+        let ready = topics.get(name).filter(|topic| topic.presence == Presence::Ready);
+        ready.cloned().ok_or_else(|| DataDirError::UnknownTopic { name: name.to_owned() })
+    }
+
+    fn set_presence(&self, name: &str, presence: Presence) {
+        if let Some(topic) = self.topics.lock().get_mut(name) {
+            topic.presence = presence;
+        }
+    }
+
+    /// Takes the name and a folder for `meta`, so that files can be made without holding the lock.
+    fn reserve(&self, meta: &TopicMeta) -> Result<String, DataDirError> {
+        let mut topics = self.topics.lock();
+        if topics.contains_key(&meta.name) {
+            return Err(DataDirError::TopicExists { name: meta.name.clone() });
+        }
+        let folder = choose_folder(meta, |folder| {
+            topics.values().any(|topic| topic.folder.eq_ignore_ascii_case(folder))
+        });
+        let topic = Topic { meta: meta.clone(), folder: folder.clone(), presence: Presence::Reserved };
+        topics.insert(meta.name.clone(), topic);
+        Ok(folder)
+    }
+
+    fn make_topic(&self, meta: &TopicMeta, folder: &str) -> Result<(), DataDirError> {
+        let topics_dir = self.path.join(TOPICS);
+        let new_dir = topics_dir.join(format!("{NEW_PREFIX}{}", hex(&meta.id)));
+        files::remove_tree(&*self.disk, &new_dir)?;
+        self.disk.create_dir(&new_dir).map_err(|error| StorageError::io("create", &new_dir, error))?;
+        files::write_atomic(&*self.disk, &new_dir.join(TOPIC_FILE), topic_meta::to_toml(meta).as_bytes())?;
+        let dir = topics_dir.join(folder);
+        self.disk.rename(&new_dir, &dir).map_err(|error| StorageError::io("rename", &new_dir, error))?;
+        sync_dir(&*self.disk, &topics_dir)?;
+        Ok(())
+    }
+}
+
+/// The name itself where a case-insensitive file system cannot confuse it with another; else with the id behind it.
+fn choose_folder(meta: &TopicMeta, is_taken: impl Fn(&str) -> bool) -> String {
+    let name = &meta.name;
+    if name.len() <= FOLDER_BYTES_MAX && !is_taken(name) {
+        return name.clone();
+    }
+    // Names are ASCII, so any cut is one between characters.
+    let readable = &name[..name.len().min(FOLDER_BYTES_MAX)];
+    format!("{readable}~{}", hex(&meta.id))
+}
+
+/// What can safely be a path component, `~` for system names included; the broker is stricter with users' names.
+fn check_name(name: &str) -> Result<(), DataDirError> {
+    let is_possible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~');
+    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if !begins_well || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_possible) {
+        return Err(DataDirError::InvalidName { name: name.chars().take(64).collect() });
+    }
+    Ok(())
+}
+
+fn hex(id: &[u8; 16]) -> String {
+    crate::LogId(*id).to_string()
+}
+
+/// Refuses a format that is not known, before anything is touched.
+fn check_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
+    let unsupported = |found: String| DataDirError::UnsupportedFormat { found, supported: FORMAT_VERSION };
+    let Some(bytes) = files::read(disk, &path.join(FORMAT))? else {
+        let is_used = match disk.list(path) {
+            Ok(entries) => entries.iter().any(|entry| entry.name == TOPICS),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(StorageError::io("list", path, error).into()),
+        };
+        // Whoever wrote topics wrote FORMAT before them.
+        return if is_used { Err(unsupported("(none)".to_owned())) } else { Ok(()) };
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    match text.trim().parse::<u32>() {
+        Ok(1..=FORMAT_VERSION) => Ok(()),
+        Ok(_) | Err(_) => Err(unsupported(text.trim().chars().take(64).collect())),
+    }
+}
+
+/// Writes the format of a new directory.
+fn begin_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
+    let file = path.join(FORMAT);
+    if files::read(disk, &file)?.is_none() {
+        files::write_atomic(disk, &file, format!("{FORMAT_VERSION}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, DataDirError> {
+    let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
+    let entries = disk.list(dir).map_err(|error| StorageError::io("list", dir, error))?;
+    for entry in entries {
+        if entry.kind != EntryKind::Directory {
+            continue;
+        }
+        let folder = entry.name;
+        if folder.starts_with(NEW_PREFIX) || folder.starts_with(DELETED_PREFIX) {
+            files::remove_tree(disk, &dir.join(&folder))?;
+            continue;
+        }
+        let path = dir.join(&folder).join(TOPIC_FILE);
+        let damaged = |what: String| DataDirError::DamagedTopic { path: path.clone(), what };
+        let bytes = files::read(disk, &path)?.ok_or_else(|| damaged("missing".to_owned()))?;
+        let meta = topic_meta::from_toml(&bytes).map_err(damaged)?;
+        check_name(&meta.name)?;
+        if let Some(other) = topics.get(&meta.name) {
+            return Err(damaged(format!("a second topic {:?}, besides the one in {}", meta.name, other.folder)));
+        }
+        topics.insert(meta.name.clone(), Topic { meta, folder, presence: Presence::Ready });
+    }
+    Ok(topics)
+}
+
+/// Makes `path` and the directories above it, and their entries durable.
+fn make_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match make_dir(disk, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).ok_or(error)?;
+            make_dirs(disk, parent)?;
+            make_dir(disk, path)?;
+            disk.sync_dir(parent)
+        }
+        other => other,
+    }
+}
+
+fn make_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn sync_dir(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+    disk.sync_dir(path).map_err(|error| StorageError::io("sync", path, error))
+}
+
+fn not_writable(path: &Path, source: io::Error) -> DataDirError {
+    DataDirError::NotWritable { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_the_directory_or_hide_in_it_are_refused() {
+        for name in ["", ".", "..", "a/b", "-a", ".new-x", "~a", "a\0", "ü", &"x".repeat(1025)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["orders", "_x", "9", "a.b-c", "orders~billing~dlq"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_taken_or_too_long_gets_the_id_behind_it() {
+        let meta = TopicMeta { name: "Orders".into(), id: [0xab; 16], ..TopicMeta::default() };
+        assert_eq!(choose_folder(&meta, |_| false), "Orders");
+        assert_eq!(choose_folder(&meta, |_| true), format!("Orders~{}", "ab".repeat(16)));
+        let long = TopicMeta { name: "x".repeat(1000), ..meta };
+        assert!(choose_folder(&long, |_| false).len() < 255);
+    }
+}

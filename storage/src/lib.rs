@@ -1,0 +1,35 @@
+//! The log of Aqueduct: one append-only, segmented, checksummed log per partition.
+//!
+//! An acknowledged append is on disk: written, synced, and its file's directory entry synced. The layers, from the
+//! bottom: a disk that can be simulated ([`Disk`]); batches, the unit that is checksummed; segments, the files they lie
+//! in; [`PartitionLog`], the one writer of a log, and [`LogReader`], its readers; [`DataDir`], where logs live. What
+//! lies on disk is told byte by byte in FORMAT.md. Everything here blocks; nothing here knows of networks.
+
+mod age_clock;
+mod batch;
+mod cache;
+mod commit;
+mod data_dir;
+mod disk;
+mod error;
+mod log;
+mod options;
+mod reader;
+mod recovery;
+mod retention;
+mod segment;
+mod shared;
+mod state;
+mod wire;
+
+pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payload_crc};
+pub use cache::CacheBudget;
+pub use commit::{Committer, SyncEachGroup, SyncFailed, Synced, Written};
+pub use data_dir::{DataDir, DataDirError, TopicMeta};
+pub use disk::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, EntryKind, LockError, RealDisk};
+pub use error::{AppendError, DamagedRange, OpenError, ReadError, Rejection, StorageError};
+pub use log::{PartitionLog, RetentionOutcome};
+pub use options::{Durability, LogOptions};
+pub use reader::LogReader;
+pub use recovery::{LastStop, RecoveryReport};
+pub use shared::Window;

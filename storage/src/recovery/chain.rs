@@ -1,0 +1,107 @@
+//! The segments before the last: is any of them missing?
+//!
+//! A sealed segment says in its trailer where it ends, and the next one must begin there. A segment without a trailer
+//! was superseded after a failure, or its trailer is damaged: then its batches must reach the next segment.
+
+use super::{Listed, Place};
+use crate::disk::Access;
+use crate::segment::file_name;
+use crate::segment::format::{BlockFault, HEADER_BYTES, TRAILER_BYTES, Trailer, damage};
+use crate::segment::scan::HeaderScan;
+use crate::segment::walk::{End, Step, Walk};
+use crate::state::State;
+use crate::{DamagedRange, Offset, OpenError, StorageError};
+
+/// What the check has found.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    pub(super) damage: Vec<DamagedRange>,
+    /// The highest epoch seen.
+    pub(super) epoch: u32,
+    pub(super) scanned_bytes: u64,
+}
+
+/// Checks that the segments in `live` follow each other without a gap, from the one that holds `log_start` on. One
+/// small read for each sealed segment.
+pub(super) fn check(
+    place: Place<'_>,
+    live: &[Listed],
+    log_start: Offset,
+    state: Option<&State>,
+) -> Result<Links, OpenError> {
+    let mut links = Links::default();
+    let missing = |from, to, after| Err(OpenError::MissingSegment { from, to, after });
+    match live.first() {
+        Some(first) if first.base > log_start => return missing(log_start, first.base, place.dir.to_owned()),
+        None if state.is_some_and(|state| state.durable_end > log_start) => {
+            let end = state.map_or(log_start, |state| state.durable_end);
+            return missing(log_start, end, place.dir.to_owned());
+        }
+        Some(_) | None => {}
+    }
+    for pair in live.windows(2) {
+        check_link(place, pair[0], pair[1].base, &mut links)?;
+    }
+    if let (Some(last), Some(known)) = (live.last(), state.and_then(|state| state.last_segment))
+        && known.base > last.base
+    {
+        let end = state.map_or(known.base, |state| state.durable_end);
+        return missing(known.base, end.max(known.base + 1), place.dir.join(file_name(last.base)));
+    }
+    Ok(links)
+}
+
+fn check_link(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut Links) -> Result<(), OpenError> {
+    let path = place.dir.join(file_name(segment.base));
+    match read_trailer(place, segment)? {
+        Some(trailer) if trailer.end >= next_base => {
+            links.epoch = links.epoch.max(trailer.epoch);
+            Ok(())
+        }
+        Some(trailer) => Err(OpenError::MissingSegment { from: trailer.end, to: next_base, after: path }),
+        None => walk_to(place, segment, next_base, links),
+    }
+}
+
+/// The trailer of a segment; `None` if it has none, or a damaged one.
+pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<Trailer>, StorageError> {
+    let Some(position) = segment.bytes.checked_sub(TRAILER_BYTES).filter(|position| *position >= HEADER_BYTES) else {
+        return Ok(None);
+    };
+    let path = place.dir.join(file_name(segment.base));
+    let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
+    let bytes = file
+        .read_at(position, usize::try_from(TRAILER_BYTES).unwrap_or(0))
+        .map_err(|error| StorageError::io("read", &path, error))?;
+    match Trailer::decode(&bytes, place.id) {
+        Ok(trailer) => Ok(Some(trailer).filter(|found| found.base == segment.base && found.position == position)),
+        Err(BlockFault::Damaged) => Ok(None),
+        Err(BlockFault::Unsupported(version)) => {
+            Err(StorageError::Unsupported { path, what: format!("trailer version {version}") })
+        }
+    }
+}
+
+fn walk_to(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut Links) -> Result<(), OpenError> {
+    let path = place.dir.join(file_name(segment.base));
+    let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
+    let scan = HeaderScan::new(file, &path, place.id, HEADER_BYTES, segment.bytes);
+    let mut walk = Walk::new(scan, segment.base, next_base, 0);
+    let mut is_damaged_to_the_end = false;
+    loop {
+        match walk.step()? {
+            Step::Batch { stored, .. } => links.epoch = links.epoch.max(stored.header.epoch),
+            Step::Damage { position, from, to, what } => {
+                is_damaged_to_the_end = to.is_none();
+                links.damage.push(damage(from..to.unwrap_or(next_base), &path, position, what));
+            }
+            Step::End(End::Limit) => break,
+            Step::End(End::File | End::Trailer(_)) if is_damaged_to_the_end => break,
+            Step::End(End::File | End::Trailer(_)) => {
+                return Err(OpenError::MissingSegment { from: walk.expected(), to: next_base, after: path });
+            }
+        }
+    }
+    links.scanned_bytes += walk.bytes_read();
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The first and the last bytes of a segment file. Every byte is described in FORMAT.md, "Segment".
+
+use crate::batch::LogId;
+use crate::wire::{Fields, put};
+use crate::{DamagedRange, Offset};
+
+/// Bytes of a segment header; the first batch lies here.
+pub(crate) const HEADER_BYTES: u64 = 64;
+/// Bytes of the trailer of a sealed segment.
+pub(crate) const TRAILER_BYTES: u64 = 64;
+/// First bytes of a trailer.
+pub(crate) const TRAILER_MAGIC: [u8; 4] = *b"AQTR";
+
+const HEADER_MAGIC: [u8; 4] = *b"AQSG";
+const VERSION: u16 = 1;
+const BLOCK_BYTES: usize = 64;
+const CRC_AT: usize = 8;
+
+/// What a segment says about itself when it is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    /// Epoch of the log at creation: no batch in the file is older.
+    pub(crate) epoch: u32,
+    /// Offset of the first batch.
+    pub(crate) base: Offset,
+    /// The log's age clock at the last append before this segment; every earlier record was appended by then.
+    pub(crate) age_us: u64,
+}
+
+/// What a sealed segment says about itself. It is written only when everything below `end` is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    /// Epoch of the log when the segment was sealed.
+    pub(crate) epoch: u32,
+    /// Offset of the first batch.
+    pub(crate) base: Offset,
+    /// Offset after the last batch.
+    pub(crate) end: Offset,
+    /// Byte position of the trailer itself.
+    pub(crate) position: u64,
+    /// Append time of the last batch, µs since the epoch.
+    pub(crate) last_append_time_us: i64,
+}
+
+/// Why bytes are not a header or a trailer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BlockFault {
+    /// Cut short, or not what was written.
+    Damaged,
+    /// Intact, but of a newer version.
+    Unsupported(u16),
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self, id: LogId) -> [u8; BLOCK_BYTES] {
+        let mut out = block(HEADER_MAGIC);
+        put(&mut out, self.epoch.to_le_bytes());
+        put(&mut out, id.0);
+        put(&mut out, self.base.to_le_bytes());
+        put(&mut out, self.age_us.to_le_bytes());
+        sealed(out, id)
+    }
+
+    pub(crate) fn decode(bytes: &[u8], id: LogId) -> Result<Self, BlockFault> {
+        let mut fields = checked(bytes, HEADER_MAGIC, id)?;
+        let epoch = fields.u32();
+        let _log_id: [u8; 16] = fields.bytes(); // for people with a hex dump; the CRC is bound to it
+        Ok(Self { epoch, base: fields.u64(), age_us: fields.u64() })
+    }
+}
+
+impl Trailer {
+    pub(crate) fn encode(&self, id: LogId) -> [u8; BLOCK_BYTES] {
+        let mut out = block(TRAILER_MAGIC);
+        put(&mut out, self.epoch.to_le_bytes());
+        put(&mut out, self.base.to_le_bytes());
+        put(&mut out, self.end.to_le_bytes());
+        put(&mut out, self.position.to_le_bytes());
+        put(&mut out, self.last_append_time_us.to_le_bytes());
+        sealed(out, id)
+    }
+
+    pub(crate) fn decode(bytes: &[u8], id: LogId) -> Result<Self, BlockFault> {
+        let mut fields = checked(bytes, TRAILER_MAGIC, id)?;
+        Ok(Self {
+            epoch: fields.u32(),
+            base: fields.u64(),
+            end: fields.u64(),
+            position: fields.u64(),
+            last_append_time_us: fields.i64(),
+        })
+    }
+}
+
+/// Magic, version, length, and room for the CRC: the same in both blocks and in all versions.
+fn block(magic: [u8; 4]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BLOCK_BYTES);
+    put(&mut out, magic);
+    put(&mut out, VERSION.to_le_bytes());
+    put(&mut out, 64_u16.to_le_bytes());
+    put(&mut out, [0; 4]);
+    out
+}
+
+fn sealed(out: Vec<u8>, id: LogId) -> [u8; BLOCK_BYTES] {
+    let mut block = [0; BLOCK_BYTES];
+    block[..out.len()].copy_from_slice(&out);
+    let crc = crc_of(&block, id);
+    block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    block
+}
+
+fn checked(bytes: &[u8], magic: [u8; 4], id: LogId) -> Result<Fields<'_>, BlockFault> {
+    let block = bytes.get(..BLOCK_BYTES).ok_or(BlockFault::Damaged)?;
+    let mut fields = Fields::new(block);
+    let found: [u8; 4] = fields.bytes();
+    let (version, length, crc) = (fields.u16(), fields.u16(), fields.u32());
+    if found != magic || usize::from(length) != BLOCK_BYTES || crc != crc_of(block, id) {
+        return Err(BlockFault::Damaged);
+    }
+    if version != VERSION {
+        return Err(BlockFault::Unsupported(version));
+    }
+    Ok(fields)
+}
+
+fn crc_of(block: &[u8], id: LogId) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&id.0);
+    hasher.update(&block[..CRC_AT]);
+    hasher.update(&block[CRC_AT + 4..]);
+    hasher.finalize()
+}
+
+/// Damage in `segment`, for an error or a report.
+pub(crate) fn damage(
+    offsets: std::ops::Range<Offset>,
+    segment: &std::path::Path,
+    position: u64,
+    what: impl Into<String>,
+) -> DamagedRange {
+    DamagedRange {
+        from: offsets.start,
+        to: offsets.end,
+        segment: segment.to_owned(),
+        position,
+        what: what.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: LogId = LogId([3; 16]);
+    const HEADER: SegmentHeader = SegmentHeader { epoch: 2, base: 77, age_us: 5 };
+    const TRAILER: Trailer = Trailer { epoch: 3, base: 77, end: 99, position: 4_096, last_append_time_us: -1 };
+
+    #[test]
+    fn blocks_are_read_as_written_and_only_in_their_log() {
+        assert_eq!(SegmentHeader::decode(&HEADER.encode(ID), ID), Ok(HEADER));
+        assert_eq!(Trailer::decode(&TRAILER.encode(ID), ID), Ok(TRAILER));
+        assert_eq!(SegmentHeader::decode(&HEADER.encode(ID), LogId([4; 16])), Err(BlockFault::Damaged));
+        assert_eq!(Trailer::decode(&HEADER.encode(ID), ID), Err(BlockFault::Damaged));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_trailer_is_noticed() {
+        for bit in 0..BLOCK_BYTES * 8 {
+            let mut bytes = TRAILER.encode(ID);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Trailer::decode(&bytes, ID).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let mut bytes = HEADER.encode(ID);
+        bytes[4] = 9;
+        let crc = crc_of(&bytes, ID);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&bytes, ID), Err(BlockFault::Unsupported(9)));
+    }
+}

@@ -1,0 +1,104 @@
+//! What the tests of the log share: batches, a log on any disk, and reading everything back.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aqueduct_storage::{
+    AppendError, Batch, BatchHeader, Disk, LogId, LogOptions, LogReader, Offset, OpenError, PartitionLog, ReadError,
+    RecoveryReport, payload_crc,
+};
+use bytes::Bytes;
+
+pub(crate) const ID: LogId = LogId(*b"0123456789abcdef");
+
+pub(crate) fn log_dir() -> PathBuf {
+    PathBuf::from("/log")
+}
+
+/// Small segments, so that short tests roll.
+pub(crate) fn small_options() -> LogOptions {
+    LogOptions {
+        segment_bytes: 4096,
+        index_interval_bytes: 256,
+        checkpoint_bytes: 4096,
+        tail_cache_bytes: 0,
+        ..LogOptions::default()
+    }
+}
+
+/// A batch of `count` records whose payload names its offset and epoch.
+pub(crate) fn batch(base_offset: Offset, count: u32, epoch: u32, append_time_us: i64, payload_bytes: usize) -> Batch {
+    let mut payload = format!("{base_offset}/{epoch}/").into_bytes();
+    let filler = base_offset.wrapping_mul(2_654_435_761).to_le_bytes()[1];
+    payload.resize(payload_bytes.max(payload.len()), filler);
+    let header = BatchHeader {
+        base_offset,
+        record_count: count,
+        payload_crc: payload_crc(&payload),
+        append_time_us,
+        max_timestamp_us: append_time_us,
+        epoch,
+        ..BatchHeader::default()
+    };
+    Batch { header, payload: Bytes::from(payload) }
+}
+
+/// The next batch of `log`.
+pub(crate) fn next_batch(log: &PartitionLog, count: u32, payload_bytes: usize) -> Batch {
+    let time_us = log.last_append_time_us().unwrap_or(0) + 1;
+    batch(log.log_end(), count, log.epoch(), time_us, payload_bytes)
+}
+
+/// A group that follows the log end, one batch for each size.
+pub(crate) fn next_group(log: &PartitionLog, payload_bytes: &[usize]) -> Vec<Batch> {
+    let mut offset = log.log_end();
+    let time_us = log.last_append_time_us().unwrap_or(0) + 1;
+    let make = |bytes: &usize| {
+        let made = batch(offset, 2, log.epoch(), time_us, *bytes);
+        offset = made.header.next_offset();
+        made
+    };
+    payload_bytes.iter().map(make).collect()
+}
+
+pub(crate) fn append(log: &mut PartitionLog, payload_bytes: &[usize]) -> Result<Vec<Batch>, AppendError> {
+    let group = next_group(log, payload_bytes);
+    log.append_group(&group).map(|()| group)
+}
+
+pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(PartitionLog, RecoveryReport), OpenError> {
+    PartitionLog::open(disk.clone(), dir, ID, small_options(), 0)
+}
+
+/// Every batch from `from` to the high watermark.
+pub(crate) fn read_from(reader: &LogReader, mut from: Offset) -> Result<Vec<Batch>, ReadError> {
+    let mut all = Vec::new();
+    loop {
+        let batches = reader.read(from, 700)?;
+        let Some(last) = batches.last() else { return Ok(all) };
+        assert!(last.header.next_offset() > from, "a read makes progress");
+        from = last.header.next_offset();
+        all.extend(batches);
+    }
+}
+
+/// Every readable batch.
+pub(crate) fn read_all(reader: &LogReader) -> Vec<Batch> {
+    read_from(reader, reader.window().log_start).expect("everything is readable")
+}
+
+/// A batch without what only the log knows.
+pub(crate) fn plain(batch: &Batch) -> Batch {
+    let mut batch = batch.clone();
+    batch.header.durable_offset = 0;
+    batch
+}
+
+pub(crate) fn assert_same(found: &[Batch], expected: &[Batch], context: &str) {
+    let bases = |batches: &[Batch]| batches.iter().map(|batch| batch.header.base_offset).collect::<Vec<_>>();
+    assert_eq!(bases(found), bases(expected), "{context}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(plain(found) == plain(expected), "{context}: batch at {} differs", found.header.base_offset);
+    }
+}
