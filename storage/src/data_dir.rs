@@ -359,6 +359,7 @@ fn begin_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
 
 fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, DataDirError> {
     let mut topics: BTreeMap<String, Topic> = BTreeMap::new();
+    sync_dir(disk, dir)?;
     let entries = disk.list(dir).map_err(|error| StorageError::io("list", dir, error))?;
     for entry in entries {
         if entry.kind != EntryKind::Directory {
@@ -369,6 +370,8 @@ fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, D
             files::remove_tree(disk, &dir.join(&folder))?;
             continue;
         }
+        // What a kill has left only in memory must not be lost once it was seen.
+        sync_dir(disk, &dir.join(&folder))?;
         let path = dir.join(&folder).join(TOPIC_FILE);
         let damaged = |what: String| DataDirError::DamagedTopic { path: path.clone(), what };
         let bytes = files::read(disk, &path)?.ok_or_else(|| damaged("missing".to_owned()))?;

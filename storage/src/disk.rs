@@ -8,7 +8,8 @@
 
 mod real;
 
-// sim
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};

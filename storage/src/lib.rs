@@ -33,3 +33,9 @@ pub use options::{Durability, LogOptions};
 pub use reader::LogReader;
 pub use recovery::{LastStop, RecoveryReport};
 pub use shared::Window;
+
+/// A disk in memory that loses what a real one may lose, for tests.
+#[cfg(feature = "sim")]
+pub mod sim {
+    pub use crate::disk::sim::{Fault, Injection, OpKind, Operation, SECTOR_BYTES, SimDisk, SyncLoss};
+}

@@ -117,6 +117,12 @@ pub(crate) fn recover(
         Loaded::State(file, state) => Some((file, state)),
         Loaded::Missing | Loaded::Damaged => None,
     };
+    if listed.is_empty() {
+        // A kill may have come between the creation of the log and the syncs that make it durable.
+        for entry_in in [dir, dir.parent().unwrap_or(dir)] {
+            disk.sync_dir(entry_in).map_err(|error| StorageError::io("sync", entry_in, error))?;
+        }
+    }
     match known {
         Some((file, state)) if is_clean(&state, &listed) => Ok(open_clean(place, &listed, file, state)),
         known => recover_unclean(place, &listed, known),

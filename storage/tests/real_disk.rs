@@ -1,5 +1,6 @@
 //! The log on the operating system's file system.
 
+#[path = "support/base.rs"]
 mod support;
 
 use std::sync::Arc;

@@ -1,0 +1,215 @@
+//! A log on the simulated disk beside a model of what it must hold, for workloads that are cut short anywhere.
+
+use std::path::Path;
+
+use aqueduct_storage::sim::SimDisk;
+use aqueduct_storage::{
+    AppendError, Batch, Durability, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport,
+};
+
+use super::{ID, assert_same, log_dir, next_group, read_all, read_from, small_options};
+
+/// One thing done to a log.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// A group with payloads of these sizes.
+    Append(Vec<usize>),
+    /// Trim to this many permille of what is readable.
+    Trim(u64),
+    /// Retention with this many bytes.
+    Retain(u64),
+    RaiseEpoch,
+    /// Close, and open again.
+    Reopen,
+    /// Recover in the process, if the log has failed.
+    Heal,
+}
+
+/// What the oracle of FAULTS.md knows about a log at some moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    /// Acknowledged or read: must be found, byte-equal, in order, without gaps.
+    pub(crate) certain: Vec<Batch>,
+    /// Written and never acknowledged: may be found behind what is certain, from the front.
+    pub(crate) maybe: Vec<Batch>,
+    /// The log start that was acknowledged.
+    pub(crate) log_start: Offset,
+    /// The log start that was asked for: nothing above may be missing.
+    pub(crate) log_start_max: Offset,
+    /// The highest epoch that was visible.
+    pub(crate) epoch: u32,
+    /// Whether the log's creation was acknowledged.
+    pub(crate) created: bool,
+    pub(crate) durability: Durability,
+}
+
+/// Why a workload ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Done(Box<PartitionLog>),
+    /// The disk refused; the log object is gone, as in a kill.
+    Killed,
+}
+
+pub(crate) fn options(durability: Durability) -> LogOptions {
+    LogOptions { durability, ..small_options() }
+}
+
+impl Model {
+    pub(crate) fn new(durability: Durability) -> Self {
+        Self { durability, ..Self::default() }
+    }
+
+    /// Makes the log and does `actions`, until the end or the first failure that is not healed.
+    pub(crate) fn run(&mut self, disk: &SimDisk, actions: &[Action]) -> Ended {
+        let shared = disk.shared();
+        if shared.create_dir(Path::new("/log")).is_err() || shared.sync_dir(Path::new("/")).is_err() {
+            return Ended::Killed;
+        }
+        match PartitionLog::create(shared, &log_dir(), ID, options(self.durability)) {
+            Ok(log) => {
+                self.created = true;
+                self.go_on(disk, log, actions)
+            }
+            Err(_) => Ended::Killed,
+        }
+    }
+
+    /// Does `actions` with `log`.
+    pub(crate) fn go_on(&mut self, disk: &SimDisk, mut log: PartitionLog, actions: &[Action]) -> Ended {
+        for action in actions {
+            self.epoch = self.epoch.max(log.epoch());
+            log = match self.act(disk, log, action) {
+                Some(log) => log,
+                None => return Ended::Killed,
+            };
+        }
+        Ended::Done(Box::new(log))
+    }
+
+    fn act(&mut self, disk: &SimDisk, mut log: PartitionLog, action: &Action) -> Option<PartitionLog> {
+        match action {
+            Action::Append(sizes) => {
+                let group = next_group(&log, sizes);
+                match log.append_group(&group) {
+                    Ok(()) => self.certain.extend(group),
+                    Err(AppendError::OutcomeUnknown(_)) => self.maybe = group,
+                    Err(AppendError::Failed | AppendError::Full) => {}
+                    Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
+                }
+            }
+            Action::Trim(permille) => {
+                let window = log.window();
+                let readable = window.high_watermark - window.log_start;
+                let before = window.log_start + readable * permille / 1000;
+                self.log_start_max = self.log_start_max.max(before);
+                if let Ok(log_start) = log.trim(before) {
+                    self.log_start = log_start;
+                }
+            }
+            Action::Retain(bytes) => {
+                self.log_start_max = self.log_start_max.max(log.window().high_watermark);
+                log.set_options(LogOptions { retention_bytes: Some(*bytes), ..options(self.durability) });
+                if let Ok(outcome) = log.enforce_retention(0) {
+                    self.log_start = outcome.log_start;
+                    self.log_start_max = outcome.log_start;
+                }
+            }
+            Action::RaiseEpoch => drop(log.raise_epoch()),
+            Action::Reopen => {
+                let is_failed = log.is_failed();
+                let closed = log.close();
+                assert!(!(is_failed && closed.is_ok()), "a failed log cannot be closed cleanly");
+                log = match self.open(disk) {
+                    Ok((log, report)) => {
+                        assert!(report.damage.is_empty(), "{report:?}");
+                        self.check_while_on(disk, &log, "reopened")?;
+                        log
+                    }
+                    Err(_) => return None,
+                };
+            }
+            Action::Heal => {
+                let was_failed = log.is_failed();
+                if log.recover_from_failure().is_ok() && was_failed {
+                    self.maybe.clear();
+                    self.check_while_on(disk, &log, "healed")?;
+                }
+            }
+        }
+        self.epoch = self.epoch.max(if log.is_failed() { 0 } else { log.epoch() });
+        Some(log)
+    }
+
+    pub(crate) fn open(&self, disk: &SimDisk) -> Result<(PartitionLog, RecoveryReport), OpenError> {
+        PartitionLog::open(disk.shared(), &log_dir(), ID, options(self.durability), 0)
+    }
+
+    /// Opens the log on `disk`, which nothing hinders, and checks it; from then on all that is found is certain.
+    pub(crate) fn reopen(&mut self, disk: &SimDisk, context: &str) -> Option<PartitionLog> {
+        match self.open(disk) {
+            Ok((log, report)) => {
+                self.check(&log, &report, context);
+                Some(log)
+            }
+            Err(OpenError::Missing { .. }) if !self.created => None,
+            Err(error) => panic!("{context}: {error}"),
+        }
+    }
+
+    fn check(&mut self, log: &PartitionLog, report: &RecoveryReport, context: &str) {
+        assert!(report.damage.is_empty(), "{context}: {report:?}");
+        self.check_content(log, context);
+    }
+
+    fn check_content(&mut self, log: &PartitionLog, context: &str) {
+        self.check_found(log, read_all(&log.reader()), context);
+    }
+
+    /// As [`Model::check_content`], on a disk whose power may go meanwhile.
+    fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<()> {
+        match read_from(&log.reader(), log.window().log_start) {
+            Ok(found) => self.check_found(log, found, context),
+            Err(_) if disk.is_off() => return None,
+            Err(error) => panic!("{context}: {error}"),
+        }
+        Some(())
+    }
+
+    fn check_found(&mut self, log: &PartitionLog, found: Vec<Batch>, context: &str) {
+        let window = log.window();
+        assert!(log.epoch() >= self.epoch, "{context}: epoch {} after {}", log.epoch(), self.epoch);
+        assert!(
+            (self.log_start..=self.log_start_max.max(self.log_start)).contains(&window.log_start),
+            "{context}: log start {} is not in [{}, {}]",
+            window.log_start,
+            self.log_start,
+            self.log_start_max
+        );
+        let all: Vec<Batch> = self.certain.iter().chain(&self.maybe).cloned().collect();
+        let first = all.partition_point(|batch| batch.header.next_offset() <= window.log_start);
+        let expected = &all[first..];
+        let certain = self.certain.len().saturating_sub(first);
+        match self.durability {
+            Durability::Fsync => assert!(found.len() >= certain, "{context}: {} of {certain}", found.len()),
+            Durability::Os => {}
+        }
+        assert!(found.len() <= expected.len(), "{context}: {} batches out of nowhere", found.len());
+        assert_same(&found, &expected[..found.len()], context);
+        self.certain = all[..first].to_vec();
+        self.certain.extend(found);
+        self.maybe.clear();
+        self.log_start = window.log_start;
+        self.log_start_max = window.log_start;
+        self.epoch = log.epoch();
+    }
+}
+
+/// After any recovery the log must be good for more: appends, a clean stop, and all of it again.
+pub(crate) fn prove_usable(model: &mut Model, disk: &SimDisk, log: PartitionLog, context: &str) {
+    let actions = [Action::Append(vec![50, 700]), Action::Append(vec![10]), Action::Reopen, Action::Append(vec![20])];
+    let before = model.certain.len();
+    let Ended::Done(log) = model.go_on(disk, log, &actions) else { panic!("{context}: unusable") };
+    assert_eq!(model.certain.len(), before + 4, "{context}: appends succeed");
+    model.check_content(&log, context);
+}
