@@ -1,0 +1,417 @@
+//! Consumer groups, from outside.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use aqueduct_proto::v1;
+
+use super::lag::{LagWatch, PartitionLag};
+use crate::{
+    error::RequestError,
+    transport::link::Link,
+    types::{Offset, Start, Timestamp, UnknownName, millis},
+};
+
+/// How a group shares its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupMode {
+    /// A partition belongs to one member.
+    Ordered,
+    /// Records are spread over members.
+    Shared,
+    /// Spread, but one key is with one member at a time and in order.
+    Keyed,
+}
+
+impl GroupMode {
+    fn from_proto(mode: v1::GroupMode) -> Option<Self> {
+        match mode {
+            v1::GroupMode::Unspecified => None,
+            v1::GroupMode::Ordered => Some(Self::Ordered),
+            v1::GroupMode::Shared => Some(Self::Shared),
+            v1::GroupMode::Keyed => Some(Self::Keyed),
+        }
+    }
+}
+
+impl From<GroupMode> for v1::GroupMode {
+    fn from(mode: GroupMode) -> Self {
+        match mode {
+            GroupMode::Ordered => Self::Ordered,
+            GroupMode::Shared => Self::Shared,
+            GroupMode::Keyed => Self::Keyed,
+        }
+    }
+}
+
+impl fmt::Display for GroupMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordered => "ordered",
+            Self::Shared => "shared",
+            Self::Keyed => "keyed",
+        })
+    }
+}
+
+impl FromStr for GroupMode {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        match name {
+            "ordered" => Ok(Self::Ordered),
+            "shared" => Ok(Self::Shared),
+            "keyed" => Ok(Self::Keyed),
+            other => Err(UnknownName { name: other.into(), expected: "ordered, shared or keyed" }),
+        }
+    }
+}
+
+/// The rules of a group. `None` is "no opinion": the broker's default when a group is made, what is in force when a
+/// member joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupPolicy {
+    /// How its members share the work. Default: ordered.
+    pub mode: Option<GroupMode>,
+    /// Where a partition without a committed offset begins. Default: earliest.
+    pub start: Option<Start>,
+    /// A delivery that is not settled within this time is delivered again. Default: 30 s.
+    pub ack_timeout: Option<Duration>,
+}
+
+impl From<GroupPolicy> for v1::GroupPolicy {
+    fn from(policy: GroupPolicy) -> Self {
+        Self {
+            mode: policy.mode.map_or(v1::GroupMode::Unspecified, Into::into).into(),
+            start: policy.start.map(Into::into),
+            ack_timeout_ms: policy.ack_timeout.map_or(0, millis),
+        }
+    }
+}
+
+impl From<v1::GroupPolicy> for GroupPolicy {
+    fn from(policy: v1::GroupPolicy) -> Self {
+        let ack_timeout = Some(policy.ack_timeout_ms).filter(|timeout| *timeout != 0);
+        Self {
+            mode: GroupMode::from_proto(policy.mode()),
+            start: policy.start.as_ref().and_then(Start::from_proto),
+            ack_timeout: ack_timeout.map(|timeout| Duration::from_millis(timeout.into())),
+        }
+    }
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Its rules.
+    pub policy: GroupPolicy,
+    /// Since when it exists.
+    pub created: Timestamp,
+    /// Topics in which it has a position or a member.
+    pub topics: Vec<String>,
+    /// Active members.
+    pub members: u32,
+}
+
+/// A group, its members and its lag.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupDescription {
+    /// The group.
+    pub group: GroupInfo,
+    /// Its active members.
+    pub members: Vec<Member>,
+    /// Per topic and partition.
+    pub lag: Vec<PartitionLag>,
+}
+
+/// An active member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Given by the broker.
+    pub id: u64,
+    /// Given by the client; may be empty.
+    pub name: String,
+    /// The topic that it consumes.
+    pub topic: String,
+    /// What it has.
+    pub partitions: Vec<u32>,
+    /// Revoked, but with deliveries still open.
+    pub leaving_partitions: Vec<u32>,
+    /// Delivered to it and not settled.
+    pub open_records: u64,
+    /// Since when it is a member.
+    pub joined: Timestamp,
+    /// Its deliveries that ran into the ack time-out.
+    pub timeouts: u64,
+}
+
+/// What a reset does to one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionReset {
+    /// Which partition.
+    pub partition: u32,
+    /// The committed offset before.
+    pub from_offset: Offset,
+    /// The committed offset after.
+    pub to_offset: Offset,
+}
+
+fn read_group(group: Option<v1::Group>) -> Result<GroupInfo, RequestError> {
+    let group = group.ok_or_else(|| RequestError::malformed("an answer without its group"))?;
+    Ok(GroupInfo {
+        name: group.name,
+        policy: group.policy.unwrap_or_default().into(),
+        created: Timestamp::from_micros(group.created_us),
+        topics: group.topics,
+        members: group.members,
+    })
+}
+
+fn read_member(member: v1::Member) -> Member {
+    Member {
+        id: member.id,
+        name: member.name,
+        topic: member.topic,
+        partitions: member.partitions,
+        leaving_partitions: member.leaving_partitions,
+        open_records: member.open_records,
+        joined: Timestamp::from_micros(member.joined_us),
+        timeouts: member.timeouts,
+    }
+}
+
+/// The groups of a broker.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    link: Link,
+}
+
+impl Groups {
+    pub(crate) fn new(link: Link) -> Self {
+        Self { link }
+    }
+
+    /// All groups.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn list(&self) -> Result<Vec<GroupInfo>, RequestError> {
+        let ask = || {
+            let mut groups = self.link.groups();
+            async move { groups.list(v1::ListGroupsRequest {}).await }
+        };
+        self.link.read(ask).await?.groups.into_iter().map(|group| read_group(Some(group))).collect()
+    }
+
+    /// The lag of all groups in all topics.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn lag(&self) -> Result<Vec<PartitionLag>, RequestError> {
+        LagWatch::once(&self.link, v1::WatchLagRequest::default()).await
+    }
+
+    /// The lag of all groups in all topics, now and at every `interval`.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn watch_lag(&self, interval: Duration) -> Result<LagWatch, RequestError> {
+        let request = v1::WatchLagRequest { interval_ms: millis(interval).max(1), ..v1::WatchLagRequest::default() };
+        LagWatch::open(&self.link, request).await
+    }
+}
+
+/// One group, whether it exists or not.
+#[derive(Clone, Debug)]
+pub struct Group {
+    link: Link,
+    name: String,
+}
+
+impl Group {
+    pub(crate) fn new(link: Link, name: String) -> Self {
+        Self { link, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `ALREADY_EXISTS` if there is one.
+    pub async fn create(&self, policy: GroupPolicy) -> Result<GroupInfo, RequestError> {
+        let mut groups = self.link.groups();
+        let request = v1::CreateGroupRequest { group: self.name.clone(), policy: Some(policy.into()) };
+        read_group(self.link.unary(async move { groups.create(request).await }).await?.group)
+    }
+
+    /// Changes its rules, once the changes are complete.
+    pub fn alter(&self) -> AlterGroup {
+        let request = v1::AlterGroupRequest { group: self.name.clone(), ..v1::AlterGroupRequest::default() };
+        AlterGroup { link: self.link.clone(), request }
+    }
+
+    /// Its rules, members and lag.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn describe(&self) -> Result<GroupDescription, RequestError> {
+        let ask = || {
+            let (mut groups, group) = (self.link.groups(), self.name.clone());
+            async move { groups.describe(v1::DescribeGroupRequest { group }).await }
+        };
+        let answer = self.link.read(ask).await?;
+        Ok(GroupDescription {
+            group: read_group(answer.group)?,
+            members: answer.members.into_iter().map(read_member).collect(),
+            lag: answer.lag.into_iter().map(PartitionLag::from).collect(),
+        })
+    }
+
+    /// Its lag in `topic`: records, bytes and seconds, per partition.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn lag(&self, topic: &str) -> Result<Vec<PartitionLag>, RequestError> {
+        LagWatch::once(&self.link, self.lag_request(Some(topic), 0)).await
+    }
+
+    /// Its lag, now and at every `interval`; in one topic, or in all of them.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn watch_lag(&self, topic: Option<&str>, interval: Duration) -> Result<LagWatch, RequestError> {
+        LagWatch::open(&self.link, self.lag_request(topic, millis(interval).max(1))).await
+    }
+
+    fn lag_request(&self, topic: Option<&str>, interval_ms: u32) -> v1::WatchLagRequest {
+        v1::WatchLagRequest { group: self.name.clone(), topic: topic.unwrap_or_default().to_owned(), interval_ms }
+    }
+
+    /// Moves committed offsets forward; refused while members are active.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn commit(
+        &self,
+        topic: &str,
+        offsets: impl IntoIterator<Item = (u32, Offset)>,
+    ) -> Result<(), RequestError> {
+        let offsets = offsets.into_iter().map(|(partition, offset)| v1::PartitionOffset { partition, offset });
+        let request = v1::CommitRequest {
+            group: self.name.clone(),
+            topic: topic.to_owned(),
+            topic_id: bytes::Bytes::new(),
+            offsets: offsets.collect(),
+        };
+        let mut groups = self.link.groups();
+        self.link.unary(async move { groups.commit(request).await }).await.map(drop)
+    }
+
+    /// Moves committed offsets anywhere, once it is said where to; refused while members are active.
+    pub fn reset(&self, topic: impl Into<String>) -> ResetGroup {
+        let request = v1::ResetGroupRequest {
+            group: self.name.clone(),
+            topic: topic.into(),
+            to: Some(v1::reset_group_request::To::Start(Start::Earliest.into())),
+            ..v1::ResetGroupRequest::default()
+        };
+        ResetGroup { link: self.link.clone(), request }
+    }
+
+    /// Removes it and its offsets; refused while members are active.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn delete(&self) -> Result<(), RequestError> {
+        let mut groups = self.link.groups();
+        let request = v1::DeleteGroupRequest { group: self.name.clone() };
+        self.link.unary(async move { groups.delete(request).await }).await.map(drop)
+    }
+}
+
+/// Changes a group; what is not mentioned stays.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AlterGroup {
+    link: Link,
+    request: v1::AlterGroupRequest,
+}
+
+impl AlterGroup {
+    /// A delivery that is not settled within this time is delivered again.
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.request.ack_timeout_ms = Some(millis(timeout));
+        self
+    }
+
+    /// Where a partition without a committed offset begins.
+    pub fn start(mut self, start: Start) -> Self {
+        self.request.start = Some(start.into());
+        self
+    }
+
+    /// Changes the group.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn build(self) -> Result<GroupInfo, RequestError> {
+        let mut groups = self.link.groups();
+        let request = self.request;
+        read_group(self.link.unary(async move { groups.alter(request).await }).await?.group)
+    }
+}
+
+/// Moves the committed offsets of a group. Default: to the earliest offset, in all partitions.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ResetGroup {
+    link: Link,
+    request: v1::ResetGroupRequest,
+}
+
+impl ResetGroup {
+    /// To this place.
+    pub fn to(mut self, start: Start) -> Self {
+        self.request.to = Some(v1::reset_group_request::To::Start(start.into()));
+        self
+    }
+
+    /// By this many offsets, kept within the log.
+    pub fn shift(mut self, offsets: i64) -> Self {
+        self.request.to = Some(v1::reset_group_request::To::Shift(offsets));
+        self
+    }
+
+    /// Only these partitions.
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        self.request.partitions = partitions.into_iter().collect();
+        self
+    }
+
+    /// Say what would change, and change nothing.
+    pub fn dry_run(mut self) -> Self {
+        self.request.dry_run = true;
+        self
+    }
+
+    /// Moves them.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `FAILED_PRECONDITION` while members are active.
+    pub async fn build(self) -> Result<Vec<PartitionReset>, RequestError> {
+        let mut groups = self.link.groups();
+        let request = self.request;
+        let answer = self.link.unary(async move { groups.reset(request).await }).await?;
+        let reset = |reset: v1::PartitionReset| PartitionReset {
+            partition: reset.partition,
+            from_offset: reset.from_offset,
+            to_offset: reset.to_offset,
+        };
+        Ok(answer.partitions.into_iter().map(reset).collect())
+    }
+}

@@ -1,0 +1,342 @@
+//! Topics.
+
+use std::time::Duration;
+
+use aqueduct_proto::v1;
+
+use crate::{
+    error::RequestError,
+    transport::link::Link,
+    types::{Durability, Offset, Timestamp, TopicId},
+};
+
+/// The topics of a broker.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    link: Link,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: TopicId,
+    /// Its settings.
+    pub config: TopicConfig,
+    /// Since when it exists.
+    pub created: Timestamp,
+}
+
+/// The settings of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// At least 1; can be raised later, never lowered. Default: 1.
+    pub partitions: u32,
+    /// Per partition. Default: unlimited.
+    pub retention_bytes: Option<u64>,
+    /// By append time. Default: for ever.
+    pub retention_age: Option<Duration>,
+    /// What an ack means. Default: fsync.
+    pub durability: Durability,
+    /// Default: the broker's.
+    pub segment_bytes: Option<u64>,
+    /// Who answers for this topic; informational.
+    pub owner: Option<String>,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            retention_bytes: None,
+            retention_age: None,
+            durability: Durability::Fsync,
+            segment_bytes: None,
+            owner: None,
+        }
+    }
+}
+
+/// A topic and the state of its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// The topic.
+    pub topic: Topic,
+    /// In order.
+    pub partitions: Vec<PartitionInfo>,
+    /// The groups that consume it.
+    pub groups: Vec<String>,
+}
+
+/// The state of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionInfo {
+    /// Which one.
+    pub partition: u32,
+    /// First readable offset (inclusive).
+    pub log_start: Offset,
+    /// First offset readers may not see (exclusive).
+    pub high_watermark: Offset,
+    /// On disk.
+    pub size_bytes: u64,
+    /// Files of batches.
+    pub segments: u32,
+    /// Of the log.
+    pub epoch: u32,
+    /// What is wrong with it; `None`: healthy.
+    pub failure: Option<String>,
+}
+
+impl Topics {
+    pub(crate) fn new(link: Link) -> Self {
+        Self { link }
+    }
+
+    /// Makes a topic, once its settings are complete.
+    pub fn create(&self, name: impl Into<String>) -> CreateTopic {
+        CreateTopic { link: self.link.clone(), name: name.into(), config: TopicConfig::default() }
+    }
+
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn describe(&self, name: &str) -> Result<TopicDescription, RequestError> {
+        let ask = || {
+            let (mut topics, name) = (self.link.topics(), name.to_owned());
+            async move { topics.describe(v1::DescribeTopicRequest { name }).await }
+        };
+        let answer = self.link.read(ask).await?;
+        let partition = |partition: v1::PartitionInfo| PartitionInfo {
+            partition: partition.partition,
+            log_start: partition.log_start,
+            high_watermark: partition.high_watermark,
+            size_bytes: partition.size_bytes,
+            segments: partition.segments,
+            epoch: partition.epoch,
+            failure: Some(partition.failure).filter(|failure| !failure.is_empty()),
+        };
+        Ok(TopicDescription {
+            topic: read_topic(answer.topic)?,
+            partitions: answer.partitions.into_iter().map(partition).collect(),
+            groups: answer.groups,
+        })
+    }
+
+    /// The topics that users have made.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn list(&self) -> Result<Vec<Topic>, RequestError> {
+        self.list_with(v1::ListTopicsRequest { include_system: false }).await
+    }
+
+    /// All topics, the broker's own included.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn list_all(&self) -> Result<Vec<Topic>, RequestError> {
+        self.list_with(v1::ListTopicsRequest { include_system: true }).await
+    }
+
+    async fn list_with(&self, request: v1::ListTopicsRequest) -> Result<Vec<Topic>, RequestError> {
+        let ask = || {
+            let mut topics = self.link.topics();
+            async move { topics.list(request).await }
+        };
+        self.link.read(ask).await?.topics.into_iter().map(|topic| read_topic(Some(topic))).collect()
+    }
+
+    /// Changes a topic, once the changes are complete.
+    pub fn alter(&self, name: impl Into<String>) -> AlterTopic {
+        let request = v1::AlterTopicRequest { name: name.into(), ..v1::AlterTopicRequest::default() };
+        AlterTopic { link: self.link.clone(), request }
+    }
+
+    /// Removes a topic and its events; refused while group members consume it.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn delete(&self, name: &str) -> Result<(), RequestError> {
+        self.delete_with(v1::DeleteTopicRequest { name: name.to_owned(), ..v1::DeleteTopicRequest::default() }).await
+    }
+
+    /// Removes a topic and its events, whoever consumes it.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn delete_forced(&self, name: &str) -> Result<(), RequestError> {
+        let request =
+            v1::DeleteTopicRequest { name: name.to_owned(), force: true, ..v1::DeleteTopicRequest::default() };
+        self.delete_with(request).await
+    }
+
+    async fn delete_with(&self, request: v1::DeleteTopicRequest) -> Result<(), RequestError> {
+        let mut topics = self.link.topics();
+        self.link.unary(async move { topics.delete(request).await }).await.map(drop)
+    }
+
+    /// Moves the log start of a partition forward; gives the new one.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn truncate(&self, name: &str, partition: u32, before_offset: Offset) -> Result<Offset, RequestError> {
+        let mut topics = self.link.topics();
+        let request = v1::TruncateTopicRequest { name: name.to_owned(), partition, before_offset };
+        let answer = self.link.unary(async move { topics.truncate(request).await }).await?;
+        Ok(answer.log_start)
+    }
+}
+
+/// Makes a topic.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CreateTopic {
+    link: Link,
+    name: String,
+    config: TopicConfig,
+}
+
+impl CreateTopic {
+    /// All settings at once.
+    pub fn config(mut self, config: TopicConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Default: 1.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.config.partitions = partitions;
+        self
+    }
+
+    /// Per partition. Default: unlimited.
+    pub fn retention_bytes(mut self, bytes: u64) -> Self {
+        self.config.retention_bytes = Some(bytes);
+        self
+    }
+
+    /// By append time. Default: for ever.
+    pub fn retention_age(mut self, age: Duration) -> Self {
+        self.config.retention_age = Some(age);
+        self
+    }
+
+    /// What an ack means. Default: fsync.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// Default: the broker's.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.config.segment_bytes = Some(bytes);
+        self
+    }
+
+    /// Who answers for this topic.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.config.owner = Some(owner.into());
+        self
+    }
+
+    /// Makes the topic.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `ALREADY_EXISTS` if there is one of this name.
+    pub async fn build(self) -> Result<Topic, RequestError> {
+        let mut topics = self.link.topics();
+        let request = v1::CreateTopicRequest { name: self.name, config: Some(self.config.into()) };
+        read_topic(self.link.unary(async move { topics.create(request).await }).await?.topic)
+    }
+}
+
+/// Changes a topic; what is not mentioned stays.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct AlterTopic {
+    link: Link,
+    request: v1::AlterTopicRequest,
+}
+
+impl AlterTopic {
+    /// More partitions than now. Producers and subscriptions that are open keep to those they know.
+    pub fn partitions(mut self, partitions: u32) -> Self {
+        self.request.partitions = Some(partitions);
+        self
+    }
+
+    /// Per partition; `None`: unlimited.
+    pub fn retention_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.request.retention_bytes = Some(bytes.unwrap_or(0));
+        self
+    }
+
+    /// By append time; `None`: for ever.
+    pub fn retention_age(mut self, age: Option<Duration>) -> Self {
+        self.request.retention_age_ms = Some(age.map_or(0, age_millis));
+        self
+    }
+
+    /// What an ack means from here on.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.request.durability = Some(v1::Durability::from(durability).into());
+        self
+    }
+
+    /// Who answers for this topic.
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.request.owner = Some(owner.into());
+        self
+    }
+
+    /// Changes the topic.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn build(self) -> Result<Topic, RequestError> {
+        let mut topics = self.link.topics();
+        let request = self.request;
+        read_topic(self.link.unary(async move { topics.alter(request).await }).await?.topic)
+    }
+}
+
+fn age_millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read_topic(topic: Option<v1::Topic>) -> Result<Topic, RequestError> {
+    let topic = topic.ok_or_else(|| RequestError::malformed("an answer without its topic"))?;
+    Ok(Topic {
+        id: TopicId::parse(&topic.id).ok_or_else(|| RequestError::malformed("a topic's id is not 16 bytes"))?,
+        name: topic.name,
+        config: topic.config.unwrap_or_default().into(),
+        created: Timestamp::from_micros(topic.created_us),
+    })
+}
+
+impl From<TopicConfig> for v1::TopicConfig {
+    fn from(config: TopicConfig) -> Self {
+        Self {
+            partitions: config.partitions,
+            retention_bytes: config.retention_bytes,
+            retention_age_ms: config.retention_age.map(age_millis),
+            durability: v1::Durability::from(config.durability).into(),
+            segment_bytes: config.segment_bytes,
+            owner: config.owner,
+        }
+    }
+}
+
+impl From<v1::TopicConfig> for TopicConfig {
+    fn from(config: v1::TopicConfig) -> Self {
+        Self {
+            partitions: config.partitions,
+            retention_bytes: config.retention_bytes,
+            retention_age: config.retention_age_ms.map(Duration::from_millis),
+            durability: Durability::from_proto(config.durability).unwrap_or_default(),
+            segment_bytes: config.segment_bytes,
+            owner: config.owner,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Settings of a consumer.
+
+use std::{sync::Arc, time::Duration};
+
+use aqueduct_proto::v1;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{Consumer, driver::Driver, shared::Shared};
+use crate::{
+    admin::{GroupMode, GroupPolicy},
+    client::Client,
+    error::{ConsumeError, RequestError},
+    types::Start,
+};
+
+/// Builds a [`Consumer`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ConsumerBuilder {
+    client: Client,
+    topic: String,
+    group: String,
+    member_name: String,
+    policy: GroupPolicy,
+    prefetch: v1::Credit,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, topic: String, group: String) -> Self {
+        let prefetch = v1::Credit { bytes: 4 * 1024 * 1024, records: 4096 };
+        Self { client, topic, group, member_name: String::new(), policy: GroupPolicy::default(), prefetch }
+    }
+
+    /// Shown by `describe` and `lag`. Default: none.
+    pub fn member_name(mut self, name: impl Into<String>) -> Self {
+        self.member_name = name.into();
+        self
+    }
+
+    /// The group's rules, if this member makes the group; else they must agree with what is in force. Default: no opinion.
+    pub fn policy(mut self, policy: GroupPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How the members share the work. Default: no opinion, which makes an ordered group.
+    pub fn mode(mut self, mode: GroupMode) -> Self {
+        self.policy.mode = Some(mode);
+        self
+    }
+
+    /// Where a partition without a committed offset begins. Default: no opinion, which makes it earliest.
+    pub fn start(mut self, start: Start) -> Self {
+        self.policy.start = Some(start);
+        self
+    }
+
+    /// A delivery that is not settled within this time is delivered again. Default: no opinion, which makes it 30 s.
+    pub fn ack_timeout(mut self, timeout: Duration) -> Self {
+        self.policy.ack_timeout = Some(timeout);
+        self
+    }
+
+    /// Bytes that may wait here to be handed out; a single batch may be larger. Default: 4 MiB; at least 1.
+    pub fn prefetch_bytes(mut self, bytes: u64) -> Self {
+        self.prefetch.bytes = bytes.max(1);
+        self
+    }
+
+    /// Records that may wait here to be handed out. Default: 4,096; at least 1.
+    pub fn prefetch_records(mut self, records: u64) -> Self {
+        self.prefetch.records = records.max(1);
+        self
+    }
+
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// [`ConsumeError`]: unknown topic, rules that disagree with the group's, or no answer.
+    pub async fn build(self) -> Result<Consumer, ConsumeError> {
+        let lifecycle = self.client.lifecycle().clone();
+        if lifecycle.is_closing() {
+            return Err(RequestError::Closed.into());
+        }
+        let join = v1::Join {
+            group: self.group,
+            topic: self.topic.clone(),
+            member_name: self.member_name,
+            policy: Some(self.policy.into()),
+            credit: Some(self.prefetch),
+            ..v1::Join::default()
+        };
+        let link = self.client.read_link().clone();
+        let after = link.request_timeout();
+        let shared = Arc::new(Shared::new(self.topic.as_str().into(), join));
+        let (first_join, joined) = oneshot::channel();
+        let running = lifecycle.running();
+        let driver = Driver { shared: Arc::clone(&shared), link, lifecycle, first_join: Some(first_join) };
+        tokio::spawn(driver.run(running));
+        // Dropped on the way, the consumer takes the driver with it.
+        let consumer = Consumer { shared };
+        match timeout(after, joined).await {
+            Ok(Ok(Ok(()))) => Ok(consumer),
+            Ok(Ok(Err(error))) => Err(error.into()),
+            Ok(Err(_)) => Err(RequestError::Closed.into()),
+            Err(_) => Err(RequestError::TimedOut { after }.into()),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! An event that waits for its verdict.
+
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    inbox::HandedOut,
+    settlements::Claim,
+    shared::{Shared, Verdict},
+};
+use crate::{error::AckError, record::Event, types::millis};
+
+/// Longer texts are cut: they are stored with the record.
+const ERROR_CHARS_MAX: usize = 1024;
+
+/// An event of a group. It belongs to this member until it is acked, given back, or the group's ack time-out has passed.
+///
+/// Dropped without a word, by a panic too, it is given back at once.
+#[must_use = "a delivery that is dropped is delivered again"]
+pub struct Delivery {
+    event: Event,
+    attempt: u32,
+    claim: Claim,
+    session: u64,
+    /// `None` once settled.
+    shared: Option<Arc<Shared>>,
+}
+
+impl Delivery {
+    pub(super) fn new(handed_out: HandedOut, session: u64, shared: Arc<Shared>) -> Self {
+        let HandedOut { event, claim, attempt } = handed_out;
+        Self { event, attempt, claim, session, shared: Some(shared) }
+    }
+
+    /// The event.
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// 1 for the first delivery of this record.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Of the assignment under which it was delivered.
+    pub fn generation(&self) -> u64 {
+        self.claim.generation
+    }
+
+    /// The record is handled. Returns at once; acks travel together.
+    pub fn ack(mut self) {
+        self.settle(Verdict::Ack { done: None });
+    }
+
+    /// The record is handled; waits until that is on the broker's disk. Cancelled, the ack is still sent.
+    ///
+    /// # Errors
+    /// [`AckError`]: it will be delivered again.
+    pub async fn ack_durable(mut self) -> Result<(), AckError> {
+        let (done, settled) = oneshot::channel();
+        self.settle(Verdict::Ack { done: Some(done) });
+        settled.await.unwrap_or(Err(AckError::SessionLost))
+    }
+
+    /// The record could not be handled: it is delivered again at once.
+    pub fn nack(self, error: impl fmt::Display) {
+        self.nack_after(Duration::ZERO, error);
+    }
+
+    /// The record could not be handled: it is delivered again, but not before `delay` has passed.
+    pub fn nack_after(mut self, delay: Duration, error: impl fmt::Display) {
+        let error = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
+        self.settle(Verdict::Nack { delay_ms: millis(delay), error });
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        if let Some(shared) = self.shared.take() {
+            shared.settle(self.session, self.claim, self.event.offset, verdict);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.settle(Verdict::Nack { delay_ms: 0, error: "dropped without an answer".into() });
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.event
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("event", &self.event)
+            .field("attempt", &self.attempt)
+            .field("generation", &self.claim.generation)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,205 @@
+//! Deliveries that have arrived and not been handed out yet. Pure. Credit bounds it.
+
+use std::collections::VecDeque;
+
+use aqueduct_proto::v1;
+
+use super::settlements::Claim;
+use crate::{
+    codec::{DecodeError, Events},
+    error::ConsumeError,
+    record::Event,
+    types::{Gap, Offset},
+};
+
+/// Notes (gaps, assignments, failures) that wait for the reader. Beyond it new ones are dropped: counters have them.
+const NOTES_MAX: usize = 1024;
+
+#[derive(Debug)]
+pub(super) enum Entry {
+    Batch(Box<Delivered>),
+    Note(Note),
+}
+
+/// Everything that is not an event.
+#[derive(Debug)]
+pub(super) enum Note {
+    Gap(Gap),
+    Assignment { assigned: Vec<u32>, revoked: Vec<u32> },
+    Error(ConsumeError),
+}
+
+/// One delivery message, handed out event by event.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) claim: Claim,
+    pub(super) attempt: u32,
+    pub(super) events: Events,
+    /// Which of the batch's offsets are delivered.
+    pub(super) ranges: Vec<v1::OffsetRange>,
+    /// Everything below has been handed out.
+    pub(super) next: Offset,
+    /// What comes back when it is used up.
+    pub(super) credit: v1::Credit,
+}
+
+/// One event on its way out.
+#[derive(Debug)]
+pub(super) struct HandedOut {
+    pub(super) event: Event,
+    pub(super) claim: Claim,
+    pub(super) attempt: u32,
+}
+
+impl Delivered {
+    fn next_event(&mut self) -> Option<Result<HandedOut, DecodeError>> {
+        loop {
+            let event = match self.events.next()? {
+                Ok(event) => event,
+                Err(error) => return Some(Err(error)),
+            };
+            self.next = event.offset + 1;
+            if self.ranges.iter().any(|range| (range.from..range.to).contains(&event.offset)) {
+                return Some(Ok(HandedOut { event, claim: self.claim, attempt: self.attempt }));
+            }
+        }
+    }
+
+    /// What nobody has seen of it.
+    fn rest(&self) -> Vec<v1::OffsetRange> {
+        let clipped = self.ranges.iter().map(|range| v1::OffsetRange { from: range.from.max(self.next), to: range.to });
+        clipped.filter(|range| range.from < range.to).collect()
+    }
+}
+
+/// What the reader gets.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Event(Box<HandedOut>),
+    Note(Note),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    entries: VecDeque<Entry>,
+    notes: usize,
+}
+
+impl Inbox {
+    pub(super) fn deliver(&mut self, delivered: Delivered) {
+        self.entries.push_back(Entry::Batch(Box::new(delivered)));
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        if self.notes < NOTES_MAX {
+            self.notes += 1;
+            self.entries.push_back(Entry::Note(note));
+        }
+    }
+
+    /// The next event or note. `used_up` gets the credit of batches that are finished.
+    pub(super) fn take(&mut self, used_up: &mut v1::Credit) -> Option<Taken> {
+        loop {
+            match self.entries.front_mut()? {
+                Entry::Batch(delivered) => {
+                    let item = delivered.next_event();
+                    if item.is_none() {
+                        used_up.bytes += delivered.credit.bytes;
+                        used_up.records += delivered.credit.records;
+                        self.entries.pop_front();
+                    }
+                    match item {
+                        None => {}
+                        Some(Ok(event)) => return Some(Taken::Event(Box::new(event))),
+                        Some(Err(error)) => return Some(Taken::Note(Note::Error(error.into()))),
+                    }
+                }
+                Entry::Note(_) => {
+                    self.notes -= 1;
+                    if let Some(Entry::Note(note)) = self.entries.pop_front() {
+                        return Some(Taken::Note(note));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes out what `gone` says; gives what nobody has seen, and its credit.
+    pub(super) fn remove(&mut self, gone: impl Fn(Claim) -> bool) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        self.entries.retain(|entry| match entry {
+            Entry::Batch(delivered) if gone(delivered.claim) => {
+                removed.push(Removed { claim: delivered.claim, ranges: delivered.rest(), credit: delivered.credit });
+                false
+            }
+            Entry::Batch(_) | Entry::Note(_) => true,
+        });
+        removed
+    }
+}
+
+/// A delivery that goes back unseen.
+#[derive(Debug, PartialEq)]
+pub(super) struct Removed {
+    pub(super) claim: Claim,
+    pub(super) ranges: Vec<v1::OffsetRange>,
+    pub(super) credit: v1::Credit,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        codec::{decode_batch, encode_batch},
+        record::Record,
+        types::Codec,
+    };
+
+    const CREDIT: v1::Credit = v1::Credit { bytes: 100, records: 3 };
+
+    fn delivered(partition: u32, ranges: &[(Offset, Offset)]) -> Delivered {
+        let records: Vec<_> = (0..5).map(|value| Record::new(vec![value])).collect();
+        let batch = v1::Batch { base_offset: 10, ..encode_batch(&records, Codec::None).expect("encodes") };
+        Delivered {
+            claim: Claim { partition, generation: 1 },
+            attempt: 1,
+            events: decode_batch(&"orders".into(), partition, batch).expect("decodes").into_iter(),
+            ranges: ranges.iter().map(|(from, to)| v1::OffsetRange { from: *from, to: *to }).collect(),
+            next: 10,
+            credit: CREDIT,
+        }
+    }
+
+    fn offset(taken: Option<Taken>) -> Option<Offset> {
+        match taken {
+            Some(Taken::Event(event)) => Some(event.event.offset),
+            Some(Taken::Note(_)) | None => None,
+        }
+    }
+
+    #[test]
+    fn only_offsets_in_the_ranges_come_out_and_credit_comes_back_once() {
+        let mut inbox = Inbox::default();
+        inbox.deliver(delivered(0, &[(10, 12), (14, 15)]));
+        let mut credit = v1::Credit::default();
+        let offsets: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        assert_eq!((offsets, credit), (vec![10, 11, 14], CREDIT));
+        assert!(inbox.take(&mut credit).is_none());
+        assert_eq!(credit, CREDIT);
+    }
+
+    #[test]
+    fn a_revocation_gives_back_only_what_nobody_has_seen() {
+        let mut inbox = Inbox::default();
+        inbox.deliver(delivered(0, &[(10, 12), (13, 15)]));
+        inbox.deliver(delivered(1, &[(10, 15)]));
+        let mut credit = v1::Credit::default();
+        assert_eq!(offset(inbox.take(&mut credit)), Some(10));
+        let removed = inbox.remove(|claim| claim.partition == 0);
+        let ranges = vec![v1::OffsetRange { from: 11, to: 12 }, v1::OffsetRange { from: 13, to: 15 }];
+        let claim = Claim { partition: 0, generation: 1 };
+        assert_eq!(removed, [Removed { claim, ranges, credit: CREDIT }]);
+        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        assert_eq!(left, [10, 11, 12, 13, 14]);
+    }
+}

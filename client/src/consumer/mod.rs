@@ -1,0 +1,214 @@
+//! Consuming a topic as a member of a group.
+//!
+//! ```text
+//! broker ─▶ driver ─▶ inbox (bounded by credit) ─▶ next() ─▶ Delivery
+//!    ▲                                                          │ ack, nack, drop
+//!    └── request stream ◀── settlements (ranges) ◀──────────────┘
+//! ```
+
+mod builder;
+mod delivery;
+mod driver;
+mod inbox;
+mod ranges;
+mod requests;
+mod settlements;
+mod shared;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use aqueduct_proto::v1;
+use futures_core::Stream;
+
+pub use builder::ConsumerBuilder;
+pub use delivery::Delivery;
+
+use self::{
+    inbox::{Note, Taken},
+    shared::{Phase, Shared, wake},
+};
+use crate::{admin::GroupPolicy, error::ConsumeError, types::Gap};
+
+/// A member of a group: a stream of deliveries.
+///
+/// When the connection breaks, it joins again; what was handed out before cannot be settled any more and is delivered
+/// again, to this member or another. Room at the client comes back as deliveries are handed out, not as they are settled:
+/// a program that keeps many deliveries open is bounded only by itself and by the group's ack time-out.
+///
+/// Dropped, it settles what was acked and leaves in the background.
+pub struct Consumer {
+    shared: Arc<Shared>,
+}
+
+/// What a consumer reports.
+#[derive(Debug)]
+pub enum ConsumerItem {
+    /// An event that wants an answer.
+    Delivery(Delivery),
+    /// Offsets that the group will never be given.
+    Gap(Gap),
+    /// Partitions have come or gone.
+    Assignment {
+        /// New here.
+        assigned: Vec<u32>,
+        /// Not here any more. What was handed out of them may still be acked.
+        revoked: Vec<u32>,
+    },
+}
+
+/// What a consumer has done so far, in records unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerStats {
+    /// Handed out.
+    pub delivered: u64,
+    /// Acked, and confirmed by the broker.
+    pub acked: u64,
+    /// Nacked, and confirmed by the broker.
+    pub nacked: u64,
+    /// Given back unseen.
+    pub released: u64,
+    /// Acks and nacks that the broker did not accept, because the partition had moved on.
+    pub aborted: u64,
+    /// Acks and nacks whose session had ended.
+    pub lost: u64,
+    /// How often it had to join again.
+    pub rejoins: u64,
+    /// Offsets in gaps.
+    pub gap_records: u64,
+}
+
+impl Consumer {
+    /// The next delivery. Cancel-safe. `None` only after [`close`](Self::close), the client's end, or an error that says that
+    /// the consumer has ended.
+    pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
+        poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// The next delivery, gap or change of the assignment. Cancel-safe.
+    pub async fn next_item(&mut self) -> Option<Result<ConsumerItem, ConsumeError>> {
+        poll_fn(|cx| self.poll_item(cx)).await
+    }
+
+    /// The partitions that this member has now.
+    pub fn assignment(&self) -> Vec<u32> {
+        self.shared.state.lock().assignment.keys().copied().collect()
+    }
+
+    /// Given by the broker for this session; `None` while it is joining again.
+    pub fn member_id(&self) -> Option<u64> {
+        self.shared.state.lock().member.as_ref().map(|joined| joined.member_id)
+    }
+
+    /// The group's rules, as last heard.
+    pub fn policy(&self) -> GroupPolicy {
+        self.shared.policy()
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> ConsumerStats {
+        let counters = &self.shared.counters;
+        ConsumerStats {
+            delivered: counters.delivered.load(Ordering::Relaxed),
+            acked: counters.acked.load(Ordering::Relaxed),
+            nacked: counters.nacked.load(Ordering::Relaxed),
+            released: counters.released.load(Ordering::Relaxed),
+            aborted: counters.aborted.load(Ordering::Relaxed),
+            lost: counters.lost.load(Ordering::Relaxed),
+            rejoins: counters.rejoins.load(Ordering::Relaxed),
+            gap_records: counters.gap_records.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sends what was acked and waits for the answers, gives back the rest, and leaves the group. Deliveries that the
+    /// program still holds go to others.
+    ///
+    /// # Errors
+    /// None at present: what could not be settled is delivered again, which at-least-once allows.
+    pub async fn close(mut self) -> Result<(), ConsumeError> {
+        self.shared.begin_leaving();
+        poll_fn(|cx| self.poll_ended(cx)).await;
+        Ok(())
+    }
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.state.lock();
+        if state.phase == Phase::Ended {
+            return Poll::Ready(());
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, ConsumeError>>> {
+        loop {
+            match ready!(self.poll_item(cx)) {
+                Some(Ok(ConsumerItem::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                Some(Ok(ConsumerItem::Gap(_) | ConsumerItem::Assignment { .. })) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ConsumerItem, ConsumeError>>> {
+        let mut used_up = v1::Credit::default();
+        let mut state = self.shared.state.lock();
+        let taken = state.inbox.take(&mut used_up);
+        if used_up != v1::Credit::default() {
+            state.settlements.give_back(used_up);
+        }
+        let waker = state.wake_requests();
+        let item = match taken {
+            Some(Taken::Event(event)) => {
+                state.open += 1;
+                let session = state.session;
+                self.shared.counters.delivered.fetch_add(1, Ordering::Relaxed);
+                let delivery = Delivery::new(*event, session, Arc::clone(&self.shared));
+                Poll::Ready(Some(Ok(ConsumerItem::Delivery(delivery))))
+            }
+            Some(Taken::Note(Note::Gap(gap))) => Poll::Ready(Some(Ok(ConsumerItem::Gap(gap)))),
+            Some(Taken::Note(Note::Assignment { assigned, revoked })) => {
+                Poll::Ready(Some(Ok(ConsumerItem::Assignment { assigned, revoked })))
+            }
+            Some(Taken::Note(Note::Error(error))) => Poll::Ready(Some(Err(error))),
+            None if state.phase == Phase::Ended => Poll::Ready(None),
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        };
+        drop(state);
+        wake(waker);
+        item
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, ConsumeError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(cx)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.begin_leaving();
+    }
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("topic", &self.shared.topic)
+            .field("assignment", &self.assignment())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

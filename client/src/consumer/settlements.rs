@@ -1,0 +1,299 @@
+//! What a session has to tell the broker about deliveries: collected here, sent as few messages. Pure.
+//!
+//! Acks are coalesced while earlier ones wait for their answer, so that their rate follows the broker's disk and not the
+//! number of records. Everything here belongs to deliveries that credit has paid for, which bounds it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use aqueduct_proto::v1::{self, consume_request::Event};
+use tokio::sync::oneshot;
+use tonic::Code;
+
+use super::ranges::RangeSet;
+use crate::{
+    error::{AckError, BrokerError},
+    types::Offset,
+};
+
+/// Ack messages without an answer; while there are that many, further acks are collected.
+const ACKS_IN_FLIGHT_MAX: usize = 4;
+
+/// Whom a delivery belongs to: its partition and the generation of the assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Claim {
+    pub(super) partition: u32,
+    pub(super) generation: u64,
+}
+
+/// Somebody who waits for a durable ack.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) offset: Offset,
+    pub(super) done: oneshot::Sender<Result<(), AckError>>,
+}
+
+/// What has been settled, as the broker has answered.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) acked: u64,
+    pub(super) nacked: u64,
+    /// Not accepted: the partition has moved on, or the broker could not store it.
+    pub(super) aborted: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Settlements {
+    acks: BTreeMap<Claim, Acks>,
+    nacks: VecDeque<Nack>,
+    releases: BTreeMap<Claim, RangeSet>,
+    in_flight: HashMap<u64, InFlight>,
+    next_id: u64,
+    credit: v1::Credit,
+    /// Credit is given back in pieces of half the prefetch.
+    credit_step: v1::Credit,
+}
+
+#[derive(Debug, Default)]
+struct Acks {
+    offsets: RangeSet,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Debug)]
+struct Nack {
+    claim: Claim,
+    delay_ms: u32,
+    error: String,
+    offsets: RangeSet,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    claim: Claim,
+    records: u64,
+    kind: Kind,
+    waiters: Vec<Waiter>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ack,
+    Nack,
+}
+
+impl Settlements {
+    pub(super) fn new(prefetch: v1::Credit) -> Self {
+        Self {
+            acks: BTreeMap::new(),
+            nacks: VecDeque::new(),
+            releases: BTreeMap::new(),
+            in_flight: HashMap::new(),
+            next_id: 1,
+            credit: v1::Credit::default(),
+            credit_step: v1::Credit { bytes: prefetch.bytes.div_ceil(2), records: prefetch.records.div_ceil(2) },
+        }
+    }
+
+    pub(super) fn ack(&mut self, claim: Claim, offset: Offset, done: Option<oneshot::Sender<Result<(), AckError>>>) {
+        let acks = self.acks.entry(claim).or_default();
+        acks.offsets.insert(offset);
+        acks.waiters.extend(done.map(|done| Waiter { offset, done }));
+    }
+
+    pub(super) fn nack(&mut self, claim: Claim, offset: Offset, delay_ms: u32, error: String) {
+        match self.nacks.back_mut() {
+            Some(nack) if nack.claim == claim && nack.delay_ms == delay_ms && nack.error == error => {
+                nack.offsets.insert(offset);
+            }
+            Some(_) | None => {
+                let mut offsets = RangeSet::default();
+                offsets.insert(offset);
+                self.nacks.push_back(Nack { claim, delay_ms, error, offsets });
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, claim: Claim, ranges: &[v1::OffsetRange]) {
+        let set = self.releases.entry(claim).or_default();
+        ranges.iter().for_each(|range| set.insert_range(range.from, range.to));
+    }
+
+    /// Room for this much has become free.
+    pub(super) fn give_back(&mut self, credit: v1::Credit) {
+        self.credit.bytes += credit.bytes;
+        self.credit.records += credit.records;
+    }
+
+    /// [`next`](Self::next) has something to send.
+    pub(super) fn is_ready(&self) -> bool {
+        let acks = !self.acks.is_empty() && self.in_flight.len() < ACKS_IN_FLIGHT_MAX;
+        acks || !self.nacks.is_empty() || !self.releases.is_empty() || self.credit_is_due()
+    }
+
+    fn credit_is_due(&self) -> bool {
+        self.credit.bytes >= self.credit_step.bytes || self.credit.records >= self.credit_step.records
+    }
+
+    /// Everything is sent, and acks and nacks are answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.releases.is_empty() && self.is_answered()
+    }
+
+    /// All acks and nacks are sent and answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.acks.is_empty() && self.nacks.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// The next message. What gives records back to others goes first.
+    pub(super) fn next(&mut self) -> Option<Event> {
+        if let Some((claim, offsets)) = self.releases.pop_first() {
+            let Claim { partition, generation } = claim;
+            return Some(Event::Release(v1::Release { partition, generation, ranges: offsets.into_ranges() }));
+        }
+        if let Some(nack) = self.nacks.pop_front() {
+            let ack_id = self.sent(nack.claim, nack.offsets.records(), Kind::Nack, Vec::new());
+            let Claim { partition, generation } = nack.claim;
+            let ranges = nack.offsets.into_ranges();
+            let Nack { delay_ms, error, .. } = nack;
+            return Some(Event::Nack(v1::Nack { ack_id, partition, generation, ranges, delay_ms, error }));
+        }
+        if self.in_flight.len() < ACKS_IN_FLIGHT_MAX
+            && let Some((claim, acks)) = self.acks.pop_first()
+        {
+            let ack_id = self.sent(claim, acks.offsets.records(), Kind::Ack, acks.waiters);
+            let Claim { partition, generation } = claim;
+            return Some(Event::Ack(v1::Ack { ack_id, partition, generation, ranges: acks.offsets.into_ranges() }));
+        }
+        self.credit_is_due().then(|| Event::Credit(std::mem::take(&mut self.credit)))
+    }
+
+    fn sent(&mut self, claim: Claim, records: u64, kind: Kind, waiters: Vec<Waiter>) -> u64 {
+        let ack_id = self.next_id;
+        self.next_id += 1;
+        self.in_flight.insert(ack_id, InFlight { claim, records, kind, waiters });
+        ack_id
+    }
+
+    /// The broker's answer to an ack or nack.
+    pub(super) fn answered(&mut self, settled: &v1::Settled) -> Answered {
+        let Some(message) = self.in_flight.remove(&settled.ack_id) else { return Answered::default() };
+        let Some(error) = settled.error.as_ref().map(BrokerError::from_proto) else {
+            message.waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Ok(()))));
+            return match message.kind {
+                Kind::Ack => Answered { acked: message.records, ..Answered::default() },
+                Kind::Nack => Answered { nacked: message.records, ..Answered::default() },
+            };
+        };
+        for Waiter { offset, done } in message.waiters {
+            let error = Box::new(error.clone());
+            // Nobody may be waiting any more.
+            let _ = done.send(Err(match error.code {
+                Code::Aborted => AckError::Aborted { partition: message.claim.partition, offset, error },
+                _ => AckError::Rejected(error),
+            }));
+        }
+        Answered { aborted: message.records, ..Answered::default() }
+    }
+
+    /// The session is over: gives how many settled records nobody will ever confirm.
+    pub(super) fn lose(self) -> u64 {
+        let waiting = self.acks.into_values().map(|acks| (acks.offsets.records(), acks.waiters));
+        let sent = self.in_flight.into_values().map(|message| (message.records, message.waiters));
+        let mut lost = self.nacks.iter().map(|nack| nack.offsets.records()).sum();
+        for (records, waiters) in waiting.chain(sent) {
+            lost += records;
+            waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Err(AckError::SessionLost))));
+        }
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLAIM: Claim = Claim { partition: 1, generation: 7 };
+
+    fn settlements() -> Settlements {
+        Settlements::new(v1::Credit { bytes: 1_000, records: 10 })
+    }
+
+    fn ok(ack_id: u64) -> v1::Settled {
+        v1::Settled { ack_id, ..v1::Settled::default() }
+    }
+
+    #[test]
+    fn acks_are_collected_while_earlier_ones_wait_for_their_answer() {
+        let mut settlements = settlements();
+        for offset in 0..100 {
+            settlements.ack(CLAIM, offset, None);
+            if offset < 4 {
+                assert!(matches!(settlements.next(), Some(Event::Ack(_))));
+            }
+        }
+        assert!(!settlements.is_ready() && settlements.next().is_none());
+        assert_eq!(settlements.answered(&ok(1)), Answered { acked: 1, ..Answered::default() });
+        let Some(Event::Ack(ack)) = settlements.next() else { panic!("the rest goes at once") };
+        assert_eq!((ack.ack_id, ack.generation, ack.ranges), (5, 7, vec![v1::OffsetRange { from: 4, to: 100 }]));
+        assert!(!settlements.is_settled());
+        for id in 2..=5 {
+            settlements.answered(&ok(id));
+        }
+        assert!(settlements.is_settled());
+    }
+
+    #[test]
+    fn generations_are_never_mixed() {
+        let mut settlements = settlements();
+        settlements.ack(CLAIM, 1, None);
+        settlements.ack(Claim { generation: 8, ..CLAIM }, 2, None);
+        let sent: Vec<_> = std::iter::from_fn(|| settlements.next()).collect();
+        assert_eq!(sent.len(), 2);
+    }
+
+    #[test]
+    fn releases_and_nacks_do_not_wait_for_acks() {
+        let mut settlements = settlements();
+        settlements.ack(CLAIM, 1, None);
+        settlements.nack(CLAIM, 2, 0, "boom".into());
+        settlements.nack(CLAIM, 3, 0, "boom".into());
+        settlements.release(CLAIM, &[v1::OffsetRange { from: 4, to: 9 }]);
+        assert!(matches!(settlements.next(), Some(Event::Release(_))));
+        let Some(Event::Nack(nack)) = settlements.next() else { panic!("a nack") };
+        assert_eq!((nack.ranges, nack.error.as_str()), (vec![v1::OffsetRange { from: 2, to: 4 }], "boom"));
+        assert!(matches!(settlements.next(), Some(Event::Ack(_))));
+    }
+
+    #[test]
+    fn credit_goes_back_in_halves() {
+        let mut settlements = settlements();
+        settlements.give_back(v1::Credit { bytes: 10, records: 4 });
+        assert_eq!(settlements.next(), None);
+        settlements.give_back(v1::Credit { bytes: 10, records: 1 });
+        assert_eq!(settlements.next(), Some(Event::Credit(v1::Credit { bytes: 20, records: 5 })));
+        assert_eq!(settlements.next(), None);
+    }
+
+    #[test]
+    fn a_stale_generation_reaches_whoever_waits() {
+        let mut settlements = settlements();
+        let (done, mut waiting) = oneshot::channel();
+        settlements.ack(CLAIM, 5, Some(done));
+        settlements.next();
+        let error = tonic_types::Status { code: Code::Aborted.into(), ..Default::default() };
+        let answered = settlements.answered(&v1::Settled { ack_id: 1, error: Some(error), ..Default::default() });
+        assert_eq!(answered, Answered { aborted: 1, ..Answered::default() });
+        assert!(matches!(waiting.try_recv(), Ok(Err(AckError::Aborted { partition: 1, offset: 5, .. }))));
+    }
+
+    #[test]
+    fn a_lost_session_is_counted_and_said() {
+        let mut settlements = settlements();
+        let (done, mut waiting) = oneshot::channel();
+        settlements.ack(CLAIM, 5, Some(done));
+        settlements.nack(CLAIM, 6, 0, String::new());
+        settlements.next();
+        assert_eq!(settlements.lose(), 2);
+        assert!(matches!(waiting.try_recv(), Ok(Err(AckError::SessionLost))));
+    }
+}

@@ -1,0 +1,199 @@
+//! What a consumer, its deliveries, its request stream and its driver share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+};
+
+use aqueduct_proto::v1;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    inbox::{Inbox, Note},
+    settlements::{Claim, Settlements},
+};
+use crate::{admin::GroupPolicy, error::AckError, types::Offset};
+
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// Wakes the driver when the consumer is to end.
+    pub(super) leave: Notify,
+    pub(super) topic: Arc<str>,
+    pub(super) join: v1::Join,
+    pub(super) counters: Counters,
+}
+
+pub(super) struct State {
+    /// Which stream this is; deliveries of older ones cannot be settled any more.
+    pub(super) session: u64,
+    pub(super) settlements: Settlements,
+    pub(super) inbox: Inbox,
+    /// Generation by partition.
+    pub(super) assignment: BTreeMap<u32, u64>,
+    pub(super) member: Option<v1::Joined>,
+    /// Handed out in this session and not settled.
+    pub(super) open: u64,
+    pub(super) phase: Phase,
+    /// Of the request stream, while it has nothing to send.
+    pub(super) requests: Option<Waker>,
+    /// Of the reader, while the inbox is empty.
+    pub(super) reader: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Consuming,
+    /// Nothing more is handed out; what is settled is sent, then the member leaves.
+    Leaving,
+    /// The driver has ended.
+    Ended,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) delivered: AtomicU64,
+    pub(super) acked: AtomicU64,
+    pub(super) nacked: AtomicU64,
+    pub(super) released: AtomicU64,
+    pub(super) aborted: AtomicU64,
+    pub(super) lost: AtomicU64,
+    pub(super) rejoins: AtomicU64,
+    pub(super) gap_records: AtomicU64,
+}
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Ack { done: Option<oneshot::Sender<Result<(), AckError>>> },
+    Nack { delay_ms: u32, error: String },
+}
+
+impl Shared {
+    pub(super) fn new(topic: Arc<str>, join: v1::Join) -> Self {
+        let settlements = Settlements::new(join.credit.unwrap_or_default());
+        let state = State {
+            session: 0,
+            settlements,
+            inbox: Inbox::default(),
+            assignment: BTreeMap::new(),
+            member: None,
+            open: 0,
+            phase: Phase::Consuming,
+            requests: None,
+            reader: None,
+        };
+        Self { state: Mutex::new(state), leave: Notify::new(), topic, join, counters: Counters::default() }
+    }
+
+    /// Settles one delivery of `session`. Of an older session it is counted and forgotten: the broker has given the
+    /// record to somebody else, or will.
+    pub(super) fn settle(&self, session: u64, claim: Claim, offset: Offset, verdict: Verdict) {
+        let mut state = self.state.lock();
+        if state.session != session || state.phase == Phase::Ended {
+            drop(state);
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            if let Verdict::Ack { done: Some(done) } = verdict {
+                let _ = done.send(Err(AckError::SessionLost));
+            }
+            return;
+        }
+        state.open = state.open.saturating_sub(1);
+        match verdict {
+            Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
+            Verdict::Nack { delay_ms, error } => state.settlements.nack(claim, offset, delay_ms, error),
+        }
+        let waker = state.wake_requests();
+        drop(state);
+        wake(waker);
+    }
+
+    /// Begins a new session; everything of the last one is lost.
+    pub(super) fn begin_session(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.session += 1;
+        state.requests = None;
+        state.session
+    }
+
+    /// The stream is gone: open deliveries go to others, what was not answered may or may not be stored.
+    pub(super) fn end_session(&self) {
+        let fresh = Settlements::new(self.join.credit.unwrap_or_default());
+        let (settlements, revoked, waker) = {
+            let mut state = self.state.lock();
+            state.session += 1;
+            state.open = 0;
+            state.member = None;
+            state.inbox.remove(|_| true);
+            let revoked: Vec<u32> = std::mem::take(&mut state.assignment).into_keys().collect();
+            if !revoked.is_empty() {
+                state.inbox.note(Note::Assignment { assigned: Vec::new(), revoked: revoked.clone() });
+            }
+            (std::mem::replace(&mut state.settlements, fresh), revoked, state.reader.take())
+        };
+        self.counters.lost.fetch_add(settlements.lose(), Ordering::Relaxed);
+        tracing::debug!(topic = %self.topic, ?revoked, "session ended");
+        wake(waker);
+    }
+
+    /// Nothing more is handed out; the driver settles and leaves.
+    pub(super) fn begin_leaving(&self) {
+        let (requests, reader) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Consuming {
+                return;
+            }
+            state.phase = Phase::Leaving;
+            self.release(&mut state, |_| true);
+            (state.requests.take(), state.reader.take())
+        };
+        self.leave.notify_one();
+        wake(requests);
+        wake(reader);
+    }
+
+    /// Gives back what nobody has seen of the claims that are `gone`.
+    pub(super) fn release(&self, state: &mut State, gone: impl Fn(Claim) -> bool) {
+        for removed in state.inbox.remove(gone) {
+            let records: u64 = removed.ranges.iter().map(|range| range.to - range.from).sum();
+            self.counters.released.fetch_add(records, Ordering::Relaxed);
+            if records > 0 {
+                state.settlements.release(removed.claim, &removed.ranges);
+            }
+            state.settlements.give_back(removed.credit);
+        }
+    }
+
+    /// The driver has ended, and with it the consumer.
+    pub(super) fn end(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Ended;
+            state.reader.take()
+        };
+        wake(waker);
+    }
+
+    /// The group's policy as the broker has said it.
+    pub(super) fn policy(&self) -> GroupPolicy {
+        let state = self.state.lock();
+        state.member.as_ref().and_then(|joined| joined.policy).map(GroupPolicy::from).unwrap_or_default()
+    }
+}
+
+impl State {
+    /// The request stream's waker, if it sleeps and there is something to send.
+    pub(super) fn wake_requests(&mut self) -> Option<Waker> {
+        if self.settlements.is_ready() { self.requests.take() } else { None }
+    }
+}
+
+pub(super) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

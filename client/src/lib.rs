@@ -1,0 +1,73 @@
+//! The client of Aqueduct, an event log whose acknowledgement means that the event is on disk.
+//!
+//! ```no_run
+//! # #[cfg(feature = "grpc")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use aqueduct_client::{Client, Record, Start};
+//!
+//! let client = Client::connect("http://127.0.0.1:7171").await?;
+//! let receipt = client.publish("orders", Record::new("payload").key("customer-7")).await?;
+//! println!("{receipt}"); // orders/3@1042
+//!
+//! let mut events = client.subscribe("orders").from(Start::Earliest).build().await?;
+//! while let Some(event) = events.next().await {
+//!     println!("{:?}", event?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | for | see |
+//! |---|---|
+//! | publishing one event durably | [`Client::publish`] |
+//! | publishing many, pipelined | [`Producer`], [`Ticket`] |
+//! | reading from anywhere, without a group | [`Subscription`], [`Client::fetch`] |
+//! | consuming in a group, with acks | [`Consumer`], [`Delivery`] |
+//! | topics, groups, lag | [`Client::topics`], [`Client::group`] |
+//! | batches as bytes | [`codec`] |
+//!
+//! Everything needs a tokio runtime, is bounded in memory and in time, and may be dropped at any moment.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod client;
+pub mod codec;
+mod consumer;
+mod error;
+mod lifecycle;
+mod partitioner;
+mod producer;
+mod record;
+mod subscription;
+mod transport;
+mod types;
+
+pub use admin::{
+    AlterGroup, AlterTopic, CreateTopic, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info,
+    LagWatch, Limits, Member, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, Topic, TopicConfig,
+    TopicDescription, Topics,
+};
+/// The messages and generated clients that this crate is built on.
+pub use aqueduct_proto::v1 as proto;
+pub use client::{Client, ClientOptions};
+pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
+pub use consumer::{Consumer, ConsumerBuilder, ConsumerItem, ConsumerStats, Delivery};
+#[cfg(feature = "json")]
+pub use error::JsonError;
+pub use error::{
+    AckError, BrokerError, CloseError, Code, ConnectError, ConsumeError, FetchError, OffsetOutOfRange, Origin,
+    ProducerError, RequestError, SubscribeError,
+};
+pub use partitioner::{murmur2, partition_for_key};
+pub use producer::{
+    BatchTicket, FlushError, Hold, Idempotence, Producer, ProducerBuilder, ProducerStats, PublishError, RangeReceipt,
+    Receipt, Ticket,
+};
+pub use record::{Event, Header, Record};
+pub use subscription::{
+    FetchBuilder, Fetched, Item, Position, Subscription, SubscriptionBuilder, SubscriptionStats, Window,
+};
+pub use transport::Channel;
+#[cfg(feature = "grpc")]
+pub use transport::connect::ClientBuilder;
+pub use types::{Codec, Durability, Gap, GapReason, Offset, Start, Timestamp, TopicId, UnknownName};

@@ -1,0 +1,175 @@
+//! What a producer's handles, its request stream and its driver share.
+//!
+//! One short lock holds the [`Pipeline`]; packing, checksums and wake-ups happen outside it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use super::{
+    error::PublishError,
+    lane::Settled,
+    pipeline::{Intake, Pipeline},
+    receipt::Hold,
+    ticket::{BatchTicket, Completion, Outcome, Ticket, TopicRef},
+};
+use crate::{record::Record, types::Codec};
+
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// Wakes the driver while no stream is open.
+    pub(super) work: Notify,
+    /// Bytes of records that are neither stored nor given up.
+    pub(super) budget: Semaphore,
+    pub(super) buffer_bytes_max: usize,
+    pub(super) codec: Codec,
+    pub(super) topic: Arc<TopicRef>,
+    pub(super) counters: Counters,
+}
+
+pub(super) struct State {
+    pub(super) pipeline: Pipeline,
+    /// Of the request stream, while it has nothing to send.
+    pub(super) waker: Option<Waker>,
+    /// Counts streams: what is left of an older one sends nothing.
+    pub(super) session: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) records_stored: AtomicU64,
+    pub(super) batches_stored: AtomicU64,
+    pub(super) duplicates: AtomicU64,
+    pub(super) records_failed: AtomicU64,
+    pub(super) reconnects: AtomicU64,
+}
+
+impl Shared {
+    /// Adds one record whose bytes have been taken from the budget.
+    ///
+    /// # Errors
+    /// The record, if the producer takes none any more; its bytes go back to the budget.
+    pub(super) fn admit(&self, record: Record, length: usize) -> Result<Ticket, PublishError> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.pipeline.intake() == Intake::Draining {
+            drop(state);
+            self.budget.add_permits(length);
+            return Err(PublishError::closed(record));
+        }
+        let (completion, index) = state.pipeline.push(&record, length, now);
+        let waker = if state.pipeline.take_wake(now) { Wake::take(&mut state) } else { Wake::Nobody };
+        drop(state);
+        self.wake(waker);
+        Ok(Ticket::new(completion, index))
+    }
+
+    /// Adds as many of `records` as there is room for, under one lock; the rest stays.
+    pub(super) fn admit_run(
+        &self,
+        records: &mut std::iter::Peekable<std::vec::IntoIter<Record>>,
+        ticket: &mut BatchTicket,
+    ) -> Result<(), PublishError> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.pipeline.intake() == Intake::Draining {
+            return Err(PublishError::Closed { record: None });
+        }
+        let mut wake = false;
+        while let Some(record) = records.peek() {
+            let length = record.encoded_len();
+            let Ok(permit) = self.budget.try_acquire_many(permits(length)) else { break };
+            permit.forget();
+            let (completion, index) = state.pipeline.push(record, length, now);
+            ticket.add(completion, index);
+            wake |= state.pipeline.take_wake(now);
+            records.next();
+        }
+        let waker = if wake { Wake::take(&mut state) } else { Wake::Nobody };
+        drop(state);
+        self.wake(waker);
+        Ok(())
+    }
+
+    pub(super) fn hold(&self) -> Option<Hold> {
+        self.state.lock().pipeline.hold().cloned()
+    }
+
+    /// Changes the pipeline, gives the ended batches their outcome, and wakes whoever may go on.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Pipeline, Instant, &mut Vec<Settled>)) {
+        let mut settled = Vec::new();
+        let waker = {
+            let mut state = self.state.lock();
+            change(&mut state.pipeline, Instant::now(), &mut settled);
+            Wake::take(&mut state)
+        };
+        self.settle(settled);
+        self.wake(waker);
+    }
+
+    /// The end of everything that has been admitted so far.
+    pub(super) fn hurry(&self) -> Vec<Arc<Completion>> {
+        let (completions, waker) = {
+            let mut state = self.state.lock();
+            (state.pipeline.hurry(), Wake::take(&mut state))
+        };
+        self.wake(waker);
+        completions
+    }
+
+    fn settle(&self, settled: Vec<Settled>) {
+        let counters = &self.counters;
+        for Settled { completion, outcome, bytes, records } in settled {
+            match &outcome {
+                Outcome::Stored(ack) => {
+                    counters.batches_stored.fetch_add(1, Ordering::Relaxed);
+                    counters.records_stored.fetch_add(records.into(), Ordering::Relaxed);
+                    if ack.duplicate {
+                        counters.duplicates.fetch_add(records.into(), Ordering::Relaxed);
+                    }
+                }
+                Outcome::Rejected { .. } | Outcome::Unknown { .. } => {
+                    counters.records_failed.fetch_add(records.into(), Ordering::Relaxed);
+                }
+            }
+            completion.complete(outcome);
+            self.budget.add_permits(bytes);
+        }
+    }
+
+    fn wake(&self, wake: Wake) {
+        match wake {
+            Wake::Nobody => {}
+            Wake::Requests(waker) => waker.wake(),
+            Wake::Driver => self.work.notify_one(),
+        }
+    }
+}
+
+enum Wake {
+    Nobody,
+    Requests(Waker),
+    Driver,
+}
+
+impl Wake {
+    /// Without a request stream that waits, it is the driver's turn.
+    fn take(state: &mut State) -> Self {
+        state.waker.take().map_or(Self::Driver, Self::Requests)
+    }
+}
+
+/// Bytes as permits of the budget. Records longer than 4 GiB have been refused before.
+pub(super) fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
