@@ -1,0 +1,150 @@
+//! Byte budgets: what is admitted but not yet on disk, bounded for the broker, each connection and each topic.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::PublishError;
+
+/// When a held publisher should try again: about the time a disk under load needs for a few groups.
+pub const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A number of bytes that may be on their way to the disk.
+#[derive(Debug)]
+pub struct Budget {
+    reason: &'static str,
+    culprit: String,
+    bytes_max: u32,
+    semaphore: Arc<Semaphore>,
+}
+
+/// Bytes admitted by several budgets; given back when it is dropped.
+#[derive(Debug, Default)]
+pub struct Permit {
+    _held: [Option<OwnedSemaphorePermit>; 3],
+}
+
+/// Who holds a publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Machine-readable.
+    pub reason: &'static str,
+    /// The limit, for people: name and size.
+    pub culprit: String,
+}
+
+impl From<Held> for PublishError {
+    fn from(held: Held) -> Self {
+        Self::Overloaded { reason: held.reason, culprit: held.culprit, retry_after: RETRY_AFTER }
+    }
+}
+
+impl Budget {
+    /// `reason` is machine-readable (`TOPIC_BUDGET`), `culprit` tells people whose budget it is.
+    pub fn new(reason: &'static str, culprit: &str, bytes_max: u64) -> Self {
+        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let culprit = format!("{culprit} (the limit of {bytes_max} bytes waiting for the disk is reached)");
+        Self { reason, culprit, bytes_max, semaphore: Arc::new(Semaphore::new(bytes_max as usize)) }
+    }
+
+    /// Bytes in use.
+    pub fn used_bytes(&self) -> u64 {
+        u64::from(self.bytes_max).saturating_sub(self.semaphore.available_permits() as u64)
+    }
+
+    fn held(&self) -> Held {
+        Held { reason: self.reason, culprit: self.culprit.clone() }
+    }
+
+    /// What one request takes: one that is larger than the whole budget passes when it is alone.
+    fn share(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes_max)
+    }
+}
+
+/// The budgets that one request must pass, narrowest first, so that one connection cannot sit on the broker's budget
+/// while it waits for its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission<'a> {
+    /// Of the connection.
+    pub connection: &'a Arc<Budget>,
+    /// Of the topic.
+    pub topic: &'a Arc<Budget>,
+    /// Of the broker.
+    pub broker: &'a Arc<Budget>,
+}
+
+impl Admission<'_> {
+    /// Admits `bytes` now, or tells who holds them.
+    ///
+    /// # Errors
+    /// [`Held`] names the first budget without room.
+    pub fn try_admit(&self, bytes: u64) -> Result<Permit, Held> {
+        let mut held = [None, None, None];
+        for (place, budget) in held.iter_mut().zip(self.budgets()) {
+            let permit = Arc::clone(&budget.semaphore).try_acquire_many_owned(budget.share(bytes));
+            *place = Some(permit.map_err(|_| budget.held())?);
+        }
+        Ok(Permit { _held: held })
+    }
+
+    /// Admits `bytes`, in the order in which the calls were made, once there is room.
+    pub async fn admit(&self, bytes: u64) -> Permit {
+        let mut held = [None, None, None];
+        for (place, budget) in held.iter_mut().zip(self.budgets()) {
+            // The semaphores are never closed.
+            *place = Arc::clone(&budget.semaphore).acquire_many_owned(budget.share(bytes)).await.ok();
+        }
+        Permit { _held: held }
+    }
+
+    fn budgets(&self) -> [&Arc<Budget>; 3] {
+        [self.connection, self.topic, self.broker]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn budgets(bytes: [u64; 3]) -> [Arc<Budget>; 3] {
+        let names = [("CONNECTION_BUDGET", "a"), ("TOPIC_BUDGET", "b"), ("BROKER_BUDGET", "c")];
+        std::array::from_fn(|i| Arc::new(Budget::new(names[i].0, names[i].1, bytes[i])))
+    }
+
+    fn admission([connection, topic, broker]: &[Arc<Budget>; 3]) -> Admission<'_> {
+        Admission { connection, topic, broker }
+    }
+
+    #[test]
+    fn the_budget_without_room_is_named_and_nothing_is_kept() {
+        let budgets = budgets([100, 50, 100]);
+        let admission = admission(&budgets);
+        let _permit = admission.try_admit(40).unwrap();
+        assert_eq!(admission.try_admit(20).unwrap_err().reason, "TOPIC_BUDGET");
+        assert_eq!(budgets[0].used_bytes(), 40);
+    }
+
+    #[test]
+    fn a_request_larger_than_the_budget_passes_alone() {
+        let budgets = budgets([100, 100, 10]);
+        let admission = admission(&budgets);
+        let permit = admission.try_admit(1_000).unwrap();
+        assert_eq!(admission.try_admit(1).unwrap_err().reason, "CONNECTION_BUDGET");
+        drop(permit);
+        assert!(admission.try_admit(1).is_ok());
+    }
+
+    #[test]
+    fn waiting_ends_when_bytes_are_given_back() {
+        let budgets = budgets([10, 10, 10]);
+        let admission = admission(&budgets);
+        let permit = admission.try_admit(10).unwrap();
+        let mut waiting = std::pin::pin!(admission.admit(1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(permit);
+        assert!(waiting.as_mut().now_or_never().is_some());
+    }
+}

@@ -1,0 +1,138 @@
+//! Settings of a broker. Every field has its default, unit and bounds here; [`BrokerConfig::validate`] enforces them.
+
+use std::time::Duration;
+
+use crate::{engine::embedded::EmbeddedOptions, error::OpenError};
+
+const MIB: u64 = 1 << 20;
+
+/// Bounds on what clients send and get. `Admin.Info` reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// One encoded record, in bytes.
+    pub record_bytes_max: u64,
+    /// The records of one batch as sent, in bytes.
+    pub batch_bytes_max: u64,
+    /// The records of one batch unpacked, in bytes.
+    pub batch_decoded_bytes_max: u64,
+    /// The records of one batch.
+    pub batch_records_max: u32,
+    /// One response, in bytes, unless a single batch is larger. Stock gRPC clients stop at 4 MiB.
+    pub response_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            record_bytes_max: MIB,
+            batch_bytes_max: 2 * MIB,
+            batch_decoded_bytes_max: 16 * MIB,
+            batch_records_max: 65_536,
+            response_bytes_max: 7 * MIB / 2,
+        }
+    }
+}
+
+impl Limits {
+    /// The largest message a client may send: a batch with its header.
+    pub fn request_bytes_max(&self) -> usize {
+        usize::try_from(self.batch_bytes_max + MIB).unwrap_or(usize::MAX)
+    }
+}
+
+/// Whether publishing to a topic that does not exist makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AutoCreateTopics {
+    /// It is an error, with a hint.
+    #[default]
+    Refuse,
+    /// It is made with this many partitions and the defaults.
+    WithPartitions(u32),
+}
+
+/// Everything that can be set. The defaults are what tests run with, too.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// Bounds on requests and responses.
+    pub limits: Limits,
+    /// Bytes that may wait for the disk in the whole broker. Default 64 MiB; at least 4 MiB.
+    pub budget_bytes: u64,
+    /// Of these, for one topic. Default 64 MiB.
+    pub topic_budget_bytes: u64,
+    /// Of these, for one connection. Default 16 MiB.
+    pub connection_budget_bytes: u64,
+    /// Memory for the newest batches of all partitions, which readers at the tail get without the disk. Default 32 MiB.
+    pub tail_cache_bytes: u64,
+    /// Size at which a segment is sealed, unless the topic says otherwise. Default 256 MiB; 64 KiB to 16 GiB.
+    pub segment_bytes: u64,
+    /// Threads that write and sync. Default 8; 1 to 256.
+    pub io_threads: usize,
+    /// How long a unary publish waits for room in a budget when its caller set no deadline. Default 10 s.
+    pub publish_wait_max: Duration,
+    /// How often retention is applied. Default 10 s; at least 100 ms.
+    pub retention_interval: Duration,
+    /// Default: refuse.
+    pub auto_create_topics: AutoCreateTopics,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            budget_bytes: 64 * MIB,
+            topic_budget_bytes: 64 * MIB,
+            connection_budget_bytes: 16 * MIB,
+            tail_cache_bytes: 32 * MIB,
+            segment_bytes: 256 * MIB,
+            io_threads: 8,
+            publish_wait_max: Duration::from_secs(10),
+            retention_interval: Duration::from_secs(10),
+            auto_create_topics: AutoCreateTopics::Refuse,
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`OpenError::Config`] names the first key that is out of its bounds.
+    pub fn validate(&self) -> Result<(), OpenError> {
+        const BUDGET_BYTES_MAX: u64 = u32::MAX as u64;
+        in_bounds("budget_bytes", self.budget_bytes, 4 * MIB, BUDGET_BYTES_MAX)?;
+        in_bounds("topic_budget_bytes", self.topic_budget_bytes, MIB, BUDGET_BYTES_MAX)?;
+        in_bounds("connection_budget_bytes", self.connection_budget_bytes, MIB, BUDGET_BYTES_MAX)?;
+        in_bounds("tail_cache_bytes", self.tail_cache_bytes, 0, 1 << 40)?;
+        in_bounds("segment_bytes", self.segment_bytes, 64 << 10, 16 << 30)?;
+        in_bounds("io_threads", self.io_threads as u64, 1, 256)?;
+        in_bounds("record_bytes_max", self.limits.record_bytes_max, 1, self.limits.batch_bytes_max)?;
+        in_bounds("batch_bytes_max", self.limits.batch_bytes_max, 1 << 10, 32 * MIB)?;
+        in_bounds("batch_decoded_bytes_max", self.limits.batch_decoded_bytes_max, self.limits.batch_bytes_max, 128 * MIB)?;
+        in_bounds("batch_records_max", u64::from(self.limits.batch_records_max), 1, 1 << 20)?;
+        in_bounds("response_bytes_max", self.limits.response_bytes_max, 64 << 10, 64 * MIB)?;
+        if self.retention_interval < Duration::from_millis(100) {
+            let reason = format!("must be at least 100 ms, not {:?}", self.retention_interval);
+            return Err(OpenError::Config { key: "retention_interval", reason });
+        }
+        if let AutoCreateTopics::WithPartitions(partitions) = self.auto_create_topics {
+            let partitions_max = u64::from(crate::topics::settings::PARTITIONS_MAX);
+            in_bounds("auto_create_partitions", u64::from(partitions), 1, partitions_max)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn embedded(&self) -> EmbeddedOptions {
+        EmbeddedOptions {
+            io_threads: self.io_threads,
+            segment_bytes: self.segment_bytes,
+            tail_cache_bytes: self.tail_cache_bytes,
+        }
+    }
+}
+
+fn in_bounds(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), OpenError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(OpenError::Config { key, reason: format!("must be between {min} and {max}, not {value}") })
+}

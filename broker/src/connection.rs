@@ -1,0 +1,63 @@
+//! What belongs to one connection. It travels with every request in its extensions.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{Extensions, metadata::MetadataMap};
+
+use crate::budget::Budget;
+
+/// One connection: a socket, or one client inside the process.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// For what this connection has waiting for the disk.
+    pub budget: Arc<Budget>,
+}
+
+impl Connection {
+    /// A connection of `peer`, with a budget of its own.
+    pub fn new(peer: &str, budget_bytes: u64) -> Self {
+        Self { budget: Arc::new(Budget::new("CONNECTION_BUDGET", &format!("connection {peer}"), budget_bytes)) }
+    }
+
+    /// The connection a request came by.
+    pub fn of(extensions: &Extensions, budget_bytes: u64) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_else(|| Self::new("of unknown origin", budget_bytes))
+    }
+}
+
+/// How long the caller will wait, if it said so: the header `grpc-timeout`, at most eight digits and a unit.
+pub fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let value = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let amount: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_in_every_unit_and_nonsense_is_none() {
+        let read = |value: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", value.parse().unwrap());
+            timeout(&metadata)
+        };
+        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("7u"), Some(Duration::from_micros(7)));
+        for nonsense in ["S", "12", "-1S", "999999999S", "1x"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+}

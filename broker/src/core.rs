@@ -1,0 +1,88 @@
+//! What every service shares: the parts of one running broker.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    budget::Budget,
+    clock,
+    config::{AutoCreateTopics, BrokerConfig},
+    engine::{EngineError, MetaStore, embedded::EmbeddedEngine},
+    error::{OpenError, TopicError},
+    groups::Groups,
+    producer_names::ProducerNames,
+    topics::{self, Topic, Topics, settings::NewTopic},
+};
+
+/// The parts of one running broker. Data flows from services to topics to the engine, never back.
+pub(crate) struct BrokerCore {
+    pub(crate) config: BrokerConfig,
+    pub(crate) meta: Arc<dyn MetaStore>,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) producer_names: ProducerNames,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) broker_id: String,
+    pub(crate) started_us: i64,
+    draining: watch::Sender<bool>,
+}
+
+impl BrokerCore {
+    pub(crate) async fn open(path: &Path, config: BrokerConfig) -> Result<Arc<Self>, OpenError> {
+        config.validate()?;
+        let (path, options) = (path.to_owned(), config.embedded());
+        let engine = tokio::task::spawn_blocking(move || EmbeddedEngine::open(&path, options))
+            .await
+            .map_err(|panic| EngineError(panic.to_string()))??;
+        let broker_id = uuid::Uuid::from_bytes(engine.broker_id()).to_string();
+        let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
+        let topics = Topics::open(Arc::clone(&meta), config.topic_budget_bytes).await?;
+        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
+        let producer_names = ProducerNames::open(Arc::clone(&meta)).await?;
+        tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
+        let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
+        let started_us = clock::now_us();
+        let draining = watch::Sender::new(false);
+        Ok(Arc::new(Self { config, meta, topics, groups, producer_names, budget, broker_id, started_us, draining }))
+    }
+
+    /// The topic to publish to; made now if the broker is set so.
+    pub(crate) async fn find_or_create(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+        let AutoCreateTopics::WithPartitions(partitions) = self.config.auto_create_topics else {
+            return self.topics.find(name);
+        };
+        match self.topics.find(name) {
+            Err(TopicError::Unknown(_)) => {}
+            found => return found,
+        }
+        match self.topics.create(name, NewTopic { partitions, ..NewTopic::default() }).await {
+            // Somebody else was first.
+            Err(TopicError::Exists(_)) => self.topics.find(name),
+            created => created,
+        }
+    }
+
+    /// Becomes `true` when streams must finish what they have and end.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Asks every stream to end.
+    pub(crate) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Finishes what is queued, syncs, and marks a clean stop.
+    pub(crate) async fn close(&self, deadline: Duration) -> Result<(), EngineError> {
+        self.drain();
+        let close = async {
+            self.groups.shutdown(deadline).await;
+            self.topics.close().await;
+            self.meta.close(deadline).await
+        };
+        tokio::time::timeout(deadline, close).await.unwrap_or_else(|_| {
+            Err(EngineError(format!("not everything was closed within {deadline:?}; the next start recovers it")))
+        })
+    }
+}

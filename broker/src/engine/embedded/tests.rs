@@ -1,0 +1,86 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::engine::conformance::{self, Subject};
+
+fn options() -> EmbeddedOptions {
+    EmbeddedOptions { io_threads: 2, segment_bytes: 64 << 10, tail_cache_bytes: 1 << 20 }
+}
+
+fn meta(name: &str, partitions: u32) -> TopicMeta {
+    TopicMeta {
+        name: name.to_owned(),
+        id: *uuid::Uuid::new_v4().as_bytes(),
+        partitions,
+        retention_bytes: None,
+        retention_age: None,
+        durability: storage::Durability::Fsync,
+        segment_bytes: None,
+        owner: None,
+        created_us: 0,
+        settings: BTreeMap::new(),
+    }
+}
+
+struct EmbeddedSubject {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    engine: Mutex<Option<Arc<EmbeddedEngine>>>,
+}
+
+impl EmbeddedSubject {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        let engine = Arc::new(EmbeddedEngine::open(&path, options()).unwrap());
+        Self { _directory: directory, path, engine: Mutex::new(Some(engine)) }
+    }
+
+    fn engine(&self) -> Arc<EmbeddedEngine> {
+        self.engine.lock().clone().unwrap()
+    }
+}
+
+fn first(logs: TopicLogs) -> Arc<dyn PartitionLog> {
+    logs.partitions.into_iter().next().unwrap().unwrap()
+}
+
+impl Subject for EmbeddedSubject {
+    async fn log(&self) -> Arc<dyn PartitionLog> {
+        first(self.engine().create_topic(meta("t", 1)).await.unwrap())
+    }
+
+    async fn reopen(&self, log: Arc<dyn PartitionLog>) -> Arc<dyn PartitionLog> {
+        drop(log);
+        *self.engine.lock() = None;
+        let engine = Arc::new(EmbeddedEngine::open(&self.path, options()).unwrap());
+        *self.engine.lock() = Some(Arc::clone(&engine));
+        first(engine.open_topics().await.unwrap().pop().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_embedded_engine_conforms() {
+    conformance::run(async || EmbeddedSubject::new()).await;
+}
+
+#[tokio::test]
+async fn a_second_engine_on_the_same_directory_is_refused_with_the_holder() {
+    let subject = EmbeddedSubject::new();
+    let Err(error) = EmbeddedEngine::open(&subject.path, options()) else { panic!("opened twice") };
+    assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+}
+
+#[tokio::test]
+async fn partitions_can_be_added_and_topics_deleted() {
+    let subject = EmbeddedSubject::new();
+    let engine = subject.engine();
+    let logs = engine.create_topic(meta("t", 1)).await.unwrap();
+    let added = engine.update_topic(TopicMeta { partitions: 3, ..logs.meta.clone() }).await.unwrap();
+    assert_eq!(added.len(), 2);
+    for log in added.iter().chain(logs.partitions.iter().flatten()) {
+        log.close().await.unwrap();
+    }
+    engine.delete_topic(logs.meta).await.unwrap();
+    assert!(engine.open_topics().await.unwrap().is_empty());
+}

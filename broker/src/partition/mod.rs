@@ -1,0 +1,236 @@
+//! One partition as the broker sees it: its log, and the task that owns appending to it.
+//!
+//! The task starts with the first publish: a partition that is only read, or idle, has none.
+
+use std::sync::Arc;
+
+use aqueduct_storage::{Batch, Offset};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use self::producers::{Producers, Stored};
+use crate::{
+    budget::{Budget, Permit},
+    engine::{EngineError, PartitionLog, ReadError},
+    error::{PublishError, TopicError},
+};
+
+mod owner;
+pub mod producers;
+mod sequencer;
+
+/// Requests that wait for the owner; their bytes are bounded by the budgets.
+const MAILBOX_REQUESTS: usize = 1024;
+
+/// Headers read in one go while the table of producers is rebuilt.
+const HEADERS_READ: usize = 4096;
+
+/// A place in the log, granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Of the first record.
+    pub base_offset: Offset,
+    /// How many.
+    pub record_count: u32,
+    /// When.
+    pub append_time_us: i64,
+    /// The log's epoch.
+    pub epoch: u32,
+    /// An earlier attempt had stored it.
+    pub duplicate: bool,
+}
+
+impl Appended {
+    fn of(batch: &Batch) -> Self {
+        Self {
+            base_offset: batch.header.base_offset,
+            record_count: batch.header.record_count,
+            append_time_us: batch.header.append_time_us,
+            epoch: batch.header.epoch,
+            duplicate: false,
+        }
+    }
+}
+
+impl From<Stored> for Appended {
+    fn from(stored: Stored) -> Self {
+        Self {
+            base_offset: stored.base_offset,
+            record_count: stored.record_count,
+            append_time_us: stored.append_time_us,
+            epoch: stored.epoch,
+            duplicate: true,
+        }
+    }
+}
+
+/// A batch on its way to the owner.
+struct Request {
+    batch: Batch,
+    permit: Permit,
+    reply: oneshot::Sender<Result<Appended, PublishError>>,
+}
+
+/// What the owner and the handle share.
+struct Shared {
+    topic: String,
+    index: u32,
+    failure: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn set_failure(&self, reason: Option<String>) {
+        *self.failure.lock() = reason;
+    }
+
+    fn unavailable(&self) -> PublishError {
+        let reason = self.failure.lock().clone().unwrap_or_else(|| "it is closing".to_owned());
+        PublishError::Unavailable { topic: self.topic.clone(), partition: self.index, reason }
+    }
+}
+
+/// One partition. Dropping it lets the owner finish what it has.
+pub struct Partition {
+    shared: Arc<Shared>,
+    log: Result<Arc<dyn PartitionLog>, EngineError>,
+    budget: Arc<Budget>,
+    owner: Mutex<OwnerHandle>,
+}
+
+enum OwnerHandle {
+    NotStarted,
+    Running { mailbox: mpsc::Sender<Request>, task: JoinHandle<()> },
+    Closed,
+}
+
+/// The answer to an append, once it is there.
+pub type AppendReply = oneshot::Receiver<Result<Appended, PublishError>>;
+
+impl Partition {
+    /// A partition of `topic`, with the topic's budget. `log` may be an error: everything then answers with it.
+    pub fn new(topic: String, index: u32, log: Result<Arc<dyn PartitionLog>, EngineError>, budget: Arc<Budget>) -> Self {
+        let failure = log.as_ref().err().map(ToString::to_string);
+        let shared = Arc::new(Shared { topic, index, failure: Mutex::new(failure) });
+        Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted) }
+    }
+
+    /// The topic's name.
+    pub fn topic_name(&self) -> &str {
+        &self.shared.topic
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.shared.index
+    }
+
+    /// The topic's budget for bytes that wait to be written.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Its log, for reading.
+    ///
+    /// # Errors
+    /// [`TopicError::PartitionFailed`] if it could not be opened.
+    pub fn log(&self) -> Result<&Arc<dyn PartitionLog>, TopicError> {
+        self.log.as_ref().map_err(|error| TopicError::PartitionFailed {
+            topic: self.shared.topic.clone(),
+            partition: self.shared.index,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Why it takes no writes, if it does not.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.lock().clone()
+    }
+
+    /// Hands a batch to the owner. Batches are stored in the order in which these calls return.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`] while closing, [`TopicError::PartitionFailed`] if there is no log. Nothing was
+    /// written.
+    pub async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
+        let mailbox = self.mailbox()?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { batch, permit, reply };
+        mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;
+        Ok(answer)
+    }
+
+    /// Reads where a producer has got to in this partition: its epoch and its next sequence.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub async fn producer_position(&self, id: &[u8; 16]) -> Result<Option<(u32, u64)>, PublishError> {
+        let log = self.log()?;
+        let producers = load_producers(&**log).await.map_err(|error| PublishError::Unavailable {
+            topic: self.shared.topic.clone(),
+            partition: self.shared.index,
+            reason: error.to_string(),
+        })?;
+        Ok(producers.position(id))
+    }
+
+    /// Answers what is queued, then closes the log with the mark of a clean stop.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn close(&self) -> Result<(), EngineError> {
+        let owner = std::mem::replace(&mut *self.owner.lock(), OwnerHandle::Closed);
+        if let OwnerHandle::Running { mailbox, task } = owner {
+            drop(mailbox);
+            task.await.map_err(|e| EngineError(format!("the owner of the partition has panicked: {e}")))?;
+        }
+        match &self.log {
+            Ok(log) => log.close().await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn mailbox(&self) -> Result<mpsc::Sender<Request>, PublishError> {
+        let log = self.log()?;
+        let mut owner = self.owner.lock();
+        match &*owner {
+            OwnerHandle::Running { mailbox, .. } => Ok(mailbox.clone()),
+            OwnerHandle::Closed => Err(self.shared.unavailable()),
+            OwnerHandle::NotStarted => {
+                let (mailbox, requests) = mpsc::channel(MAILBOX_REQUESTS);
+                let task = tokio::spawn(owner::run(Arc::clone(&self.shared), Arc::clone(log), requests));
+                *owner = OwnerHandle::Running { mailbox: mailbox.clone(), task };
+                Ok(mailbox)
+            }
+        }
+    }
+}
+
+/// Rebuilds the table of producers: the checkpoint, completed from the headers of the log.
+async fn load_producers(log: &dyn PartitionLog) -> Result<Producers, ReadError> {
+    let saved = log.load_checkpoint().await.map_err(|error| ReadError::Failed(error.to_string()))?;
+    let (mut producers, as_of) = saved.and_then(|bytes| Producers::from_checkpoint(&bytes)).unwrap_or_default();
+    let window = *log.watch().borrow();
+    producers.roll_back(window.high_watermark);
+    let mut next = as_of.clamp(window.log_start, window.high_watermark);
+    while next < window.high_watermark {
+        match log.headers(next, HEADERS_READ).await {
+            Ok(headers) => {
+                for header in headers.iter().filter(|header| header.base_offset >= as_of) {
+                    producers.remember(header);
+                }
+                match headers.last() {
+                    Some(last) => next = last.next_offset(),
+                    None => break,
+                }
+            }
+            // Damage hides the sequences of those batches; their retries are refused as too old, never stored twice.
+            Err(ReadError::Damaged { to, .. }) => next = to,
+            Err(ReadError::OutOfRange { window, .. }) => next = window.log_start.max(next + 1),
+            Err(error @ ReadError::Failed(_)) => return Err(error),
+        }
+    }
+    Ok(producers)
+}

@@ -1,0 +1,278 @@
+//! The task that owns a partition: the only one that appends to it.
+//!
+//! It takes requests from a bounded mailbox, lets the [`Sequencer`] decide, hands the batches to the engine without
+//! waiting for earlier ones, and answers in order as the engine resolves. After an unknown outcome it answers
+//! everything in flight, takes a new lease and goes on; until then it refuses with the reason.
+
+use std::{sync::Arc, time::Duration};
+
+use aqueduct_storage::{Batch, Offset};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Appended, Request, Shared,
+    sequencer::{Admission, Sequencer},
+};
+use crate::{
+    clock,
+    engine::{AppendError, EngineError, PartitionLog, ReadError},
+    error::PublishError,
+};
+
+/// Requests admitted in one go: they share one call of the engine.
+const ADMIT_MAX: usize = 256;
+
+/// Appends under way at the engine. The engine groups what waits, so more only costs memory.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Bytes of log after which the table of producers is saved again: what a restart has to read at most.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+const REACQUIRE_BACKOFF_MIN: Duration = Duration::from_millis(50);
+const REACQUIRE_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Requests that went to the engine together.
+struct Group {
+    waiters: Vec<Waiter>,
+    base_offset: Offset,
+    bytes: u64,
+    outcome: Result<(), AppendError>,
+}
+
+struct Waiter {
+    appended: Appended,
+    request: Answer,
+}
+
+/// Where the answer goes. The budget is given back together with it.
+struct Answer {
+    reply: oneshot::Sender<Result<Appended, PublishError>>,
+    _permit: crate::budget::Permit,
+}
+
+/// What ended the pipeline's normal course.
+enum Trouble {
+    /// Nothing at or above this offset was written; the lease is good.
+    NotWritten { log_end: Offset, cause: PublishError },
+    /// The lease is over.
+    LeaseLost { cause: String },
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+    log: Arc<dyn PartitionLog>,
+    sequencer: Sequencer,
+    in_flight: FuturesOrdered<BoxFuture<'static, Group>>,
+    bytes_since_checkpoint: u64,
+}
+
+/// Runs until the mailbox is closed and everything in it is answered.
+pub(super) async fn run(shared: Arc<Shared>, log: Arc<dyn PartitionLog>, mut mailbox: mpsc::Receiver<Request>) {
+    let Some(sequencer) = start(&shared, &*log, &mut mailbox).await else { return };
+    let mut owner = Owner { shared, log, sequencer, in_flight: FuturesOrdered::new(), bytes_since_checkpoint: 0 };
+    let mut requests = Vec::with_capacity(ADMIT_MAX);
+    loop {
+        tokio::select! {
+            biased;
+            Some(group) = owner.in_flight.next(), if !owner.in_flight.is_empty() => {
+                owner.settle(group, &mut mailbox).await;
+            }
+            received = mailbox.recv_many(&mut requests, ADMIT_MAX), if owner.in_flight.len() < IN_FLIGHT_MAX => {
+                if received == 0 {
+                    break;
+                }
+                owner.admit(&mut requests);
+            }
+        }
+    }
+    while let Some(group) = owner.in_flight.next().await {
+        owner.settle(group, &mut mailbox).await;
+    }
+    owner.save_checkpoint().await;
+}
+
+impl Owner {
+    /// Sequences requests and sends them to the engine.
+    fn admit(&mut self, requests: &mut Vec<Request>) {
+        let now_us = clock::now_us();
+        let mut waiters = Vec::with_capacity(requests.len());
+        let mut batches = Vec::with_capacity(requests.len());
+        let mut bytes = 0;
+        for Request { batch, permit, reply } in requests.drain(..) {
+            let request = Answer { reply, _permit: permit };
+            match self.sequencer.admit(batch, now_us) {
+                Ok(Admission::Append(batch)) => {
+                    bytes += batch.stored_bytes();
+                    waiters.push(Waiter { appended: Appended::of(&batch), request });
+                    batches.push(batch);
+                }
+                // Answered with its neighbours: the original may still be on its way to the disk.
+                Ok(Admission::Duplicate(stored)) => waiters.push(Waiter { appended: stored.into(), request }),
+                Err(refused) => drop(request.reply.send(Err(refused))),
+            }
+        }
+        self.append(waiters, batches, bytes);
+    }
+
+    fn append(&mut self, waiters: Vec<Waiter>, batches: Vec<Batch>, bytes: u64) {
+        let group = move |base_offset, outcome| Group { waiters, base_offset, bytes, outcome };
+        let Some(first) = batches.first() else {
+            self.in_flight.push_back(futures_util::future::ready(group(Offset::MAX, Ok(()))).boxed());
+            return;
+        };
+        let base_offset = first.header.base_offset;
+        let append = self.log.append(self.sequencer.lease(), base_offset, batches);
+        self.in_flight.push_back(append.map(move |outcome| group(base_offset, outcome)).boxed());
+    }
+
+    /// Answers a group; on trouble also everything behind it in the pipeline.
+    async fn settle(&mut self, group: Group, mailbox: &mut mpsc::Receiver<Request>) {
+        let trouble = match &group.outcome {
+            Ok(()) => {
+                self.bytes_since_checkpoint += group.bytes;
+                answer_all(group.waiters);
+                if self.bytes_since_checkpoint >= CHECKPOINT_BYTES {
+                    self.save_checkpoint().await;
+                }
+                return;
+            }
+            Err(AppendError::Full) => {
+                Trouble::NotWritten { log_end: group.base_offset, cause: PublishError::DiskFull }
+            }
+            Err(AppendError::Rejected(reason)) => {
+                let cause = PublishError::Invalid { field: "batch", reason: reason.clone() };
+                Trouble::NotWritten { log_end: group.base_offset, cause }
+            }
+            Err(error @ (AppendError::Fenced { .. } | AppendError::TailMoved { .. })) => {
+                Trouble::LeaseLost { cause: error.to_string() }
+            }
+            Err(AppendError::Unknown(cause)) => Trouble::LeaseLost { cause: cause.clone() },
+        };
+        let mut failed = vec![group];
+        while let Some(group) = self.in_flight.next().await {
+            failed.push(group);
+        }
+        match trouble {
+            Trouble::NotWritten { log_end, cause } => {
+                tracing::warn!(topic = %self.shared.topic, partition = self.shared.index, "publishing refused: {cause}");
+                self.sequencer.roll_back(log_end);
+                failed.into_iter().for_each(|group| group.fail(|_| cause.clone()));
+            }
+            Trouble::LeaseLost { cause } => {
+                tracing::error!(topic = %self.shared.topic, partition = self.shared.index, "the log is fenced: {cause}");
+                self.shared.set_failure(Some(cause));
+                let unavailable = self.shared.unavailable();
+                failed.into_iter().for_each(|group| group.fail(|error| outcome_of(error, &unavailable)));
+                self.reacquire(mailbox).await;
+            }
+        }
+    }
+
+    /// Takes a new lease, with backoff; refuses what arrives meanwhile. Nothing of it was written.
+    async fn reacquire(&mut self, mailbox: &mut mpsc::Receiver<Request>) {
+        let mut backoff = REACQUIRE_BACKOFF_MIN;
+        loop {
+            if !refuse_for(&self.shared, mailbox, backoff).await {
+                return;
+            }
+            match self.log.acquire().await {
+                Ok(lease) => {
+                    tracing::info!(
+                        topic = %self.shared.topic, partition = self.shared.index, epoch = lease.epoch, tail = lease.tail,
+                        "the log goes on"
+                    );
+                    self.sequencer.renew(lease);
+                    self.shared.set_failure(None);
+                    return;
+                }
+                Err(error) => self.shared.set_failure(Some(error.to_string())),
+            }
+            backoff = (backoff * 2).min(REACQUIRE_BACKOFF_MAX);
+        }
+    }
+
+    async fn save_checkpoint(&mut self) {
+        self.bytes_since_checkpoint = 0;
+        let producers = self.sequencer.producers();
+        if producers.is_empty() {
+            return;
+        }
+        let high_watermark = self.log.watch().borrow().high_watermark;
+        if let Err(error) = self.log.save_checkpoint(producers.checkpoint(high_watermark)).await {
+            // Without it a restart reads more of the log, and learns the same.
+            tracing::warn!(topic = %self.shared.topic, partition = self.shared.index, "producers not saved: {error}");
+        }
+    }
+}
+
+impl Group {
+    fn fail(self, error: impl Fn(&AppendError) -> PublishError) {
+        // A duplicate that waited among them has been stored, but whether durably depended on its neighbours.
+        let outcome = self.outcome.err().unwrap_or_else(|| AppendError::Unknown("an earlier write failed".into()));
+        for waiter in self.waiters {
+            let _ = waiter.request.reply.send(Err(error(&outcome)));
+        }
+    }
+}
+
+fn answer_all(waiters: Vec<Waiter>) {
+    for waiter in waiters {
+        let _ = waiter.request.reply.send(Ok(waiter.appended));
+    }
+}
+
+/// What a publisher is told once the lease is lost: only what may have been written is unknown.
+fn outcome_of(error: &AppendError, unavailable: &PublishError) -> PublishError {
+    match error {
+        AppendError::Unknown(cause) => PublishError::Unknown(cause.clone()),
+        AppendError::Full => PublishError::DiskFull,
+        AppendError::Rejected(_) | AppendError::Fenced { .. } | AppendError::TailMoved { .. } => unavailable.clone(),
+    }
+}
+
+/// Acquires the partition for the first time. `None` if the mailbox was closed before that succeeded.
+async fn start(shared: &Shared, log: &dyn PartitionLog, mailbox: &mut mpsc::Receiver<Request>) -> Option<Sequencer> {
+    let mut backoff = REACQUIRE_BACKOFF_MIN;
+    loop {
+        match take_over(log).await {
+            Ok(sequencer) => {
+                shared.set_failure(None);
+                return Some(sequencer);
+            }
+            Err(error) => {
+                tracing::error!(topic = %shared.topic, partition = shared.index, "cannot take the log over: {error}");
+                shared.set_failure(Some(error.to_string()));
+            }
+        }
+        if !refuse_for(shared, mailbox, backoff).await {
+            return None;
+        }
+        backoff = (backoff * 2).min(REACQUIRE_BACKOFF_MAX);
+    }
+}
+
+async fn take_over(log: &dyn PartitionLog) -> Result<Sequencer, EngineError> {
+    let lease = log.acquire().await?;
+    let last_append_time_us = match lease.tail.checked_sub(1) {
+        Some(last) => log.append_time_at(last).await.ok().flatten().unwrap_or(i64::MIN),
+        None => i64::MIN,
+    };
+    let producers = super::load_producers(log).await.map_err(|error: ReadError| EngineError(error.to_string()))?;
+    Ok(Sequencer::new(lease, last_append_time_us, producers))
+}
+
+/// Refuses requests for as long as `pause`. `false` once the mailbox is closed.
+async fn refuse_for(shared: &Shared, mailbox: &mut mpsc::Receiver<Request>, pause: Duration) -> bool {
+    let deadline = tokio::time::sleep(pause);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            () = &mut deadline => return true,
+            request = mailbox.recv() => match request {
+                Some(request) => drop(request.reply.send(Err(shared.unavailable()))),
+                None => return false,
+            },
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Named producers: each opening of a name gets the next epoch, durably, so that older instances are fenced.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message as _;
+use tokio::sync::Mutex;
+
+use crate::{
+    clock,
+    engine::{EngineError, MetaStore},
+    error::{NameError, TopicError},
+    names,
+};
+
+/// Under this name the table is kept in the [`MetaStore`].
+const STATE: &str = "producers";
+
+/// Names that are remembered; the one that was opened longest ago is forgotten first.
+const NAMES_MAX: usize = 10_000;
+
+/// Who publishes under a name now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedProducer {
+    /// The same at each opening.
+    pub id: [u8; 16],
+    /// Higher at each opening.
+    pub epoch: u32,
+}
+
+/// See the [module](self).
+pub struct ProducerNames {
+    meta: Arc<dyn MetaStore>,
+    /// Held while the table is saved: openings are rare, and one at a time.
+    table: Mutex<BTreeMap<Key, Entry>>,
+}
+
+type Key = (Vec<u8>, String);
+
+struct Entry {
+    producer: OpenedProducer,
+    opened_us: i64,
+}
+
+impl ProducerNames {
+    /// Loads the table.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is damaged.
+    pub async fn open(meta: Arc<dyn MetaStore>) -> Result<Self, EngineError> {
+        let table = match meta.load(STATE).await? {
+            Some(bytes) => decode(&bytes).ok_or_else(|| {
+                EngineError("the table of named producers is damaged: restore system/producers.state from a backup".into())
+            })?,
+            None => BTreeMap::new(),
+        };
+        Ok(Self { meta, table: Mutex::new(table) })
+    }
+
+    /// Gives the name its id and its next epoch, durable before this returns.
+    ///
+    /// # Errors
+    /// A name that breaks the rules, or what the engine says.
+    pub async fn open_name(&self, topic_id: [u8; 16], name: &str) -> Result<OpenedProducer, TopicError> {
+        names::check(name).map_err(|source: NameError| TopicError::Config { field: "name", reason: source.to_string() })?;
+        let mut table = self.table.lock().await;
+        let key = (topic_id.to_vec(), name.to_owned());
+        let producer = match table.get(&key) {
+            Some(entry) => OpenedProducer { epoch: entry.producer.epoch + 1, ..entry.producer },
+            None => OpenedProducer { id: *uuid::Uuid::new_v4().as_bytes(), epoch: 0 },
+        };
+        if table.len() >= NAMES_MAX
+            && !table.contains_key(&key)
+            && let Some(oldest) = table.iter().min_by_key(|(_, entry)| entry.opened_us).map(|(key, _)| key.clone())
+        {
+            table.remove(&oldest);
+        }
+        table.insert(key, Entry { producer, opened_us: clock::now_us() });
+        // If saving fails the epoch is used up all the same, which fences one instance more than needed.
+        self.meta.save(STATE, encode(&table).into()).await?;
+        Ok(producer)
+    }
+}
+
+fn encode(table: &BTreeMap<Key, Entry>) -> Vec<u8> {
+    let names = table
+        .iter()
+        .map(|((topic_id, name), entry)| NameState {
+            topic_id: topic_id.clone(),
+            name: name.clone(),
+            id: entry.producer.id.to_vec(),
+            epoch: entry.producer.epoch,
+            opened_us: entry.opened_us,
+        })
+        .collect();
+    let mut bytes = NamesState { version: 1, names }.encode_to_vec();
+    let checksum = aqueduct_storage::payload_crc(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<BTreeMap<Key, Entry>> {
+    let (state, checksum) = bytes.split_last_chunk::<4>()?;
+    if aqueduct_storage::payload_crc(state) != u32::from_le_bytes(*checksum) {
+        return None;
+    }
+    let state = NamesState::decode(state).ok().filter(|state| state.version == 1)?;
+    state
+        .names
+        .into_iter()
+        .map(|name| {
+            let producer = OpenedProducer { id: name.id.try_into().ok()?, epoch: name.epoch };
+            Some(((name.topic_id, name.name), Entry { producer, opened_us: name.opened_us }))
+        })
+        .collect()
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NamesState {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(message, repeated, tag = "2")]
+    names: Vec<NameState>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct NameState {
+    #[prost(bytes = "vec", tag = "1")]
+    topic_id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(bytes = "vec", tag = "3")]
+    id: Vec<u8>,
+    #[prost(uint32, tag = "4")]
+    epoch: u32,
+    #[prost(int64, tag = "5")]
+    opened_us: i64,
+}

@@ -1,0 +1,50 @@
+//! The service `Admin`.
+
+use std::sync::Arc;
+
+use aqueduct_proto::v1::{self, admin_server};
+use tonic::{Request, Response, Status};
+
+use crate::{BrokerCore, partition::producers::BATCHES_REMEMBERED, topics::settings::PARTITIONS_MAX};
+
+/// Grows when methods or fields are added to the API.
+const API_LEVEL: u32 = 1;
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct AdminService {
+    core: Arc<BrokerCore>,
+}
+
+impl AdminService {
+    pub(crate) fn new(core: Arc<BrokerCore>) -> Self {
+        Self { core }
+    }
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
+        let limits = &self.core.config.limits;
+        Ok(Response::new(v1::InfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            api_level: API_LEVEL,
+            features: ["idempotent_producers", "named_producers", "ordered_groups"].map(str::to_owned).to_vec(),
+            engine: self.core.meta.name().to_owned(),
+            durability_levels: vec![v1::Durability::Fsync.into(), v1::Durability::Os.into()],
+            limits: Some(v1::Limits {
+                record_bytes_max: limits.record_bytes_max,
+                batch_bytes_max: limits.batch_bytes_max,
+                batch_decoded_bytes_max: limits.batch_decoded_bytes_max,
+                batch_records_max: limits.batch_records_max,
+                response_bytes_max: limits.response_bytes_max,
+                topic_partitions_max: PARTITIONS_MAX,
+                producer_batches_in_flight_max: u32::try_from(BATCHES_REMEMBERED).unwrap_or(u32::MAX),
+            }),
+            broker_id: self.core.broker_id.clone(),
+            // One broker is a cluster of its own.
+            cluster_id: self.core.broker_id.clone(),
+            started_us: self.core.started_us,
+        }))
+    }
+}

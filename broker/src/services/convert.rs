@@ -1,0 +1,190 @@
+//! Between protobuf messages and the types of the broker. Nothing below this module knows protobuf.
+
+use std::time::Duration;
+
+use aqueduct_client::Record;
+use aqueduct_proto::v1;
+use aqueduct_storage::{Batch, BatchHeader, Codec, Durability, ProducerSequence, TopicMeta};
+
+use crate::{
+    batch_check,
+    error::{PublishError, TopicError},
+    partition::{Appended, Partition},
+    topics::{
+        Topic,
+        settings::{NewTopic, TopicChange},
+    },
+};
+
+pub(super) fn batch_to_wire(batch: Batch) -> v1::Batch {
+    let Batch { header, payload } = batch;
+    v1::Batch {
+        base_offset: header.base_offset,
+        record_count: header.record_count,
+        codec: codec_to_wire(header.codec).into(),
+        crc32: header.payload_crc,
+        records: payload,
+        append_time_us: header.append_time_us,
+        max_timestamp_us: header.max_timestamp_us,
+        offset_span: header.offset_span,
+        offset_deltas: header.offset_deltas,
+        attributes: header.attributes,
+        epoch: header.epoch,
+        producer: header.producer.map(sequence_to_wire),
+        key_hashes: header.key_hashes,
+    }
+}
+
+/// A published batch. What the broker sets, offset, time and epoch, is left to it.
+pub(super) fn batch_from_wire(batch: v1::Batch) -> Result<Batch, PublishError> {
+    let codec = v1::Codec::try_from(batch.codec).map_err(|_| PublishError::Invalid {
+        field: "batch.codec",
+        reason: format!("{} is none of NONE, LZ4 and ZSTD", batch.codec),
+    })?;
+    let header = BatchHeader {
+        record_count: batch.record_count,
+        codec: codec_from_wire(codec),
+        payload_crc: batch.crc32,
+        max_timestamp_us: batch.max_timestamp_us,
+        offset_span: batch.offset_span,
+        offset_deltas: batch.offset_deltas,
+        attributes: batch.attributes,
+        producer: batch.producer.map(sequence_from_wire).transpose()?,
+        key_hashes: batch.key_hashes,
+        ..BatchHeader::default()
+    };
+    Ok(Batch { header, payload: batch.records })
+}
+
+pub(super) fn sequence_from_wire(producer: v1::ProducerSequence) -> Result<ProducerSequence, PublishError> {
+    batch_check::producer_sequence(&producer.id, producer.epoch, producer.sequence)
+}
+
+fn sequence_to_wire(producer: ProducerSequence) -> v1::ProducerSequence {
+    v1::ProducerSequence { id: producer.id.to_vec().into(), epoch: producer.epoch, sequence: producer.sequence }
+}
+
+pub(super) fn record_to_wire(record: Record) -> v1::Record {
+    let headers = record.headers.into_iter();
+    v1::Record {
+        key: record.key,
+        value: record.value,
+        headers: headers.map(|header| v1::Header { name: header.name, value: header.value }).collect(),
+        timestamp_us: record.timestamp.map(|time| time.as_micros()),
+    }
+}
+
+fn codec_from_wire(codec: v1::Codec) -> Codec {
+    match codec {
+        v1::Codec::Unspecified | v1::Codec::None => Codec::None,
+        v1::Codec::Lz4 => Codec::Lz4,
+        v1::Codec::Zstd => Codec::Zstd,
+    }
+}
+
+fn codec_to_wire(codec: Codec) -> v1::Codec {
+    match codec {
+        Codec::None => v1::Codec::None,
+        Codec::Lz4 => v1::Codec::Lz4,
+        Codec::Zstd => v1::Codec::Zstd,
+    }
+}
+
+pub(super) fn durability_to_wire(durability: Durability) -> v1::Durability {
+    match durability {
+        Durability::Fsync => v1::Durability::Fsync,
+        Durability::Os => v1::Durability::Os,
+    }
+}
+
+fn durability_from_wire(durability: i32) -> Result<Durability, TopicError> {
+    match v1::Durability::try_from(durability) {
+        Ok(v1::Durability::Unspecified | v1::Durability::Fsync) => Ok(Durability::Fsync),
+        Ok(v1::Durability::Os) => Ok(Durability::Os),
+        Err(_) => {
+            let reason = format!("{durability} is none of FSYNC and OS");
+            Err(TopicError::Config { field: "durability", reason })
+        }
+    }
+}
+
+pub(super) fn ack_to_wire(topic: &TopicMeta, partition: u32, appended: Appended) -> v1::PublishAck {
+    v1::PublishAck {
+        topic: topic.name.clone(),
+        topic_id: topic.id.to_vec().into(),
+        partition,
+        base_offset: appended.base_offset,
+        record_count: appended.record_count,
+        append_time_us: appended.append_time_us,
+        durability: durability_to_wire(topic.durability).into(),
+        duplicate: appended.duplicate,
+        epoch: appended.epoch,
+    }
+}
+
+pub(super) fn topic_to_wire(meta: &TopicMeta) -> v1::Topic {
+    v1::Topic {
+        name: meta.name.clone(),
+        id: meta.id.to_vec().into(),
+        config: Some(v1::TopicConfig {
+            partitions: meta.partitions,
+            retention_bytes: meta.retention_bytes,
+            retention_age_ms: meta.retention_age.map(duration_to_ms),
+            durability: durability_to_wire(meta.durability).into(),
+            segment_bytes: meta.segment_bytes,
+            owner: meta.owner.clone(),
+        }),
+        created_us: meta.created_us,
+    }
+}
+
+pub(super) fn partitions_to_wire(topic: &Topic) -> Vec<v1::PartitionInfo> {
+    topic.partitions().iter().map(|partition| partition_to_wire(partition)).collect()
+}
+
+fn partition_to_wire(partition: &Partition) -> v1::PartitionInfo {
+    let failure = partition.failure().unwrap_or_default();
+    let Ok(log) = partition.log() else {
+        return v1::PartitionInfo { partition: partition.index(), failure, ..v1::PartitionInfo::default() };
+    };
+    let window = *log.watch().borrow();
+    let stats = log.stats();
+    v1::PartitionInfo {
+        partition: partition.index(),
+        log_start: window.log_start,
+        high_watermark: window.high_watermark,
+        size_bytes: stats.size_bytes,
+        segments: stats.segments,
+        epoch: stats.epoch,
+        failure,
+    }
+}
+
+pub(super) fn new_topic_from_wire(config: Option<v1::TopicConfig>) -> Result<NewTopic, TopicError> {
+    let config = config.ok_or_else(|| TopicError::Config {
+        field: "config",
+        reason: "must be given, at least with `partitions`".to_owned(),
+    })?;
+    Ok(NewTopic {
+        partitions: config.partitions,
+        retention_bytes: config.retention_bytes,
+        retention_age: config.retention_age_ms.map(Duration::from_millis),
+        durability: durability_from_wire(config.durability)?,
+        segment_bytes: config.segment_bytes,
+        owner: config.owner,
+    })
+}
+
+pub(super) fn topic_change_from_wire(request: v1::AlterTopicRequest) -> Result<TopicChange, TopicError> {
+    Ok(TopicChange {
+        partitions: request.partitions,
+        retention_bytes: request.retention_bytes.map(|bytes| (bytes > 0).then_some(bytes)),
+        retention_age: request.retention_age_ms.map(|ms| (ms > 0).then(|| Duration::from_millis(ms))),
+        durability: request.durability.map(durability_from_wire).transpose()?,
+        owner: request.owner,
+    })
+}
+
+pub(super) fn duration_to_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

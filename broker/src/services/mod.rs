@@ -1,0 +1,20 @@
+//! The gRPC services: protobuf in, protobuf out. Everything they decide, they ask the broker's other parts.
+
+use tonic::Status;
+
+mod admin;
+mod convert;
+mod fetch;
+mod groups;
+mod log;
+mod publish;
+mod publish_plan;
+mod subscribe;
+mod topics;
+
+pub(crate) use self::{admin::AdminService, groups::GroupsService, log::LogService, topics::TopicsService};
+
+/// How streams end when the broker stops. Nothing that was not answered has been written.
+fn draining_status() -> Status {
+    Status::unavailable("the broker is shutting down: connect again")
+}

@@ -1,0 +1,93 @@
+//! The service `Topics`.
+
+use std::sync::Arc;
+
+use aqueduct_proto::v1::{self, topics_server};
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::{BrokerCore, error::TopicError};
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct TopicsService {
+    core: Arc<BrokerCore>,
+}
+
+impl TopicsService {
+    pub(crate) fn new(core: Arc<BrokerCore>) -> Self {
+        Self { core }
+    }
+}
+
+#[tonic::async_trait]
+impl topics_server::Topics for TopicsService {
+    async fn create(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let request = request.into_inner();
+        let new = convert::new_topic_from_wire(request.config)?;
+        let topic = self.core.topics.create(&request.name, new).await?;
+        tracing::info!(topic = request.name, partitions = topic.partitions().len(), "topic created");
+        Ok(Response::new(v1::CreateTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let topic = self.core.topics.find(&request.into_inner().name)?;
+        let meta = topic.meta();
+        Ok(Response::new(v1::DescribeTopicResponse {
+            topic: Some(convert::topic_to_wire(&meta)),
+            partitions: convert::partitions_to_wire(&topic),
+            groups: self.core.groups.groups_of_topic(meta.id).await?,
+        }))
+    }
+
+    async fn list(&self, _request: Request<v1::ListTopicsRequest>) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let topics = self.core.topics.list().iter().map(|topic| convert::topic_to_wire(&topic.meta())).collect();
+        Ok(Response::new(v1::ListTopicsResponse { topics }))
+    }
+
+    async fn alter(&self, request: Request<v1::AlterTopicRequest>) -> Result<Response<v1::AlterTopicResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let topic = self.core.topics.alter(&name, convert::topic_change_from_wire(request)?).await?;
+        tracing::info!(topic = name, "topic altered");
+        Ok(Response::new(v1::AlterTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let v1::DeleteTopicRequest { name, topic_id, force } = request.into_inner();
+        let id = self.core.topics.find(&name)?.meta().id;
+        let users = self.core.groups.active_groups(id).await?;
+        if !force && !users.is_empty() {
+            return Err(TopicError::InUse { topic: name, users: users.join(", ") }.into());
+        }
+        self.core.topics.delete(&name, &topic_id).await?;
+        self.core.groups.topic_deleted(id).await?;
+        tracing::info!(topic = name, "topic deleted");
+        Ok(Response::new(v1::DeleteTopicResponse {}))
+    }
+
+    async fn truncate(
+        &self,
+        request: Request<v1::TruncateTopicRequest>,
+    ) -> Result<Response<v1::TruncateTopicResponse>, Status> {
+        let v1::TruncateTopicRequest { name, partition, before_offset } = request.into_inner();
+        let partition = self.core.topics.find(&name)?.partition(partition)?;
+        let log = partition.log()?;
+        let window = *log.watch().borrow();
+        if before_offset > window.high_watermark {
+            let source = crate::engine::ReadError::OutOfRange { requested: before_offset, window };
+            return Err(crate::error::FetchError::Read { topic: name, partition: partition.index(), source }.into());
+        }
+        let log_start = log.trim(before_offset).await.map_err(TopicError::from)?;
+        Ok(Response::new(v1::TruncateTopicResponse { log_start }))
+    }
+}

@@ -1,0 +1,185 @@
+//! The one place that chooses gRPC codes, machine-readable reasons and details for errors.
+//!
+//! `UNAVAILABLE` is sent only when nothing was written; `UNKNOWN` means that it may have been.
+
+use std::{collections::HashMap, time::Duration};
+
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    engine::{EngineError, ReadError},
+    error::{FetchError, PublishError, TopicError},
+};
+
+/// The domain of every `ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "aqueduct";
+
+/// When to try again what failed for a passing reason.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// An error on its way to the wire.
+pub(crate) struct StatusParts {
+    code: Code,
+    details: ErrorDetails,
+}
+
+impl StatusParts {
+    /// `reason` is in SCREAMING_SNAKE_CASE and stable: clients decide by it.
+    pub(crate) fn new(code: Code, reason: &'static str, metadata: &[(&str, String)]) -> Self {
+        let metadata: HashMap<String, String> =
+            metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        Self { code, details: ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata) }
+    }
+
+    pub(crate) fn retry_after(mut self, delay: Duration) -> Self {
+        self.details.set_retry_info(Some(delay));
+        self
+    }
+
+    pub(crate) fn field(mut self, field: &str, reason: &str) -> Self {
+        self.details.add_bad_request_violation(field, reason);
+        self
+    }
+
+    pub(crate) fn status(self, message: impl Into<String>) -> Status {
+        Status::with_error_details(self.code, message, self.details)
+    }
+}
+
+/// The same error as a message inside a response.
+pub(crate) fn to_message(status: &Status) -> tonic_types::Status {
+    if !status.details().is_empty()
+        && let Ok(message) = tonic_types::Status::decode(status.details())
+    {
+        return message;
+    }
+    tonic_types::Status { code: status.code().into(), message: status.message().to_owned(), details: Vec::new() }
+}
+
+impl From<TopicError> for Status {
+    fn from(error: TopicError) -> Self {
+        topic_parts(&error).status(error.to_string())
+    }
+}
+
+fn topic_parts(error: &TopicError) -> StatusParts {
+    let topic = |name: &str| vec![("topic", name.to_owned())];
+    match error {
+        TopicError::Name { source, .. } => {
+            StatusParts::new(Code::InvalidArgument, "INVALID_NAME", &[]).field("topic", &source.to_string())
+        }
+        TopicError::Unknown(name) => StatusParts::new(Code::NotFound, "TOPIC_NOT_FOUND", &topic(name)),
+        TopicError::UnknownPartition { topic, partition, partitions } => StatusParts::new(
+            Code::NotFound,
+            "PARTITION_NOT_FOUND",
+            &[("topic", topic.clone()), ("partition", partition.to_string()), ("partitions", partitions.to_string())],
+        ),
+        TopicError::Exists(name) => StatusParts::new(Code::AlreadyExists, "TOPIC_EXISTS", &topic(name)),
+        TopicError::WrongId { topic: name } => {
+            StatusParts::new(Code::FailedPrecondition, "TOPIC_ID_MISMATCH", &topic(name))
+        }
+        TopicError::Config { field, reason } => {
+            StatusParts::new(Code::InvalidArgument, "INVALID_CONFIG", &[]).field(field, reason)
+        }
+        TopicError::InUse { topic: name, .. } => StatusParts::new(Code::FailedPrecondition, "TOPIC_IN_USE", &topic(name)),
+        TopicError::PartitionFailed { topic, partition, .. } => StatusParts::new(
+            Code::Internal,
+            "PARTITION_FAILED",
+            &[("topic", topic.clone()), ("partition", partition.to_string())],
+        ),
+        TopicError::Engine(_) => StatusParts::new(Code::Internal, "ENGINE", &[]),
+    }
+}
+
+impl From<EngineError> for Status {
+    fn from(error: EngineError) -> Self {
+        TopicError::Engine(error).into()
+    }
+}
+
+impl From<PublishError> for Status {
+    fn from(error: PublishError) -> Self {
+        let parts = match &error {
+            PublishError::Topic(error) => topic_parts(error),
+            PublishError::Invalid { field, reason } => {
+                StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
+            }
+            PublishError::TooLarge { what, actual, limit, .. } => StatusParts::new(
+                Code::InvalidArgument,
+                "TOO_LARGE",
+                &[("what", (*what).to_owned()), ("actual", actual.to_string()), ("limit", limit.to_string())],
+            ),
+            PublishError::SequenceGap { expected, actual } => StatusParts::new(
+                Code::FailedPrecondition,
+                "SEQUENCE_GAP",
+                &[("expected_sequence", expected.to_string()), ("sequence", actual.to_string())],
+            ),
+            PublishError::SequenceTooOld { actual, .. } => {
+                StatusParts::new(Code::FailedPrecondition, "SEQUENCE_TOO_OLD", &[("sequence", actual.to_string())])
+            }
+            PublishError::ProducerFenced { current, .. } => {
+                StatusParts::new(Code::FailedPrecondition, "PRODUCER_FENCED", &[("epoch", current.to_string())])
+            }
+            PublishError::Overloaded { reason, culprit, retry_after } => {
+                StatusParts::new(Code::ResourceExhausted, reason, &[("culprit", culprit.clone())]).retry_after(*retry_after)
+            }
+            PublishError::DiskFull => {
+                StatusParts::new(Code::ResourceExhausted, "DISK_FULL", &[("culprit", "the disk of the broker".into())])
+                    .retry_after(Duration::from_secs(1))
+            }
+            PublishError::Unavailable { topic, partition, .. } => StatusParts::new(
+                Code::Unavailable,
+                "PARTITION_UNAVAILABLE",
+                &[("topic", topic.clone()), ("partition", partition.to_string())],
+            )
+            .retry_after(RETRY_DELAY),
+            PublishError::Unknown(_) => StatusParts::new(Code::Unknown, "OUTCOME_UNKNOWN", &[]),
+            PublishError::Unsupported(what) => {
+                StatusParts::new(Code::Unimplemented, "UNSUPPORTED", &[("what", (*what).to_owned())])
+            }
+        };
+        parts.status(error.to_string())
+    }
+}
+
+impl From<FetchError> for Status {
+    fn from(error: FetchError) -> Self {
+        let parts = match &error {
+            FetchError::Topic(error) => topic_parts(error),
+            FetchError::Invalid { field, reason } => {
+                StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
+            }
+            FetchError::Read { topic, partition, source } => read_parts(topic, *partition, source),
+            FetchError::Undecodable { topic, partition, offset, .. } => StatusParts::new(
+                Code::DataLoss,
+                "UNDECODABLE",
+                &[("topic", topic.clone()), ("partition", partition.to_string()), ("offset", offset.to_string())],
+            ),
+        };
+        parts.status(error.to_string())
+    }
+}
+
+fn read_parts(topic: &str, partition: u32, error: &ReadError) -> StatusParts {
+    let place = [("topic", topic.to_owned()), ("partition", partition.to_string())];
+    let with = |more: &[(&'static str, String)]| -> Vec<(&str, String)> { place.iter().chain(more).cloned().collect() };
+    match error {
+        ReadError::OutOfRange { requested, window } => StatusParts::new(
+            Code::OutOfRange,
+            "OFFSET_OUT_OF_RANGE",
+            &with(&[
+                ("requested", requested.to_string()),
+                ("log_start", window.log_start.to_string()),
+                ("high_watermark", window.high_watermark.to_string()),
+            ]),
+        ),
+        ReadError::Damaged { from, to, .. } => StatusParts::new(
+            Code::DataLoss,
+            "OFFSETS_DAMAGED",
+            &with(&[("from", from.to_string()), ("to", to.to_string())]),
+        ),
+        ReadError::Failed(_) => StatusParts::new(Code::Internal, "READ_FAILED", &place),
+    }
+}

@@ -1,0 +1,82 @@
+//! A broker for your own tests.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::{Broker, BrokerConfig, OpenError, client::Client};
+
+/// A broker on a temporary directory that goes when this is dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use aqueduct::{client::Record, testing::TestBroker};
+///
+/// let broker = TestBroker::start().await?;
+/// let client = broker.client();
+/// client.topics().create("orders").build().await?;
+/// let receipt = client.publish("orders", Record::new("one anvil")).await?;
+/// assert_eq!(receipt.to_string(), "orders/0@0");
+/// # Ok(()) }
+/// ```
+pub struct TestBroker {
+    broker: Broker,
+    directory: Directory,
+}
+
+/// Removed when it is dropped.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // A directory left behind under the system's temporary one harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl TestBroker {
+    /// Starts a broker with the default settings.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn start() -> Result<Self, OpenError> {
+        Self::start_with(BrokerConfig::default()).await
+    }
+
+    /// Starts a broker with settings of your own.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn start_with(config: BrokerConfig) -> Result<Self, OpenError> {
+        let path = std::env::temp_dir().join(format!("aqueduct-test-{}", uuid::Uuid::new_v4().simple()));
+        let directory = Directory(path);
+        let broker = Broker::open_with(&directory.0, config).await?;
+        Ok(Self { broker, directory })
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        self.broker.client()
+    }
+
+    /// The broker itself.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Stops it and starts it again on the same data. Clients of before find it gone: make new ones.
+    ///
+    /// # Errors
+    /// See [`OpenError`], and what stopping says.
+    pub async fn restart(self) -> Result<Self, OpenError> {
+        let config = self.broker.core.config.clone();
+        self.broker.shutdown(Duration::from_secs(10)).await?;
+        let Self { broker, directory } = self;
+        drop(broker);
+        let broker = Broker::open_with(&directory.0, config).await?;
+        Ok(Self { broker, directory })
+    }
+
+    /// Where its data lies.
+    pub fn directory(&self) -> io::Result<&std::path::Path> {
+        self.directory.0.metadata().map(|_| self.directory.0.as_path())
+    }
+}

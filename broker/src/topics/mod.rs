@@ -1,0 +1,251 @@
+//! The registry of topics: names to open logs. Readers take an `Arc<Topic>` and keep it; [`Topic::deleted`] tells them
+//! when it has gone.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+use aqueduct_storage::TopicMeta;
+use futures_util::future::join_all;
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, watch};
+
+use self::settings::{NewTopic, TopicChange};
+use crate::{
+    budget::Budget,
+    clock,
+    engine::{EngineError, MetaStore, PartitionLog, TopicLogs},
+    error::TopicError,
+    names,
+    partition::Partition,
+};
+
+pub mod settings;
+
+/// A topic that is open.
+pub struct Topic {
+    meta: RwLock<Arc<TopicMeta>>,
+    partitions: RwLock<Arc<[Arc<Partition>]>>,
+    deleted: watch::Sender<bool>,
+}
+
+impl Topic {
+    /// Name, identity and configuration as of now.
+    pub fn meta(&self) -> Arc<TopicMeta> {
+        Arc::clone(&self.meta.read())
+    }
+
+    /// In order of their numbers.
+    pub fn partitions(&self) -> Arc<[Arc<Partition>]> {
+        Arc::clone(&self.partitions.read())
+    }
+
+    /// The partition of that number.
+    ///
+    /// # Errors
+    /// [`TopicError::UnknownPartition`].
+    pub fn partition(&self, index: u32) -> Result<Arc<Partition>, TopicError> {
+        let partitions = self.partitions.read();
+        usize::try_from(index).ok().and_then(|i| partitions.get(i)).cloned().ok_or_else(|| {
+            TopicError::UnknownPartition {
+                topic: self.meta().name.clone(),
+                partition: index,
+                partitions: partitions.len(),
+            }
+        })
+    }
+
+    /// Becomes `true` once, when the topic is deleted.
+    pub fn deleted(&self) -> watch::Receiver<bool> {
+        self.deleted.subscribe()
+    }
+
+    /// Whether it has gone.
+    pub fn is_deleted(&self) -> bool {
+        *self.deleted.borrow()
+    }
+
+    /// Refuses a request that was meant for another topic of the same name.
+    ///
+    /// # Errors
+    /// [`TopicError::WrongId`] unless `id` is empty or this topic's.
+    pub fn check_id(&self, id: &[u8]) -> Result<(), TopicError> {
+        let meta = self.meta();
+        if id.is_empty() || id == meta.id {
+            return Ok(());
+        }
+        Err(TopicError::WrongId { topic: meta.name.clone() })
+    }
+}
+
+/// All topics. Reading takes no lock for longer than a look; changes are made one at a time.
+pub struct Topics {
+    meta: Arc<dyn MetaStore>,
+    by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
+    changing: Mutex<()>,
+    budget_bytes: u64,
+}
+
+impl Topics {
+    /// Opens every topic that is stored. `budget_bytes` bounds what waits for the disk, for each topic.
+    ///
+    /// # Errors
+    /// If the engine cannot list them; a partition that does not open is part of its topic, and says why.
+    pub async fn open(meta: Arc<dyn MetaStore>, budget_bytes: u64) -> Result<Arc<Self>, EngineError> {
+        let stored = meta.open_topics().await?;
+        let topics = Self { meta, by_name: RwLock::default(), changing: Mutex::default(), budget_bytes };
+        for logs in stored {
+            topics.insert(logs);
+        }
+        Ok(Arc::new(topics))
+    }
+
+    /// The topic of that name.
+    ///
+    /// # Errors
+    /// [`TopicError::Unknown`], or [`TopicError::Name`] if there cannot be one.
+    pub fn find(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+        if let Some(topic) = self.by_name.read().get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        check_name(name)?;
+        Err(TopicError::Unknown(name.to_owned()))
+    }
+
+    /// The topic with that identity.
+    pub fn find_by_id(&self, id: &[u8; 16]) -> Option<Arc<Topic>> {
+        self.by_name.read().values().find(|topic| topic.meta().id == *id).cloned()
+    }
+
+    /// Every topic, in order of names.
+    pub fn list(&self) -> Vec<Arc<Topic>> {
+        self.by_name.read().values().cloned().collect()
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// [`TopicError::Exists`], [`TopicError::Name`], [`TopicError::Config`], or what the engine says.
+    pub async fn create(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+        check_name(name)?;
+        let new = new.checked()?;
+        let _changing = self.changing.lock().await;
+        if self.by_name.read().contains_key(name) {
+            return Err(TopicError::Exists(name.to_owned()));
+        }
+        let id = *uuid::Uuid::new_v4().as_bytes();
+        let logs = self.meta.create_topic(new.into_meta(name, id, clock::now_us())).await?;
+        Ok(self.insert(logs))
+    }
+
+    /// Changes settings; what is absent stays.
+    ///
+    /// # Errors
+    /// [`TopicError::Unknown`], [`TopicError::Config`], or what the engine says.
+    pub async fn alter(&self, name: &str, change: TopicChange) -> Result<Arc<Topic>, TopicError> {
+        let _changing = self.changing.lock().await;
+        let topic = self.find(name)?;
+        let meta = change.apply(&topic.meta())?;
+        let added = self.meta.update_topic(meta.clone()).await?;
+        let mut partitions = topic.partitions().to_vec();
+        let budget = topic_budget(name, self.budget_bytes);
+        let budget = partitions.first().map_or(budget, |first| Arc::clone(first.budget()));
+        for log in added {
+            partitions.push(partition_of(name, partitions.len(), Ok(log), &budget));
+        }
+        *topic.partitions.write() = partitions.into();
+        *topic.meta.write() = Arc::new(meta);
+        Ok(topic)
+    }
+
+    /// Deletes a topic and its events: new requests no longer find it, what is queued is finished, its readers are
+    /// told, and then its files go.
+    ///
+    /// # Errors
+    /// [`TopicError::Unknown`], [`TopicError::WrongId`], or what the engine says.
+    pub async fn delete(&self, name: &str, id: &[u8]) -> Result<(), TopicError> {
+        let _changing = self.changing.lock().await;
+        let topic = self.find(name)?;
+        topic.check_id(id)?;
+        self.by_name.write().remove(name);
+        topic.deleted.send_replace(true);
+        close_all([Arc::clone(&topic)]).await;
+        self.meta.delete_topic(topic.meta().as_ref().clone()).await?;
+        Ok(())
+    }
+
+    /// Finishes what is queued and closes every log with the mark of a clean stop.
+    pub async fn close(&self) {
+        let _changing = self.changing.lock().await;
+        let topics = std::mem::take(&mut *self.by_name.write());
+        close_all(topics.into_values()).await;
+    }
+
+    fn insert(&self, logs: TopicLogs) -> Arc<Topic> {
+        let name = logs.meta.name.clone();
+        let budget = topic_budget(&name, self.budget_bytes);
+        let partitions =
+            logs.partitions.into_iter().enumerate().map(|(i, log)| partition_of(&name, i, log, &budget)).collect();
+        let topic = Arc::new(Topic {
+            meta: RwLock::new(Arc::new(logs.meta)),
+            partitions: RwLock::new(partitions),
+            deleted: watch::Sender::new(false),
+        });
+        self.by_name.write().insert(name, Arc::clone(&topic));
+        topic
+    }
+}
+
+/// Applies the retention of every topic that has one, every `interval`, for as long as the registry lives.
+pub async fn enforce_retention(topics: Weak<Topics>, interval: std::time::Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(topics) = topics.upgrade() else { return };
+        for topic in topics.list() {
+            let meta = topic.meta();
+            if meta.retention_bytes.is_none() && meta.retention_age.is_none() {
+                continue;
+            }
+            for partition in topic.partitions().iter() {
+                let Ok(log) = partition.log() else { continue };
+                if let Err(error) = log.enforce_retention(clock::now_us()).await {
+                    tracing::error!(topic = %meta.name, partition = partition.index(), "retention failed: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), TopicError> {
+    names::check(name).map_err(|source| TopicError::Name { name: name.chars().take(260).collect(), source })
+}
+
+fn topic_budget(name: &str, bytes: u64) -> Arc<Budget> {
+    Arc::new(Budget::new("TOPIC_BUDGET", &format!("topic {name:?}"), bytes))
+}
+
+fn partition_of(
+    topic: &str,
+    index: usize,
+    log: Result<Arc<dyn PartitionLog>, EngineError>,
+    budget: &Arc<Budget>,
+) -> Arc<Partition> {
+    let index = u32::try_from(index).unwrap_or(u32::MAX);
+    Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget)))
+}
+
+async fn close_all(topics: impl IntoIterator<Item = Arc<Topic>>) {
+    let partitions: Vec<_> = topics.into_iter().flat_map(|topic| topic.partitions().to_vec()).collect();
+    let closing = partitions.iter().map(|partition| async move {
+        if let Err(error) = partition.close().await {
+            tracing::error!(
+                topic = partition.topic_name(), partition = partition.index(),
+                "not closed cleanly, so the next start recovers it: {error}"
+            );
+        }
+    });
+    join_all(closing).await;
+}

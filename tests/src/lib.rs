@@ -1,0 +1,11 @@
+//! What the end-to-end tests share: real broker processes, the command line, and conditions with a deadline.
+
+mod broker_process;
+mod cli;
+mod wait;
+
+pub use crate::{
+    broker_process::{BrokerProcess, Launch},
+    cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
+    wait::{eventually, within},
+};
