@@ -385,16 +385,25 @@ fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, D
     Ok(topics)
 }
 
-/// Makes `path` and the directories above it, and their entries durable.
+/// Makes `path` and the directories above it that are missing, from the top, each entry durable before the next: so at
+/// most the lowest one that exists may have been left un-synced by a kill, and is synced here.
 fn make_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match make_dir(disk, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).ok_or(error)?;
-            make_dirs(disk, parent)?;
-            make_dir(disk, path)?;
-            disk.sync_dir(parent)
+    let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    match disk.create_dir(path) {
+        Ok(()) => parent.map_or(Ok(()), |parent| disk.sync_dir(parent)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match parent.map_or(Ok(()), |parent| disk.sync_dir(parent)) {
+                // Made by somebody else, in a place that we may pass through but not read.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            }
         }
-        other => other,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_dirs(disk, parent.ok_or(error)?)?;
+            disk.create_dir(path)?;
+            parent.map_or(Ok(()), |parent| disk.sync_dir(parent))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -221,8 +221,7 @@ impl PartitionLog {
     /// [`StorageError::Failed`] before and after a failure; the disk's.
     pub fn raise_epoch(&mut self) -> Result<u32, StorageError> {
         self.check_health()?;
-        self.epoch += 1;
-        match self.save_state(Stop::Running) {
+        match self.save_raised_epoch() {
             Ok(()) => Ok(self.epoch),
             Err(error) => Err(self.fail(error)),
         }
@@ -275,6 +274,12 @@ impl PartitionLog {
     fn save_state(&mut self, stop: Stop) -> Result<(), StorageError> {
         let state = self.state(stop);
         self.write_state(&state)
+    }
+
+    /// Raises the epoch; one that is not known to be durable is never used.
+    fn save_raised_epoch(&mut self) -> Result<(), StorageError> {
+        self.epoch += 1;
+        self.save_state(Stop::Running).inspect_err(|_| self.epoch -= 1)
     }
 
     fn write_state(&mut self, state: &State) -> Result<(), StorageError> {

@@ -217,7 +217,7 @@ fn recover_unclean(
     let last_append_time_us = outcome.last_append_time_us.or(state.and_then(|state| state.last_append_time_us));
     let new_state = State {
         epoch,
-        log_start: log_start.min(outcome.end),
+        log_start,
         durable_end: outcome.end,
         last_segment,
         segments_crc: segments_crc(&bases),
@@ -264,8 +264,8 @@ fn settle(
         (tail::Ending::Sealed { bytes }, Some(base)) => {
             Some(LastSegment { base, position: bytes, kind: SegmentKind::Sealed })
         }
-        (tail::Ending::Superseded, Some(_)) => {
-            let header = SegmentHeader { epoch, base: outcome.end, age_us };
+        (tail::Ending::Superseded, previous @ Some(_)) => {
+            let header = SegmentHeader { epoch, base: outcome.end, age_us, previous };
             create_segment(&**place.disk, place.dir, place.id, header)?;
             segments.push(Arc::new(Segment::new(place.dir, outcome.end, outcome.end, HEADER_BYTES)));
             Some(active(outcome.end, HEADER_BYTES))

@@ -14,7 +14,7 @@ use crate::batch::LogId;
 use crate::disk::{Disk, DiskFile};
 use crate::segment::format::{HEADER_BYTES, SegmentHeader};
 use crate::segment::{Segment, file_name};
-use crate::state::{LastSegment, SegmentKind, Stop};
+use crate::state::{LastSegment, SegmentKind};
 use crate::{Offset, StorageError};
 
 impl PartitionLog {
@@ -35,8 +35,7 @@ impl PartitionLog {
                 list.push(Arc::new(Segment::sealed(&self.shared.dir, last.base, last.bytes())));
             }
         }
-        self.epoch += 1;
-        self.save_state(Stop::Running)?;
+        self.save_raised_epoch()?;
         let active = self.fresh_segment(high_watermark)?;
         list.push(active.segment.clone());
         self.log_end = high_watermark;

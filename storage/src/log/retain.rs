@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::PartitionLog;
 use super::active::Tail;
+use crate::commit::FileEntry;
 use crate::retention::{self, SealedSegment};
 use crate::segment::{Segment, index_file_name};
 use crate::state::State;
@@ -126,6 +127,12 @@ impl PartitionLog {
     }
 
     fn remove_below(&mut self, log_start: Offset) -> Result<RetentionOutcome, StorageError> {
+        let is_last_new = matches!(&self.tail, Tail::Open(active) if matches!(active.entry, FileEntry::New(..)));
+        if log_start > self.durable.end || is_last_new {
+            // A log start that outlives the records before it would have their offsets used again, and removals that
+            // outlive the creation of the last segment would leave none.
+            self.sync_tail()?;
+        }
         let state = State { log_start, ..self.state(crate::state::Stop::Running) };
         self.write_state(&state).map_err(|error| match error {
             error @ StorageError::Full { .. } => error,

@@ -115,7 +115,9 @@ impl PartitionLog {
     }
 
     pub(super) fn next_segment_header(&self, base: Offset) -> SegmentHeader {
-        SegmentHeader { epoch: self.epoch, base, age_us: self.last_append_age_us }
+        let list = self.shared.segments();
+        let previous = list.iter().rev().map(|segment| segment.base).find(|previous| *previous < base);
+        SegmentHeader { epoch: self.epoch, base, age_us: self.last_append_age_us, previous }
     }
 
     /// Opens the file of a tail that was not touched since the log was opened.

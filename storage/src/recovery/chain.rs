@@ -1,12 +1,13 @@
 //! The segments before the last: is any of them missing?
 //!
 //! A sealed segment says in its trailer where it ends, and the next one must begin there. A segment without a trailer
-//! was superseded after a failure, or its trailer is damaged: then its batches must reach the next segment.
+//! was superseded, or its trailer is damaged: then its batches must reach the next segment, or that one must name it as
+//! the segment before it, and what lies between is damage.
 
 use super::{Listed, Place};
 use crate::disk::Access;
 use crate::segment::file_name;
-use crate::segment::format::{BlockFault, HEADER_BYTES, TRAILER_BYTES, Trailer, damage};
+use crate::segment::format::{BlockFault, HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer, damage};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{End, Step, Walk};
 use crate::state::State;
@@ -59,7 +60,7 @@ fn check_link(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut 
             Ok(())
         }
         Some(trailer) => Err(OpenError::MissingSegment { from: trailer.end, to: next_base, after: path }),
-        None => walk_to(place, segment, next_base, links),
+        None => walk_to(place, segment, next_base, names_as_previous(place, next_base, segment.base)?, links),
     }
 }
 
@@ -82,24 +83,53 @@ pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<T
     }
 }
 
-fn walk_to(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut Links) -> Result<(), OpenError> {
+/// Whether the header of the segment at `base` says that the one at `previous` comes before it.
+fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result<Order, StorageError> {
+    let path = place.dir.join(file_name(base));
+    let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
+    let bytes = file
+        .read_at(0, usize::try_from(HEADER_BYTES).unwrap_or(0))
+        .map_err(|error| StorageError::io("read", &path, error))?;
+    let named = SegmentHeader::decode(&bytes, place.id).ok().and_then(|header| header.previous);
+    Ok(if named == Some(previous) { Order::Adjacent } else { Order::Unknown })
+}
+
+/// What is known of two segments that follow each other in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// None was ever between them.
+    Adjacent,
+    Unknown,
+}
+
+fn walk_to(
+    place: Place<'_>,
+    segment: Listed,
+    next_base: Offset,
+    order: Order,
+    links: &mut Links,
+) -> Result<(), OpenError> {
     let path = place.dir.join(file_name(segment.base));
     let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
     let scan = HeaderScan::new(file, &path, place.id, HEADER_BYTES, segment.bytes);
     let mut walk = Walk::new(scan, segment.base, next_base, 0);
-    let mut is_damaged_to_the_end = false;
+    let mut end_of_damage = None;
     loop {
         match walk.step()? {
             Step::Batch { stored, .. } => links.epoch = links.epoch.max(stored.header.epoch),
             Step::Damage { position, from, to, what } => {
-                is_damaged_to_the_end = to.is_none();
+                end_of_damage = Some(to.unwrap_or(next_base));
                 links.damage.push(damage(from..to.unwrap_or(next_base), &path, position, what));
             }
-            Step::End(End::Limit) => break,
-            Step::End(End::File | End::Trailer(_)) if is_damaged_to_the_end => break,
-            Step::End(End::File | End::Trailer(_)) => {
-                return Err(OpenError::MissingSegment { from: walk.expected(), to: next_base, after: path });
+            Step::End(End::File | End::Trailer(_)) if end_of_damage != Some(next_base) => {
+                let from = walk.expected();
+                if order == Order::Unknown {
+                    return Err(OpenError::MissingSegment { from, to: next_base, after: path });
+                }
+                links.damage.push(damage(from..next_base, &path, walk.position(), "the batches end early"));
+                break;
             }
+            Step::End(End::Limit | End::File | End::Trailer(_)) => break,
         }
     }
     links.scanned_bytes += walk.bytes_read();

@@ -25,6 +25,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) base: Offset,
     /// The log's age clock at the last append before this segment; every earlier record was appended by then.
     pub(crate) age_us: u64,
+    /// Base of the segment before this one, so that a missing segment is told from one that was cut short.
+    pub(crate) previous: Option<Offset>,
 }
 
 /// What a sealed segment says about itself. It is written only when everything below `end` is durable.
@@ -58,6 +60,8 @@ impl SegmentHeader {
         put(&mut out, id.0);
         put(&mut out, self.base.to_le_bytes());
         put(&mut out, self.age_us.to_le_bytes());
+        put(&mut out, self.previous.unwrap_or_default().to_le_bytes());
+        put(&mut out, u32::from(self.previous.is_some()).to_le_bytes());
         sealed(out, id)
     }
 
@@ -65,7 +69,8 @@ impl SegmentHeader {
         let mut fields = checked(bytes, HEADER_MAGIC, id)?;
         let epoch = fields.u32();
         let _log_id: [u8; 16] = fields.bytes(); // for people with a hex dump; the CRC is bound to it
-        Ok(Self { epoch, base: fields.u64(), age_us: fields.u64() })
+        let (base, age_us, previous, flags) = (fields.u64(), fields.u64(), fields.u64(), fields.u32());
+        Ok(Self { epoch, base, age_us, previous: Some(previous).filter(|_| flags & 1 != 0) })
     }
 }
 
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
 
     const ID: LogId = LogId([3; 16]);
-    const HEADER: SegmentHeader = SegmentHeader { epoch: 2, base: 77, age_us: 5 };
+    const HEADER: SegmentHeader = SegmentHeader { epoch: 2, base: 77, age_us: 5, previous: Some(3) };
     const TRAILER: Trailer = Trailer { epoch: 3, base: 77, end: 99, position: 4_096, last_append_time_us: -1 };
 
     #[test]

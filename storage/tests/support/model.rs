@@ -168,7 +168,9 @@ impl Model {
 
     /// As [`Model::check_content`], on a disk whose power may go meanwhile.
     fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<()> {
-        match read_from(&log.reader(), log.window().log_start) {
+        let read = || read_from(&log.reader(), log.window().log_start);
+        // A fault befalls one operation: the second attempt is spared.
+        match read().or_else(|_| read()) {
             Ok(found) => self.check_found(log, found, context),
             Err(_) if disk.is_off() => return None,
             Err(error) => panic!("{context}: {error}"),
