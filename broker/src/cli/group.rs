@@ -1,0 +1,407 @@
+//! `aqueduct group …`: consumer groups and their positions.
+
+use std::time::Duration;
+
+use aqueduct_client::{GroupDescription, GroupInfo, GroupMode, GroupPolicy, Start};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::Global;
+use super::exit::{CliError, Exit};
+use super::lag::{self, LagJson};
+use super::render::{self, Align, Format};
+use super::session::{Session, changed};
+use super::{size, start, stdout, time};
+
+/// Consumer groups: who reads, how far they have got, and moving them
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  aqueduct group list
+  aqueduct group describe billing
+  aqueduct group reset billing orders --to earliest --dry-run
+  aqueduct group reset billing orders --to 2026-03-01T08:00:00Z")]
+pub(super) enum GroupCommand {
+    List,
+    Describe(NameArgs),
+    Create(CreateArgs),
+    Alter(AlterArgs),
+    Reset(ResetArgs),
+    Delete(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NameArgs {
+    /// The group
+    group: String,
+}
+
+/// Make a group before its first member does
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aqueduct group create billing --mode keyed --ack-timeout 2m
+  aqueduct group create audit --start latest")]
+pub(super) struct CreateArgs {
+    /// 1 to 249 of letters, digits, '.', '_' and '-'
+    group: String,
+    /// How records are spread over members
+    #[arg(long, value_enum, default_value = "ordered")]
+    mode: ModeArg,
+    /// Where a topic without a committed offset begins: earliest, latest, an offset or a time
+    #[arg(long, value_parser = start::parse, default_value = "earliest", value_name = "WHERE")]
+    start: Start,
+    /// A record that is not settled within this time is delivered again [default: 30s]
+    #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
+    ack_timeout: Option<Duration>,
+}
+
+/// Change a group's policy
+#[derive(Debug, Args)]
+pub(super) struct AlterArgs {
+    /// The group
+    group: String,
+    /// Where a topic without a committed offset begins
+    #[arg(long, value_parser = start::parse, value_name = "WHERE")]
+    start: Option<Start>,
+    /// A record that is not settled within this time is delivered again
+    #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
+    ack_timeout: Option<Duration>,
+}
+
+/// Move a group's committed offsets; refused while members are active
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  aqueduct group reset billing orders --to earliest --dry-run    # say what would change
+  aqueduct group reset billing orders --to 1042 --partition 3
+  aqueduct group reset billing orders --shift -100               # read the last 100 of each partition again")]
+#[command(group = clap::ArgGroup::new("target").required(true))]
+pub(super) struct ResetArgs {
+    /// The group
+    group: String,
+    /// The topic; may be left out if the group reads only one
+    topic: Option<String>,
+    /// earliest, latest, an offset or a time such as 2026-03-01T08:00:00Z
+    #[arg(long, group = "target", value_parser = start::parse, value_name = "WHERE")]
+    to: Option<Start>,
+    /// Relative to the committed offset, kept within the log
+    #[arg(long, group = "target", allow_negative_numbers = true, value_name = "RECORDS")]
+    shift: Option<i64>,
+    /// Only this partition; may be repeated [default: all]
+    #[arg(long = "partition", value_name = "P")]
+    partitions: Vec<u32>,
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ModeArg {
+    /// A partition belongs to one member
+    Ordered,
+    /// Records are spread over members
+    Shared,
+    /// Spread, but one key is with one member at a time and in order
+    Keyed,
+}
+
+impl From<ModeArg> for GroupMode {
+    fn from(arg: ModeArg) -> Self {
+        match arg {
+            ModeArg::Ordered => Self::Ordered,
+            ModeArg::Shared => Self::Shared,
+            ModeArg::Keyed => Self::Keyed,
+        }
+    }
+}
+
+pub(super) async fn run(global: &Global, command: GroupCommand) -> anyhow::Result<Exit> {
+    match command {
+        GroupCommand::List => list(global).await,
+        GroupCommand::Describe(args) => describe(global, &args).await,
+        GroupCommand::Create(args) => create(global, args).await,
+        GroupCommand::Alter(args) => alter(global, args).await,
+        GroupCommand::Reset(args) => reset(global, args).await,
+        GroupCommand::Delete(args) => delete(global, &args).await,
+    }
+}
+
+async fn list(global: &Global) -> anyhow::Result<Exit> {
+    let session = Session::open(global).await?;
+    let groups = session.client.groups().list().await?;
+    match global.output {
+        Format::Json => render::print_json(groups.iter().map(GroupJson::from))?,
+        Format::Text if groups.is_empty() => {
+            render::note("there are no groups; `aqueduct subscribe TOPIC --group NAME` makes one");
+        }
+        Format::Text => stdout::print(&render::table(
+            [
+                ("GROUP", Align::Left),
+                ("MODE", Align::Left),
+                ("MEMBERS", Align::Right),
+                ("ACK TIMEOUT", Align::Right),
+                ("TOPICS", Align::Left),
+            ],
+            groups.iter().map(|group| {
+                [
+                    group.name.clone(),
+                    render::or_dash(group.policy.mode),
+                    group.members.to_string(),
+                    render::or_dash(group.policy.ack_timeout.map(time::exact)),
+                    if group.topics.is_empty() { "-".to_owned() } else { group.topics.join(", ") },
+                ]
+            }),
+        ))?,
+    }
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+async fn describe(global: &Global, args: &NameArgs) -> anyhow::Result<Exit> {
+    let session = Session::open(global).await?;
+    let description = session.client.group(&args.group).describe().await?;
+    match global.output {
+        Format::Json => render::print_json([DescriptionJson::from(&description)])?,
+        Format::Text => stdout::print(&describe_text(&description))?,
+    }
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
+    let session = Session::open_server(global, "group create").await?;
+    let policy = GroupPolicy { mode: Some(args.mode.into()), start: Some(args.start), ack_timeout: args.ack_timeout };
+    let created = session.client.group(&args.group).create(policy).await;
+    let group = changed(created, &format!("cannot create group {:?}", args.group))?;
+    print_changed(global, "created", &group)?;
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
+    if args.start.is_none() && args.ack_timeout.is_none() {
+        let what = "nothing to change: name --start or --ack-timeout (the mode of a group cannot change)";
+        return Err(CliError::Usage(what.to_owned()).into());
+    }
+    let session = Session::open_server(global, "group alter").await?;
+    let mut request = session.client.group(&args.group).alter();
+    if let Some(start) = args.start {
+        request = request.start(start);
+    }
+    if let Some(timeout) = args.ack_timeout {
+        request = request.ack_timeout(timeout);
+    }
+    let group = changed(request.build().await, &format!("cannot alter group {:?}", args.group))?;
+    print_changed(global, "altered", &group)?;
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+async fn reset(global: &Global, args: ResetArgs) -> anyhow::Result<Exit> {
+    let session = Session::open_server(global, "group reset").await?;
+    let group = session.client.group(&args.group);
+    let topic = match args.topic {
+        Some(topic) => topic,
+        None => only_topic(&group.describe().await?.group)?,
+    };
+    let mut request = group.reset(&topic).partitions(args.partitions);
+    if let Some(to) = args.to {
+        request = request.to(to);
+    }
+    if let Some(shift) = args.shift {
+        request = request.shift(shift);
+    }
+    if args.dry_run {
+        request = request.dry_run();
+    }
+    let resets = changed(request.build().await, &format!("cannot reset group {:?} on {topic:?}", args.group))?;
+    match global.output {
+        Format::Json => render::print_json(resets.iter().map(|reset| ResetJson {
+            group: &args.group,
+            topic: &topic,
+            partition: reset.partition,
+            from_offset: reset.from_offset,
+            to_offset: reset.to_offset,
+            dry_run: args.dry_run,
+        }))?,
+        Format::Text => stdout::print(&render::table(
+            [("PARTITION", Align::Right), ("FROM", Align::Right), ("TO", Align::Right), ("MOVE", Align::Right)],
+            resets.iter().map(|reset| {
+                let change = i128::from(reset.to_offset) - i128::from(reset.from_offset);
+                [
+                    reset.partition.to_string(),
+                    reset.from_offset.to_string(),
+                    reset.to_offset.to_string(),
+                    if change == 0 { "-".to_owned() } else { format!("{change:+}") },
+                ]
+            }),
+        ))?,
+    }
+    if args.dry_run {
+        render::note("dry run: nothing was changed");
+    }
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+async fn delete(global: &Global, args: &NameArgs) -> anyhow::Result<Exit> {
+    let session = Session::open_server(global, "group delete").await?;
+    let deleted = session.client.group(&args.group).delete().await;
+    changed(deleted, &format!("cannot delete group {:?}", args.group))?;
+    render::note(&format!("deleted group {} and its positions", args.group));
+    session.close().await?;
+    Ok(Exit::Done)
+}
+
+fn only_topic(group: &GroupInfo) -> Result<String, CliError> {
+    match group.topics.as_slice() {
+        [topic] => Ok(topic.clone()),
+        [] => Err(CliError::NotFound(format!("group {:?} reads no topic yet; name one", group.name))),
+        several => Err(CliError::Usage(format!(
+            "group {:?} reads several topics; name one of {}",
+            group.name,
+            several.join(", ")
+        ))),
+    }
+}
+
+fn print_changed(global: &Global, verb: &str, group: &GroupInfo) -> anyhow::Result<()> {
+    match global.output {
+        Format::Json => render::print_json([GroupJson::from(group)])?,
+        Format::Text => render::note(&format!(
+            "{verb} group {}: mode {}, new topics from {}, ack time-out {}",
+            group.name,
+            render::or_dash(group.policy.mode),
+            render::or_dash(group.policy.start.map(start::describe)),
+            render::or_dash(group.policy.ack_timeout.map(time::exact)),
+        )),
+    }
+    Ok(())
+}
+
+fn describe_text(description: &GroupDescription) -> String {
+    let group = &description.group;
+    let mut text = render::fields([
+        ("group", group.name.clone()),
+        ("mode", render::or_dash(group.policy.mode)),
+        ("new topics from", render::or_dash(group.policy.start.map(start::describe))),
+        ("ack time-out", render::or_dash(group.policy.ack_timeout.map(time::exact))),
+        ("created", time::rfc3339_seconds(group.created.as_micros())),
+    ]);
+    text.push('\n');
+    if description.members.is_empty() {
+        text.push_str("no members\n");
+    } else {
+        text.push_str(&render::table(
+            [
+                ("MEMBER", Align::Left),
+                ("TOPIC", Align::Left),
+                ("PARTITIONS", Align::Left),
+                ("OPEN", Align::Right),
+                ("TIME-OUTS", Align::Right),
+                ("SINCE", Align::Left),
+            ],
+            description.members.iter().map(|member| {
+                [
+                    if member.name.is_empty() { member.id.to_string() } else { member.name.clone() },
+                    member.topic.clone(),
+                    joined(&member.partitions),
+                    size::grouped(member.open_records),
+                    member.timeouts.to_string(),
+                    time::rfc3339_seconds(member.joined.as_micros()),
+                ]
+            }),
+        ));
+    }
+    if !description.lag.is_empty() {
+        text.push('\n');
+        text.push_str(&lag::table(&description.lag));
+    }
+    text
+}
+
+fn joined(partitions: &[u32]) -> String {
+    if partitions.is_empty() {
+        return "-".to_owned();
+    }
+    partitions.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[derive(Serialize)]
+struct GroupJson<'a> {
+    name: &'a str,
+    mode: Option<String>,
+    start: Option<String>,
+    ack_timeout_seconds: Option<f64>,
+    topics: &'a [String],
+    members: u32,
+    created_us: i64,
+}
+
+impl<'a> From<&'a GroupInfo> for GroupJson<'a> {
+    fn from(group: &'a GroupInfo) -> Self {
+        Self {
+            name: &group.name,
+            mode: group.policy.mode.map(|mode| mode.to_string()),
+            start: group.policy.start.map(start::describe),
+            ack_timeout_seconds: group.policy.ack_timeout.map(|timeout| timeout.as_secs_f64()),
+            topics: &group.topics,
+            members: group.members,
+            created_us: group.created.as_micros(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct DescriptionJson<'a> {
+    #[serde(flatten)]
+    group: GroupJson<'a>,
+    member_details: Vec<MemberJson<'a>>,
+    lag: Vec<LagJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct MemberJson<'a> {
+    id: u64,
+    name: &'a str,
+    topic: &'a str,
+    partitions: &'a [u32],
+    leaving_partitions: &'a [u32],
+    open_records: u64,
+    timeouts: u64,
+    joined_us: i64,
+}
+
+impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
+    fn from(description: &'a GroupDescription) -> Self {
+        Self {
+            group: GroupJson::from(&description.group),
+            member_details: description
+                .members
+                .iter()
+                .map(|member| MemberJson {
+                    id: member.id,
+                    name: &member.name,
+                    topic: &member.topic,
+                    partitions: &member.partitions,
+                    leaving_partitions: &member.leaving_partitions,
+                    open_records: member.open_records,
+                    timeouts: member.timeouts,
+                    joined_us: member.joined.as_micros(),
+                })
+                .collect(),
+            lag: description.lag.iter().map(LagJson::from).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ResetJson<'a> {
+    group: &'a str,
+    topic: &'a str,
+    partition: u32,
+    from_offset: u64,
+    to_offset: u64,
+    dry_run: bool,
+}

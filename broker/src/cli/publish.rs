@@ -1,0 +1,299 @@
+//! `aqueduct publish`: one record a line, pipelined, each line known to be durable or named as not.
+//!
+//! Two loops share the work: [`feed`] turns input into tickets, [`settle`] awaits them in input order. The channel
+//! between them is bounded, and so is what the producer buffers, so memory does not grow with the input.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use aqueduct_client::{Codec, Header, Producer, PublishError, Ticket};
+use bytes::Bytes;
+use clap::Args;
+use tokio::sync::mpsc;
+
+use super::Global;
+use super::exit::{CliError, Exit};
+use super::input::{self, Decoder, InputError, InputFormat, Numbered, Piece};
+use super::render;
+use super::session::Session;
+use super::size::{counted, grouped, human_bytes};
+use super::time;
+
+mod settle;
+
+use settle::{Settled, settle};
+
+/// Lines that may wait for their receipt.
+const TICKETS_MAX: usize = 16_384;
+
+/// Publish records from standard input or a file, one a line
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "pub",
+    after_help = "\
+Formats:
+  lines  each line is a value
+  json   each line is an object as `subscribe --output json` prints it, so a topic can be copied faithfully:
+         {\"key\":…,\"value\":…,\"headers\":[{\"name\":…,\"value\":…}],\"timestamp_us\":…}, bytes that are not UTF-8 as
+         key_base64 and value_base64; only \"value\" is needed, null makes a tombstone.
+         With --key-field NAME: any JSON object, kept byte for byte as the value
+  null   values separated by NUL bytes, so that they may contain line ends
+
+Examples:
+  echo hello | aqueduct publish orders
+  aqueduct publish flights --file flights.ndjson --format json --key-field tailnum
+  tail -F app.log | aqueduct publish logs --key $HOSTNAME --header source=app.log
+  aqueduct sub orders --from earliest --until-end --output json | aqueduct pub orders-copy --format json
+
+An input line is durable when its receipt is printed (--output json). If publishing stops half way, the last durable
+line is named, so that the rest can be sent with `tail -n +LINE`."
+)]
+pub(super) struct PublishArgs {
+    /// The topic
+    topic: String,
+    /// Read this file instead of standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What the input is made of
+    #[arg(long, value_enum, default_value = "lines")]
+    format: InputFormat,
+    /// The key of every record
+    #[arg(long, value_name = "KEY", conflicts_with = "key_field")]
+    key: Option<String>,
+    /// With --format json: the field that holds the key; the whole line is the value
+    #[arg(long, value_name = "NAME")]
+    key_field: Option<String>,
+    /// Publish to this partition only [default: by key]
+    #[arg(long, value_name = "P")]
+    partition: Option<u32>,
+    /// Add a header to every record; may be repeated
+    #[arg(long = "header", value_parser = parse_header, value_name = "NAME=VALUE")]
+    headers: Vec<Header>,
+    /// Compress: none, lz4 or zstd
+    #[arg(long, default_value = "none", value_name = "CODEC")]
+    codec: Codec,
+}
+
+fn parse_header(text: &str) -> Result<Header, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            Ok(Header { name: name.to_owned(), value: Bytes::from(value.to_owned()) })
+        }
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// Why no more input is taken.
+#[derive(Debug)]
+enum FeedEnd {
+    /// The end of the input.
+    EndOfInput,
+    /// The input cannot be read, or a line of it is no record.
+    Input(InputError),
+    /// A record was not taken.
+    Refused(LineFailure),
+    /// Ctrl-c or SIGTERM.
+    Interrupted,
+    /// [`settle`] has stopped, and knows why.
+    Settled,
+}
+
+/// A line that was not published, or may not have been.
+#[derive(Debug)]
+struct LineFailure {
+    line: u64,
+    error: PublishError,
+}
+
+/// What [`feed`] saw.
+#[derive(Debug)]
+struct Fed {
+    end: FeedEnd,
+    records: u64,
+    bytes: u64,
+    without_key: u64,
+}
+
+pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Exit> {
+    if args.key_field.is_some() && args.format != InputFormat::Json {
+        let what = "--key-field needs --format json: only JSON objects have fields".to_owned();
+        return Err(CliError::Usage(what).into());
+    }
+    let input = open(args.file.as_ref())?;
+    let session = Session::open_server(global, "publish").await?;
+    let mut builder = session.client.producer(&args.topic).codec(args.codec).delivery_timeout(global.timeout);
+    if let Some(partition) = args.partition {
+        builder = builder.partition(partition);
+    }
+    let producer = builder.build().await.with_context(|| format!("cannot publish to {:?}", args.topic))?;
+    let decoder = Decoder {
+        format: args.format,
+        key: args.key.map(Bytes::from),
+        key_field: args.key_field.clone(),
+        headers: args.headers,
+    };
+    let started = Instant::now();
+    let pieces = input::read(input, decoder);
+    let (tickets, waiting) = mpsc::channel(TICKETS_MAX);
+    let progress = progress(args.file.is_some());
+    let (fed, settled) =
+        tokio::join!(feed(pieces, &producer, tickets), settle(waiting, global.output, progress.as_ref()));
+    if let Some(progress) = progress {
+        progress.finish_and_clear();
+    }
+    let report = report(&args.topic, &fed, &settled, started.elapsed(), args.key_field.as_deref());
+    let result = outcome(fed, settled);
+    if result.is_ok() {
+        session.close().await?;
+    }
+    render::note(&report);
+    result
+}
+
+fn open(file: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
+    match file {
+        Some(path) => {
+            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            // A directory opens, and only fails when it is read.
+            if file.metadata()?.is_dir() {
+                return Err(CliError::Failed(format!("{} is a directory", path.display())).into());
+            }
+            Ok(Box::new(file))
+        }
+        None => {
+            if io::stdin().is_terminal() {
+                render::note("reading records from the terminal, one a line; end with ctrl-d");
+            }
+            Ok(Box::new(io::stdin()))
+        }
+    }
+}
+
+/// Only where somebody watches, and is not typing.
+fn progress(from_file: bool) -> Option<indicatif::ProgressBar> {
+    if !render::watched() || !(from_file || !io::stdin().is_terminal()) || io::stdout().is_terminal() && !from_file {
+        return None;
+    }
+    let style = indicatif::ProgressStyle::with_template("{spinner} {human_pos} records durable, {per_sec}").ok()?;
+    let progress = indicatif::ProgressBar::new_spinner().with_style(style);
+    progress.enable_steady_tick(Duration::from_millis(100));
+    Some(progress)
+}
+
+/// Turns input into tickets until it ends, fails, or nobody awaits them any more.
+async fn feed(mut pieces: mpsc::Receiver<Piece>, producer: &Producer, tickets: mpsc::Sender<(u64, Ticket)>) -> Fed {
+    let mut fed = Fed { end: FeedEnd::EndOfInput, records: 0, bytes: 0, without_key: 0 };
+    let mut interrupted = std::pin::pin!(super::interrupted());
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = &mut interrupted => {
+                leave_at_second_interrupt();
+                fed.end = FeedEnd::Interrupted;
+                return fed;
+            }
+            () = tickets.closed() => {
+                fed.end = FeedEnd::Settled;
+                return fed;
+            }
+            piece = pieces.recv() => piece,
+        };
+        let Some(piece) = piece else { return fed };
+        if let Err(end) = enqueue(piece.records, producer, &tickets, &mut fed).await {
+            fed.end = end;
+            return fed;
+        }
+        if let Some(failure) = piece.failure {
+            fed.end = FeedEnd::Input(failure);
+            return fed;
+        }
+    }
+}
+
+async fn enqueue(
+    records: Vec<Numbered>,
+    producer: &Producer,
+    tickets: &mpsc::Sender<(u64, Ticket)>,
+    fed: &mut Fed,
+) -> Result<(), FeedEnd> {
+    for Numbered { line, record } in records {
+        let bytes = record.value.as_ref().map_or(0, Bytes::len);
+        let without_key = record.key.is_none();
+        let ticket = producer.enqueue(record).await.map_err(|error| FeedEnd::Refused(LineFailure { line, error }))?;
+        fed.records += 1;
+        fed.bytes += bytes as u64;
+        fed.without_key += u64::from(without_key);
+        tickets.send((line, ticket)).await.map_err(|_| FeedEnd::Settled)?;
+    }
+    Ok(())
+}
+
+/// What is in flight settles within the time-out; who cannot wait for that asks twice.
+fn leave_at_second_interrupt() {
+    render::note("interrupted: waiting for what is in flight (once more to leave at once)");
+    tokio::spawn(async {
+        super::interrupted().await;
+        render::note("error: left before every receipt had come: what is in flight may be stored");
+        std::process::exit(Exit::Unknown as i32);
+    });
+}
+
+/// The summary on stderr.
+fn report(topic: &str, fed: &Fed, settled: &Settled, elapsed: Duration, key_field: Option<&str>) -> String {
+    let rate = settled.durable as f64 / elapsed.as_secs_f64().max(1e-6);
+    // Rounded to whole records, and a rate is never negative.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let rate = rate as u64;
+    let mut text = format!(
+        "published {} ({}) to {topic} in {}: {} records/s{}",
+        counted(settled.durable, "record"),
+        human_bytes(fed.bytes),
+        time::human(elapsed),
+        grouped(rate),
+        settled.durability.map(|durability| format!(", acked after {durability}")).unwrap_or_default(),
+    );
+    if settled.duplicates > 0 {
+        text.push_str(&format!("; {} had been stored by an earlier attempt", grouped(settled.duplicates)));
+    }
+    if let Some(field) = key_field
+        && fed.without_key > 0
+    {
+        text.push_str(&format!("\n{} had no field {field:?} and got no key", counted(fed.without_key, "record")));
+    }
+    text
+}
+
+/// The first thing that went wrong, with the last line that is certain.
+fn outcome(fed: Fed, settled: Settled) -> anyhow::Result<Exit> {
+    let durable = durable_lines(&settled);
+    if let Some(LineFailure { line, error }) = settled.failure {
+        return Err(error).with_context(|| format!("line {line} is not known to be stored; {durable}"));
+    }
+    let end = match fed.end {
+        FeedEnd::EndOfInput | FeedEnd::Settled => match settled.stdout {
+            None => return Ok(Exit::Done),
+            Some(error) => anyhow::Error::from(error),
+        },
+        FeedEnd::Input(error) => error.into(),
+        FeedEnd::Refused(LineFailure { line, error }) => {
+            anyhow::Error::from(error).context(format!("line {line} was not published"))
+        }
+        FeedEnd::Interrupted => CliError::Failed("interrupted before the end of the input".to_owned()).into(),
+    };
+    Err(end.context(durable))
+}
+
+/// `last durable input line: 41`
+fn durable_lines(settled: &Settled) -> String {
+    let mut text = match settled.last_durable_line {
+        Some(line) => format!("last durable input line: {line}"),
+        None => "no input line is durable".to_owned(),
+    };
+    if settled.durable_beyond > 0 {
+        text.push_str(&format!(" (and {} of the lines after the failed one)", grouped(settled.durable_beyond)));
+    }
+    text
+}
