@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     engine::{EngineError, ReadError},
     error::{FetchError, PublishError, TopicError},
+    groups::{GroupError, JournalError},
 };
 
 /// The domain of every `ErrorInfo`.
@@ -159,6 +160,86 @@ impl From<FetchError> for Status {
             ),
         };
         parts.status(error.to_string())
+    }
+}
+
+impl From<GroupError> for Status {
+    fn from(error: GroupError) -> Self {
+        let group = |name: &str| vec![("group", name.to_owned())];
+        let parts = match &error {
+            GroupError::Name { source, .. } => {
+                StatusParts::new(Code::InvalidArgument, "INVALID_NAME", &[]).field("group", &source.to_string())
+            }
+            GroupError::Unknown(name) => StatusParts::new(Code::NotFound, "GROUP_NOT_FOUND", &group(name)),
+            GroupError::Exists(name) => StatusParts::new(Code::AlreadyExists, "GROUP_EXISTS", &group(name)),
+            GroupError::PolicyDisagrees { group, field, .. } => StatusParts::new(
+                Code::FailedPrecondition,
+                "POLICY_DISAGREES",
+                &[("group", group.clone()), ("field", (*field).to_owned())],
+            ),
+            GroupError::Unsupported(mode) => {
+                StatusParts::new(Code::Unimplemented, "UNSUPPORTED", &[("what", format!("groups in mode {mode}"))])
+            }
+            GroupError::Invalid { field, reason } => {
+                StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
+            }
+            GroupError::MembersActive { group, members } => StatusParts::new(
+                Code::FailedPrecondition,
+                "MEMBERS_ACTIVE",
+                &[("group", group.clone()), ("members", members.to_string())],
+            ),
+            GroupError::OutOfRange { partition, offset, log_start, high_watermark } => StatusParts::new(
+                Code::OutOfRange,
+                "OFFSET_OUT_OF_RANGE",
+                &[
+                    ("partition", partition.to_string()),
+                    ("requested", offset.to_string()),
+                    ("log_start", log_start.to_string()),
+                    ("high_watermark", high_watermark.to_string()),
+                ],
+            ),
+            GroupError::CommitBackwards { partition, committed, .. } => StatusParts::new(
+                Code::FailedPrecondition,
+                "COMMIT_BACKWARDS",
+                &[("partition", partition.to_string()), ("committed_offset", committed.to_string())],
+            ),
+            GroupError::StaleGeneration { partition, .. } => {
+                StatusParts::new(Code::Aborted, "STALE_GENERATION", &[("partition", partition.to_string())])
+            }
+            GroupError::MemberSilent { .. } => StatusParts::new(Code::Aborted, "MEMBER_SILENT", &[]),
+            GroupError::TooMany { what, limit } => StatusParts::new(
+                Code::ResourceExhausted,
+                "TOO_MANY",
+                &[("what", (*what).to_owned()), ("limit", limit.to_string())],
+            ),
+            GroupError::TopicDeleted(name) => {
+                StatusParts::new(Code::NotFound, "TOPIC_NOT_FOUND", &[("topic", name.clone())])
+            }
+            GroupError::ShuttingDown => {
+                StatusParts::new(Code::Unavailable, "SHUTTING_DOWN", &[]).retry_after(RETRY_DELAY)
+            }
+            GroupError::Journal(error) => journal_parts(error),
+            GroupError::Topic(error) => topic_parts(error),
+            GroupError::Read { topic, partition, source } => read_parts(topic, *partition, source),
+        };
+        parts.status(error.to_string())
+    }
+}
+
+fn journal_parts(error: &JournalError) -> StatusParts {
+    match error {
+        JournalError::Full => {
+            StatusParts::new(Code::ResourceExhausted, "DISK_FULL", &[("culprit", "the disk of the broker".into())])
+                .retry_after(Duration::from_secs(1))
+        }
+        JournalError::Unknown(_) => StatusParts::new(Code::Unknown, "OUTCOME_UNKNOWN", &[]),
+        JournalError::Unavailable(_) => {
+            StatusParts::new(Code::Unavailable, "GROUPS_UNAVAILABLE", &[]).retry_after(RETRY_DELAY)
+        }
+        JournalError::Fenced { epoch } => {
+            StatusParts::new(Code::Unavailable, "GROUPS_FENCED", &[("epoch", epoch.to_string())])
+        }
+        JournalError::Damaged(_) => StatusParts::new(Code::DataLoss, "GROUPS_DAMAGED", &[]),
     }
 }
 

@@ -55,6 +55,7 @@ impl topics_server::Topics for TopicsService {
         let request = request.into_inner();
         let name = request.name.clone();
         let topic = self.core.topics.alter(&name, convert::topic_change_from_wire(request)?).await?;
+        self.core.groups.topic_grown(Arc::clone(&topic)).await?;
         tracing::info!(topic = name, "topic altered");
         Ok(Response::new(v1::AlterTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))
     }

@@ -1,0 +1,214 @@
+//! What the coordinator can be asked.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use aqueduct_storage::Offset;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use super::Coordinator;
+use crate::{
+    groups::{
+        assignment::MemberId,
+        error::GroupError,
+        policy::{Policy, PolicyOpinion, StartAt},
+        progress::Progress,
+        roster::Standing,
+        state::{Group, PositionKey, TopicId},
+    },
+    topics::Topic,
+};
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, GroupError>>;
+
+/// A question that changes nothing.
+pub(crate) type Question = Box<dyn FnOnce(&Coordinator) + Send>;
+
+/// One message to the coordinator.
+pub(crate) enum Command {
+    Ask(Question),
+    Create {
+        group: String,
+        opinion: PolicyOpinion,
+        reply: Reply<Group>,
+    },
+    Alter {
+        group: String,
+        opinion: PolicyOpinion,
+        reply: Reply<Group>,
+    },
+    Delete {
+        group: String,
+        reply: Reply<()>,
+    },
+    /// Prepares a join: makes the group if there is none, and says which positions it lacks.
+    Admit {
+        group: String,
+        opinion: PolicyOpinion,
+        topic: TopicId,
+        partitions: u32,
+        reply: Reply<Admission>,
+    },
+    Join {
+        join: Join,
+        reply: Reply<Membership>,
+    },
+    Settle {
+        settlement: Settlement,
+        reply: Reply<Vec<u32>>,
+    },
+    SetPositions {
+        change: PositionChange,
+        reply: Reply<Vec<Moved>>,
+    },
+    TopicGrown {
+        topic: Arc<Topic>,
+        reply: Reply<()>,
+    },
+    TopicDeleted {
+        topic: TopicId,
+        reply: Reply<()>,
+    },
+    /// Ends every stream, and at `deadline` stops waiting for them.
+    Shutdown {
+        deadline: Instant,
+    },
+}
+
+/// What a member needs to know before it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Admission {
+    pub(crate) policy: Policy,
+    /// Where a partition begins that has no position yet.
+    pub(crate) start: StartAt,
+    /// The partitions without a position.
+    pub(crate) missing: Vec<u32>,
+}
+
+/// Somebody wants to consume.
+pub(crate) struct Join {
+    pub(crate) group: String,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) member_name: String,
+    /// Where to begin, for partitions that have no position yet.
+    pub(crate) starts: Vec<NewPosition>,
+    pub(crate) partitions: u32,
+}
+
+/// A position to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NewPosition {
+    pub(crate) partition: u32,
+    pub(crate) offset: Offset,
+}
+
+/// The right to be a member. Dropping the receiver is leaving.
+pub(crate) struct Membership {
+    pub(crate) id: MemberId,
+    pub(crate) policy: Policy,
+    pub(crate) target: watch::Receiver<Target>,
+    pub(crate) stats: Arc<MemberStats>,
+}
+
+/// What a member is to have, as of now. It is a state, not a queue: a slow member skips what is past.
+#[derive(Debug, Default)]
+pub(crate) struct Target {
+    pub(crate) grants: std::collections::BTreeMap<u32, Grant>,
+    /// The stream is to end with this.
+    pub(crate) end: Option<GroupError>,
+}
+
+/// A partition given to a member.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) generation: u64,
+    /// Where it goes on.
+    pub(crate) progress: Progress,
+    pub(crate) standing: Standing,
+}
+
+/// Counted by the member, shown by `Describe`.
+#[derive(Debug, Default)]
+pub(crate) struct MemberStats {
+    open_records: AtomicU64,
+    timeouts: AtomicU64,
+}
+
+impl MemberStats {
+    pub(crate) fn set_open_records(&self, records: u64) {
+        self.open_records.store(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_timeout(&self) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn open_records(&self) -> u64 {
+        self.open_records.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn timeouts(&self) -> u64 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+}
+
+/// What a member has settled since its last settlement. A member has one on its way at a time.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    pub(crate) member: MemberId,
+    pub(crate) advanced: Vec<PartitionProgress>,
+    pub(crate) given_up: Vec<PartitionGeneration>,
+}
+
+/// How far a member has got in one partition.
+#[derive(Debug)]
+pub(crate) struct PartitionProgress {
+    pub(crate) at: PartitionGeneration,
+    pub(crate) progress: Progress,
+}
+
+/// One tenure of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PartitionGeneration {
+    pub(crate) partition: u32,
+    pub(crate) generation: u64,
+}
+
+/// Positions set from outside, while nobody consumes.
+#[derive(Debug)]
+pub(crate) struct PositionChange {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    pub(crate) positions: Vec<NewPosition>,
+    pub(crate) direction: Direction,
+}
+
+/// Where positions may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Forward only.
+    Commit,
+    /// Anywhere.
+    Reset,
+}
+
+/// A position that was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) partition: u32,
+    /// `None` if the group had no position there.
+    pub(crate) from: Option<Offset>,
+    pub(crate) to: Offset,
+}
+
+impl PositionChange {
+    pub(super) fn key(&self, partition: u32) -> PositionKey {
+        PositionKey { group: self.group.clone(), topic: self.topic, partition }
+    }
+}

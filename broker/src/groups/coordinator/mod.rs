@@ -1,0 +1,403 @@
+//! The one owner of everything about groups: their state, its journal, and who has which partition.
+//!
+//! It runs as one task with a bounded mailbox. Commits are staged and answered when the journal has them; whatever is
+//! rare (making a group, joining, resetting) is written before the next message is looked at. Delivery is not its
+//! business: members read and deliver on their own, and tell it what was settled.
+
+mod command;
+mod queries;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+pub(crate) use self::{
+    command::{
+        Admission, Command, Direction, Grant, Join, MemberStats, Membership, Moved, NewPosition, PartitionGeneration,
+        PartitionProgress, PositionChange, Reply, Settlement, Target,
+    },
+    queries::{GroupView, MemberView, PositionView},
+};
+use super::{
+    assignment::MemberId,
+    error::{GroupError, JournalError},
+    journal::Journal,
+    policy::{PolicyOpinion, StartAt},
+    progress::Progress,
+    roster::{Roster, Standing, Step},
+    state::{Change, Group, PositionKey, State, TopicId},
+};
+use crate::clock;
+
+/// Messages that wait for the coordinator.
+pub(crate) const MAILBOX_COMMANDS: usize = 1024;
+/// Members of all groups together.
+const MEMBERS_MAX: usize = 10_000;
+/// Groups that are kept.
+const GROUPS_MAX: usize = 10_000;
+/// How long members have to end if the broker is dropped without a shutdown.
+const DROPPED_GRACE: Duration = Duration::from_secs(1);
+
+/// A group on a topic.
+type Consumption = (String, TopicId);
+
+/// See the [module](self).
+pub(crate) struct Coordinator {
+    state: State,
+    journal: Journal,
+    rosters: BTreeMap<Consumption, Roster>,
+    members: HashMap<MemberId, Member>,
+    /// Resolve to the members that have dropped their side.
+    departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
+    last_member: MemberId,
+    generations: Generations,
+    /// Set while stopping.
+    drain_until: Option<Instant>,
+}
+
+/// Numbers that only rise, also across restarts: the journal's epoch counts in the upper half.
+struct Generations {
+    last: u64,
+}
+
+impl Generations {
+    fn raise_to(&mut self, epoch: u32) {
+        self.last = self.last.max(u64::from(epoch) << 32);
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+/// One stream, as the coordinator sees it.
+struct Member {
+    consumption: Consumption,
+    topic_name: String,
+    name: String,
+    joined_us: i64,
+    target: Arc<watch::Sender<Target>>,
+    stats: Arc<MemberStats>,
+}
+
+impl Coordinator {
+    /// With what the journal held.
+    pub(crate) fn new(journal: Journal, state: State) -> Self {
+        let mut generations = Generations { last: 0 };
+        journal.epoch().into_iter().for_each(|epoch| generations.raise_to(epoch));
+        Self {
+            state,
+            journal,
+            rosters: BTreeMap::new(),
+            members: HashMap::new(),
+            departures: FuturesUnordered::new(),
+            last_member: 0,
+            generations,
+            drain_until: None,
+        }
+    }
+
+    /// Runs until it is shut down, or `dropped` tells that nobody is left who could do so.
+    pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Command>, mut dropped: oneshot::Receiver<()>) {
+        let never = Instant::now();
+        while self.drain_until.is_none() || !self.members.is_empty() {
+            tokio::select! {
+                () = self.journal.appended() => {}
+                command = mailbox.recv() => match command {
+                    Some(command) => self.handle(command).await,
+                    None => self.drain(Instant::now()),
+                },
+                Some(member) = self.departures.next(), if !self.departures.is_empty() => self.departed(member),
+                _ = &mut dropped, if self.drain_until.is_none() => self.drain(Instant::now() + DROPPED_GRACE),
+                () = sleep_until(self.drain_until.unwrap_or(never)), if self.drain_until.is_some() => break,
+            }
+            if let Some(state) = self.journal.recover_if_lost().await {
+                self.recovered(state);
+            }
+            self.journal.flush(&self.state);
+            self.journal.snapshot_if_due(&self.state).await;
+        }
+        self.journal.close(&self.state).await;
+    }
+
+    async fn handle(&mut self, command: Command) {
+        // A caller that has gone needs no answer.
+        match command {
+            Command::Ask(question) => question(self),
+            Command::Create { group, opinion, reply } => drop(reply.send(self.create(group, opinion).await)),
+            Command::Alter { group, opinion, reply } => drop(reply.send(self.alter(group, opinion).await)),
+            Command::Delete { group, reply } => drop(reply.send(self.delete(group).await)),
+            Command::Admit { group, opinion, topic, partitions, reply } => {
+                drop(reply.send(self.admit(group, opinion, topic, partitions).await));
+            }
+            Command::Join { join, reply } => drop(reply.send(self.join(join).await)),
+            Command::Settle { settlement, reply } => self.settle(settlement, reply),
+            Command::SetPositions { change, reply } => drop(reply.send(self.set_positions(change).await)),
+            Command::TopicGrown { topic, reply } => {
+                let meta = topic.meta();
+                drop(reply.send(self.topic_grown(meta.id, meta.partitions).await));
+            }
+            Command::TopicDeleted { topic, reply } => drop(reply.send(self.topic_deleted(topic).await)),
+            Command::Shutdown { deadline } => self.drain(deadline),
+        }
+    }
+
+    async fn create(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
+        let policy = opinion.into_policy()?;
+        if self.state.group(&group).is_some() {
+            return Err(GroupError::Exists(group));
+        }
+        if self.state.len() >= GROUPS_MAX {
+            return Err(GroupError::TooMany { what: "groups", limit: GROUPS_MAX });
+        }
+        self.set_group(Change::GroupSet { group: group.clone(), policy, created_us: clock::now_us() }, group).await
+    }
+
+    async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
+        let Group { policy, created_us, .. } = self.known(&group)?;
+        let altered = PolicyOpinion {
+            mode: Some(policy.mode),
+            start: opinion.start.or(Some(policy.start)),
+            ack_timeout: opinion.ack_timeout.or(Some(policy.ack_timeout)),
+        };
+        let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered.into_policy()? };
+        self.set_group(change, group).await
+    }
+
+    async fn set_group(&mut self, change: Change, group: String) -> Result<Group, GroupError> {
+        self.write(vec![change]).await?;
+        self.known(&group).cloned()
+    }
+
+    async fn delete(&mut self, group: String) -> Result<(), GroupError> {
+        self.known(&group)?;
+        let members = self.members.values().filter(|member| member.consumption.0 == group).count();
+        if members > 0 {
+            return Err(GroupError::MembersActive { group, members });
+        }
+        self.write(vec![Change::GroupDeleted { group }]).await
+    }
+
+    async fn admit(
+        &mut self,
+        group: String,
+        opinion: PolicyOpinion,
+        topic: TopicId,
+        partitions: u32,
+    ) -> Result<Admission, GroupError> {
+        if self.drain_until.is_some() {
+            return Err(GroupError::ShuttingDown);
+        }
+        let known = match self.state.group(&group) {
+            Some(known) => known.clone(),
+            None => self.create(group.clone(), opinion).await?,
+        };
+        opinion.check(&group, &known.policy)?;
+        let missing: Vec<u32> = (0..partitions).filter(|p| known.position(topic, *p).is_none()).collect();
+        // A partition that is added to a topic which the group already reads holds nothing but news.
+        let start = if missing.len() < partitions as usize { StartAt::Earliest } else { known.policy.start };
+        Ok(Admission { policy: known.policy, start, missing })
+    }
+
+    async fn join(&mut self, join: Join) -> Result<Membership, GroupError> {
+        let Join { group, topic, member_name, starts, partitions } = join;
+        let topic_name = topic.meta().name.clone();
+        if self.drain_until.is_some() {
+            return Err(GroupError::ShuttingDown);
+        }
+        if topic.is_deleted() {
+            return Err(GroupError::TopicDeleted(topic_name));
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(GroupError::TooMany { what: "members", limit: MEMBERS_MAX });
+        }
+        let policy = self.known(&group)?.policy.clone();
+        let consumption = (group, topic.meta().id);
+        self.begin_at(&consumption, starts).await?;
+
+        self.last_member += 1;
+        let id = self.last_member;
+        let target = Arc::new(watch::Sender::new(Target::default()));
+        let stats = Arc::new(MemberStats::default());
+        let membership = Membership { id, policy, target: target.subscribe(), stats: Arc::clone(&stats) };
+        let gone = Arc::clone(&target);
+        self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
+        let joined_us = clock::now_us();
+        let roster = self.rosters.entry(consumption.clone()).or_default();
+        let steps = roster.join(id, partitions, || self.generations.next());
+        self.members.insert(id, Member { consumption, topic_name, name: member_name, joined_us, target, stats });
+        self.tell(steps);
+        Ok(membership)
+    }
+
+    /// Makes the positions durable at which a group begins, where it has none.
+    async fn begin_at(&mut self, (group, topic): &Consumption, starts: Vec<NewPosition>) -> Result<(), GroupError> {
+        let key = |partition| PositionKey { group: group.clone(), topic: *topic, partition };
+        let starts = starts.into_iter().map(|start| (key(start.partition), start.offset));
+        let changes: Vec<Change> = starts
+            .filter(|(key, _)| self.state.position(key).is_none())
+            .map(|(key, offset)| Change::Advanced { key, progress: Progress::at(offset) })
+            .collect();
+        if changes.is_empty() { Ok(()) } else { self.write(changes).await }
+    }
+
+    /// Stages what a member has settled. It is answered with the partitions that are not its own any more.
+    fn settle(&mut self, settlement: Settlement, reply: Reply<Vec<u32>>) {
+        let Settlement { member: id, advanced, given_up } = settlement;
+        let Some(member) = self.members.get(&id) else {
+            let stale = advanced.iter().map(|one| one.at.partition).collect();
+            return drop(reply.send(Ok(stale)));
+        };
+        let (group, topic) = &member.consumption;
+        let mut stale = Vec::new();
+        for PartitionProgress { at: PartitionGeneration { partition, generation }, progress } in advanced {
+            if !self.rosters.get(&member.consumption).is_some_and(|roster| roster.is_owner(id, partition, generation)) {
+                stale.push(partition);
+                continue;
+            }
+            let key = PositionKey { group: group.clone(), topic: *topic, partition };
+            self.state.advance(&key, &progress);
+            self.journal.moved(key);
+        }
+        if let Some(roster) = self.rosters.get_mut(&member.consumption) {
+            let mut steps = Vec::new();
+            for PartitionGeneration { partition, generation } in given_up {
+                if roster.is_owner(id, partition, generation) {
+                    member.target.send_modify(|target| drop(target.grants.remove(&partition)));
+                }
+                steps.extend(roster.give_up(id, partition, generation, || self.generations.next()));
+            }
+            self.tell(steps);
+        }
+        self.journal.when_durable(Box::new(move |outcome| {
+            drop(reply.send(outcome.map(|()| stale).map_err(GroupError::from)));
+        }));
+    }
+
+    async fn set_positions(&mut self, change: PositionChange) -> Result<Vec<Moved>, GroupError> {
+        let group = self.known(&change.group)?;
+        self.check_idle(&change.group, change.topic)?;
+        let mut moved = Vec::new();
+        for NewPosition { partition, offset } in &change.positions {
+            let from = group.position(change.topic, *partition).map(Progress::committed);
+            if let (Direction::Commit, Some(committed)) = (change.direction, from)
+                && committed > *offset
+            {
+                return Err(GroupError::CommitBackwards { partition: *partition, offset: *offset, committed });
+            }
+            moved.push(Moved { partition: *partition, from, to: *offset });
+        }
+        let changes = moved.iter().map(|moved| match change.direction {
+            Direction::Commit => {
+                Change::Advanced { key: change.key(moved.partition), progress: Progress::at(moved.to) }
+            }
+            Direction::Reset => Change::Reset { key: change.key(moved.partition), committed: moved.to },
+        });
+        self.write(changes.collect()).await?;
+        Ok(moved)
+    }
+
+    async fn topic_grown(&mut self, topic: TopicId, partitions: u32) -> Result<(), GroupError> {
+        let consumptions: Vec<Consumption> = self.rosters.keys().filter(|(_, id)| *id == topic).cloned().collect();
+        for consumption in consumptions {
+            // New partitions are read from their very first record.
+            let starts = (0..partitions).map(|partition| NewPosition { partition, offset: 0 }).collect();
+            self.begin_at(&consumption, starts).await?;
+            if let Some(roster) = self.rosters.get_mut(&consumption) {
+                let steps = roster.grow(partitions, || self.generations.next());
+                self.tell(steps);
+            }
+        }
+        Ok(())
+    }
+
+    async fn topic_deleted(&mut self, topic: TopicId) -> Result<(), GroupError> {
+        self.rosters.retain(|(_, id), _| *id != topic);
+        for member in self.members.values().filter(|member| member.consumption.1 == topic) {
+            member.end(GroupError::TopicDeleted(member.topic_name.clone()));
+        }
+        if self.state.groups().all(|(_, group)| group.positions_in(topic).next().is_none()) {
+            return Ok(());
+        }
+        self.write(vec![Change::TopicDeleted { topic }]).await
+    }
+
+    fn drain(&mut self, deadline: Instant) {
+        self.drain_until = Some(deadline);
+        self.members.values().for_each(|member| member.end(GroupError::ShuttingDown));
+    }
+
+    fn departed(&mut self, id: MemberId) {
+        let Some(member) = self.members.remove(&id) else { return };
+        let Some(roster) = self.rosters.get_mut(&member.consumption) else { return };
+        let steps = roster.leave(id, || self.generations.next());
+        if roster.members().is_empty() {
+            self.rosters.remove(&member.consumption);
+        }
+        self.tell(steps);
+    }
+
+    /// Lets members know what the roster has decided.
+    fn tell(&self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Grant { member, partition, generation } => {
+                    let Some(member) = self.members.get(&member) else { continue };
+                    let (group, topic) = &member.consumption;
+                    let key = PositionKey { group: group.clone(), topic: *topic, partition };
+                    match self.state.position(&key).cloned() {
+                        Some(progress) => member.target.send_modify(|target| {
+                            target.grants.insert(partition, Grant { generation, progress, standing: Standing::Held });
+                        }),
+                        // Never from offset 0 for want of a better one.
+                        None => member.end(GroupError::Journal(JournalError::Damaged(format!(
+                            "group {group:?} has no position in partition {partition}"
+                        )))),
+                    }
+                }
+                Step::Revoke { member, partition } => {
+                    let Some(member) = self.members.get(&member) else { continue };
+                    member.target.send_modify(|target| {
+                        if let Some(grant) = target.grants.get_mut(&partition) {
+                            grant.standing = Standing::Leaving;
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// The log was taken over again: what it holds is the truth, and members commit again what it lacks.
+    fn recovered(&mut self, state: State) {
+        self.state = state;
+        self.journal.epoch().into_iter().for_each(|epoch| self.generations.raise_to(epoch));
+    }
+
+    /// Makes changes durable, then takes them over.
+    async fn write(&mut self, changes: Vec<Change>) -> Result<(), GroupError> {
+        self.journal.write(&changes).await?;
+        changes.into_iter().for_each(|change| self.state.apply(change));
+        Ok(())
+    }
+
+    fn known(&self, group: &str) -> Result<&Group, GroupError> {
+        self.state.group(group).ok_or_else(|| GroupError::Unknown(group.to_owned()))
+    }
+}
+
+impl Member {
+    fn end(&self, error: GroupError) {
+        self.target.send_modify(|target| {
+            target.end.get_or_insert(error);
+        });
+    }
+}

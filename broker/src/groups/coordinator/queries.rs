@@ -1,0 +1,133 @@
+//! What can be seen of groups from outside.
+
+use aqueduct_storage::Offset;
+
+use super::Coordinator;
+use crate::groups::{
+    assignment::MemberId,
+    error::GroupError,
+    progress::Progress,
+    roster::{Roster, Standing},
+    state::{Group, TopicId},
+};
+
+/// A group and how many consume in its name.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupView {
+    pub(crate) name: String,
+    pub(crate) group: Group,
+    /// Topics in which it has a position or a member.
+    pub(crate) topics: Vec<TopicId>,
+    pub(crate) members: usize,
+}
+
+/// A member, as of now.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberView {
+    pub(crate) id: MemberId,
+    pub(crate) name: String,
+    pub(crate) topic: String,
+    pub(crate) partitions: Vec<u32>,
+    pub(crate) leaving_partitions: Vec<u32>,
+    pub(crate) open_records: u64,
+    pub(crate) joined_us: i64,
+    pub(crate) timeouts: u64,
+}
+
+/// Where a group stands, and who is at it.
+#[derive(Debug, Clone)]
+pub(crate) struct PositionView {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) committed: Offset,
+    /// The name of its owner, or `#` and its id; `None` if nobody has it.
+    pub(crate) member: Option<String>,
+}
+
+impl Coordinator {
+    pub(crate) fn list(&self) -> Vec<GroupView> {
+        self.state.groups().map(|(name, group)| self.view(name, group)).collect()
+    }
+
+    pub(crate) fn describe(&self, name: &str) -> Result<GroupView, GroupError> {
+        self.known(name).map(|group| self.view(name, group))
+    }
+
+    pub(crate) fn members_of(&self, group: &str) -> Vec<MemberView> {
+        let of_group = self.members.iter().filter(|(_, member)| member.consumption.0 == group);
+        let mut views: Vec<MemberView> = of_group
+            .map(|(id, member)| {
+                let owned: Vec<_> =
+                    self.rosters.get(&member.consumption).into_iter().flat_map(|roster| roster.owned_by(*id)).collect();
+                let with = |standing: Standing| {
+                    owned.iter().filter(|(_, is)| *is == standing).map(|(partition, _)| *partition).collect()
+                };
+                MemberView {
+                    id: *id,
+                    name: member.name.clone(),
+                    topic: member.topic_name.clone(),
+                    partitions: with(Standing::Held),
+                    leaving_partitions: with(Standing::Leaving),
+                    open_records: member.stats.open_records(),
+                    joined_us: member.joined_us,
+                    timeouts: member.stats.timeouts(),
+                }
+            })
+            .collect();
+        views.sort_by_key(|view| view.id);
+        views
+    }
+
+    /// Positions of one group, or of all, in one topic, or in all.
+    pub(crate) fn positions(&self, group: Option<&str>, topic: Option<TopicId>) -> Vec<PositionView> {
+        let mut views = Vec::new();
+        for (name, known) in self.state.groups().filter(|(name, _)| group.is_none_or(|group| group == *name)) {
+            for id in known.topics().into_iter().filter(|id| topic.is_none_or(|topic| topic == *id)) {
+                let roster = self.rosters.get(&(name.to_owned(), id));
+                views.extend(known.positions_in(id).map(|(partition, progress)| PositionView {
+                    group: name.to_owned(),
+                    topic: id,
+                    partition,
+                    committed: progress.committed(),
+                    member: roster.and_then(|roster| self.owner_name(roster, partition)),
+                }));
+            }
+        }
+        views
+    }
+
+    /// Committed offsets of one group in one topic, by partition.
+    pub(crate) fn committed(&self, group: &str, topic: TopicId) -> Result<Vec<(u32, Offset)>, GroupError> {
+        let positions = self.known(group)?.positions_in(topic);
+        Ok(positions.map(|(partition, progress): (u32, &Progress)| (partition, progress.committed())).collect())
+    }
+
+    /// Refuses what is not done while members of the group consume the topic.
+    pub(crate) fn check_idle(&self, group: &str, topic: TopicId) -> Result<(), GroupError> {
+        let members = self.rosters.get(&(group.to_owned(), topic)).map_or(0, |roster| roster.members().len());
+        if members == 0 { Ok(()) } else { Err(GroupError::MembersActive { group: group.to_owned(), members }) }
+    }
+
+    /// Groups with members that consume a topic.
+    pub(crate) fn active_groups(&self, topic: TopicId) -> Vec<String> {
+        self.rosters.keys().filter(|(_, id)| *id == topic).map(|(group, _)| group.clone()).collect()
+    }
+
+    /// Groups with a position in a topic.
+    pub(crate) fn groups_of_topic(&self, topic: TopicId) -> Vec<String> {
+        let with_position = self.state.groups().filter(|(_, group)| group.positions_in(topic).next().is_some());
+        with_position.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn view(&self, name: &str, group: &Group) -> GroupView {
+        let members = self.members.values().filter(|member| member.consumption.0 == name).count();
+        GroupView { name: name.to_owned(), group: group.clone(), topics: group.topics(), members }
+    }
+
+    fn owner_name(&self, roster: &Roster, partition: u32) -> Option<String> {
+        let owner = roster.owner(partition)?;
+        let member = self.members.get(&owner.member)?;
+        Some(if member.name.is_empty() { format!("#{}", owner.member) } else { member.name.clone() })
+    }
+}

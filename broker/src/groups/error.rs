@@ -1,0 +1,152 @@
+//! What can go wrong with groups. [`crate::status`] maps it to gRPC.
+
+use aqueduct_storage::Offset;
+
+use super::policy::Mode;
+use crate::{
+    engine::ReadError,
+    error::{NameError, TopicError},
+};
+
+/// Why an operation on a group, or a member's stream, failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GroupError {
+    /// See [`NameError`].
+    #[error("group {name:?}: {source}")]
+    Name {
+        /// As given.
+        name: String,
+        /// The rule it breaks.
+        source: NameError,
+    },
+    /// No such group.
+    #[error("group {0:?} does not exist; it is made by `aqueduct group create {0}`, or by its first member")]
+    Unknown(String),
+    /// A group of that name exists.
+    #[error("group {0:?} exists already")]
+    Exists(String),
+    /// A member wants another policy than its group has.
+    #[error("group {group:?} has {field} {has}, not {wanted}: leave it out, or alter the group")]
+    PolicyDisagrees {
+        /// Its name.
+        group: String,
+        /// Which part of the policy.
+        field: &'static str,
+        /// The group's.
+        has: String,
+        /// The member's.
+        wanted: String,
+    },
+    /// A mode that this broker does not have.
+    #[error("groups in mode {0} are not supported by this broker; use mode ordered")]
+    Unsupported(Mode),
+    /// A field of the request is missing or wrong.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field of the request.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not while somebody is consuming.
+    #[error("group {group:?} has {members} active members; stop them first")]
+    MembersActive {
+        /// Its name.
+        group: String,
+        /// How many.
+        members: usize,
+    },
+    /// An offset that the partition does not have.
+    #[error("partition {partition}: offset {offset} is outside [{log_start}, {high_watermark}]")]
+    OutOfRange {
+        /// Its number.
+        partition: u32,
+        /// What was asked for, or stored.
+        offset: Offset,
+        /// First readable offset.
+        log_start: Offset,
+        /// First offset that is not readable yet.
+        high_watermark: Offset,
+    },
+    /// `Commit` only goes forward.
+    #[error(
+        "partition {partition}: the committed offset is {committed} already; moving back to {offset} takes a reset"
+    )]
+    CommitBackwards {
+        /// Its number.
+        partition: u32,
+        /// What was asked for.
+        offset: Offset,
+        /// What is stored.
+        committed: Offset,
+    },
+    /// The partition has moved on since this delivery.
+    #[error("generation {generation} of partition {partition} is over: its records are delivered to the new owner")]
+    StaleGeneration {
+        /// Its number.
+        partition: u32,
+        /// As sent.
+        generation: u64,
+    },
+    /// Nothing was heard from the member.
+    #[error("nothing came from this member for {silent_ms} ms, so it was taken for gone; send heartbeats")]
+    MemberSilent {
+        /// For how long.
+        silent_ms: u128,
+    },
+    /// A bound of the broker.
+    #[error("this broker takes at most {limit} {what}")]
+    TooMany {
+        /// Groups, members …
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// The topic went away while the group consumed it.
+    #[error("topic {0:?} was deleted")]
+    TopicDeleted(String),
+    /// The broker is stopping. Nothing was changed.
+    #[error("the broker is shutting down")]
+    ShuttingDown,
+    /// Group state could not be made durable, or not be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// See [`TopicError`].
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// See [`ReadError`].
+    #[error("{topic}/{partition}: {source}")]
+    Read {
+        /// The topic's name.
+        topic: String,
+        /// The partition's number.
+        partition: u32,
+        /// From the engine.
+        source: ReadError,
+    },
+}
+
+/// What can happen to the log of group state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// No room. Nothing was written.
+    #[error("the disk of the broker is full: the group's change was not stored")]
+    Full,
+    /// It may have been written, and it may not.
+    #[error("the outcome of storing the group's change is unknown: {0}")]
+    Unknown(String),
+    /// The log takes no writes for now. Nothing was written.
+    #[error("group state cannot be stored for now: {0}")]
+    Unavailable(String),
+    /// Another broker has taken it over. Nothing was written.
+    #[error("another broker owns the groups since epoch {epoch}")]
+    Fenced {
+        /// Of the lease in force.
+        epoch: u32,
+    },
+    /// What was stored is torn, missing or not understood: where groups stand cannot be told.
+    #[error(
+        "the stored state of groups is damaged ({0}); restore `system/groups` from a backup: no group starts over by itself"
+    )]
+    Damaged(String),
+}

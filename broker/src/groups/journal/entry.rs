@@ -1,0 +1,274 @@
+//! The bytes of the journal: protobuf messages of our own, each behind its length, several to a batch.
+//!
+//! Every kind of change is one field of [`Entry`], and its number is its version: a new layout of a change gets a new
+//! field, and an entry whose field is not known is an error, never skipped.
+
+use std::{ops::Range, time::Duration};
+
+use aqueduct_storage::Offset;
+use bytes::Bytes;
+use prost::{Message, Oneof};
+
+use crate::groups::{
+    policy::{Mode, Policy, StartAt},
+    progress::Progress,
+    state::{Change, PositionKey, TopicId, progress_of},
+};
+
+/// One record of the journal, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    Change(Change),
+    /// What follows, up to the end of the snapshot, is the whole state.
+    SnapshotBegin,
+    SnapshotEnd {
+        /// How many entries lie between the two.
+        entries: u64,
+    },
+}
+
+/// Why bytes are not an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an entry does not decode: {0}")]
+pub(super) struct EntryError(String);
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredEntry {
+    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5, 6, 7")]
+    stored: Option<Stored>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Stored {
+    #[prost(message, tag = "1")]
+    GroupSet(StoredGroup),
+    #[prost(string, tag = "2")]
+    GroupDeleted(String),
+    #[prost(message, tag = "3")]
+    Advanced(StoredPosition),
+    #[prost(message, tag = "4")]
+    Reset(StoredPosition),
+    #[prost(bytes = "vec", tag = "5")]
+    TopicDeleted(Vec<u8>),
+    #[prost(message, tag = "6")]
+    SnapshotBegin(StoredSnapshotBegin),
+    #[prost(message, tag = "7")]
+    SnapshotEnd(StoredSnapshotEnd),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredGroup {
+    #[prost(string, tag = "1")]
+    group: String,
+    #[prost(enumeration = "StoredMode", tag = "2")]
+    mode: i32,
+    #[prost(uint64, tag = "3")]
+    ack_timeout_ms: u64,
+    #[prost(int64, tag = "4")]
+    created_us: i64,
+    #[prost(oneof = "StoredStart", tags = "5, 6, 7, 8")]
+    start: Option<StoredStart>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum StoredMode {
+    Unspecified = 0,
+    Ordered = 1,
+    Shared = 2,
+    Keyed = 3,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum StoredStart {
+    #[prost(bool, tag = "5")]
+    Earliest(bool),
+    #[prost(bool, tag = "6")]
+    Latest(bool),
+    #[prost(uint64, tag = "7")]
+    Offset(u64),
+    #[prost(int64, tag = "8")]
+    TimeUs(i64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredPosition {
+    #[prost(string, tag = "1")]
+    group: String,
+    #[prost(bytes = "vec", tag = "2")]
+    topic: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    partition: u32,
+    #[prost(uint64, tag = "4")]
+    committed: u64,
+    /// Acked above the committed offset: by turns how many offsets are not acked, and how many are.
+    #[prost(uint64, repeated, tag = "5")]
+    runs: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredSnapshotBegin {}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredSnapshotEnd {
+    #[prost(uint64, tag = "1")]
+    entries: u64,
+}
+
+/// Appends `entry`, behind its length, to `payload`.
+pub(super) fn encode(entry: Entry, payload: &mut Vec<u8>) {
+    let stored = match entry {
+        Entry::Change(change) => stored_change(change),
+        Entry::SnapshotBegin => Stored::SnapshotBegin(StoredSnapshotBegin {}),
+        Entry::SnapshotEnd { entries } => Stored::SnapshotEnd(StoredSnapshotEnd { entries }),
+    };
+    let entry = StoredEntry { stored: Some(stored) };
+    payload.reserve(entry.encoded_len() + prost::length_delimiter_len(entry.encoded_len()));
+    // A `Vec` grows, so there is always room.
+    let _ = entry.encode_length_delimited(payload);
+}
+
+/// The entries of one batch.
+///
+/// # Errors
+/// [`EntryError`] for anything that this version does not understand completely.
+pub(super) fn decode_all(mut payload: Bytes) -> Result<Vec<Entry>, EntryError> {
+    let mut entries = Vec::new();
+    while !payload.is_empty() {
+        let stored = StoredEntry::decode_length_delimited(&mut payload).map_err(|e| EntryError(e.to_string()))?;
+        entries.push(entry_of(stored)?);
+    }
+    Ok(entries)
+}
+
+fn stored_change(change: Change) -> Stored {
+    match change {
+        Change::GroupSet { group, policy, created_us } => Stored::GroupSet(StoredGroup {
+            group,
+            mode: match policy.mode {
+                Mode::Ordered => StoredMode::Ordered,
+                Mode::Shared => StoredMode::Shared,
+                Mode::Keyed => StoredMode::Keyed,
+            }
+            .into(),
+            ack_timeout_ms: u64::try_from(policy.ack_timeout.as_millis()).unwrap_or(u64::MAX),
+            created_us,
+            start: Some(match policy.start {
+                StartAt::Earliest => StoredStart::Earliest(true),
+                StartAt::Latest => StoredStart::Latest(true),
+                StartAt::Offset(offset) => StoredStart::Offset(offset),
+                StartAt::TimeUs(time_us) => StoredStart::TimeUs(time_us),
+            }),
+        }),
+        Change::GroupDeleted { group } => Stored::GroupDeleted(group),
+        Change::Advanced { key, progress } => Stored::Advanced(stored_position(key, &progress)),
+        Change::Reset { key, committed } => Stored::Reset(stored_position(key, &Progress::at(committed))),
+        Change::TopicDeleted { topic } => Stored::TopicDeleted(topic.to_vec()),
+    }
+}
+
+fn stored_position(key: PositionKey, progress: &Progress) -> StoredPosition {
+    let mut runs = Vec::new();
+    let mut end = progress.committed();
+    for range in progress.acked() {
+        runs.extend([range.start - end, range.end - range.start]);
+        end = range.end;
+    }
+    StoredPosition {
+        group: key.group,
+        topic: key.topic.to_vec(),
+        partition: key.partition,
+        committed: progress.committed(),
+        runs,
+    }
+}
+
+fn entry_of(stored: StoredEntry) -> Result<Entry, EntryError> {
+    let change = match stored.stored.ok_or_else(|| EntryError("its kind is not known to this version".to_owned()))? {
+        Stored::GroupSet(group) => group_of(group)?,
+        Stored::GroupDeleted(group) => Change::GroupDeleted { group },
+        Stored::Advanced(position) => {
+            let (key, progress) = position_of(position)?;
+            Change::Advanced { key, progress }
+        }
+        Stored::Reset(position) => {
+            let (key, progress) = position_of(position)?;
+            Change::Reset { key, committed: progress.committed() }
+        }
+        Stored::TopicDeleted(topic) => Change::TopicDeleted { topic: topic_of(&topic)? },
+        Stored::SnapshotBegin(_) => return Ok(Entry::SnapshotBegin),
+        Stored::SnapshotEnd(end) => return Ok(Entry::SnapshotEnd { entries: end.entries }),
+    };
+    Ok(Entry::Change(change))
+}
+
+fn group_of(stored: StoredGroup) -> Result<Change, EntryError> {
+    let mode = match stored.mode() {
+        StoredMode::Ordered => Mode::Ordered,
+        StoredMode::Shared => Mode::Shared,
+        StoredMode::Keyed => Mode::Keyed,
+        StoredMode::Unspecified => return Err(EntryError(format!("mode {} is not known", stored.mode))),
+    };
+    let start = match stored.start.ok_or_else(|| EntryError("a group's start is not known".to_owned()))? {
+        StoredStart::Earliest(_) => StartAt::Earliest,
+        StoredStart::Latest(_) => StartAt::Latest,
+        StoredStart::Offset(offset) => StartAt::Offset(offset),
+        StoredStart::TimeUs(time_us) => StartAt::TimeUs(time_us),
+    };
+    let policy = Policy { mode, start, ack_timeout: Duration::from_millis(stored.ack_timeout_ms) };
+    Ok(Change::GroupSet { group: stored.group, policy, created_us: stored.created_us })
+}
+
+fn position_of(stored: StoredPosition) -> Result<(PositionKey, Progress), EntryError> {
+    let key = PositionKey { group: stored.group, topic: topic_of(&stored.topic)?, partition: stored.partition };
+    let mut end = stored.committed;
+    let mut acked: Vec<Range<Offset>> = Vec::with_capacity(stored.runs.len() / 2);
+    for run in stored.runs.chunks(2) {
+        let &[gap, length] = run else { return Err(EntryError("a run is cut short".to_owned())) };
+        let range = end.checked_add(gap).and_then(|from| Some(from..from.checked_add(length)?));
+        let range = range.ok_or_else(|| EntryError("an offset is out of range".to_owned()))?;
+        end = range.end;
+        acked.push(range);
+    }
+    Ok((key, progress_of(stored.committed, acked)))
+}
+
+fn topic_of(id: &[u8]) -> Result<TopicId, EntryError> {
+    id.try_into().map_err(|_| EntryError(format!("a topic id has {} bytes", id.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::state::tests::random_change;
+
+    #[test]
+    fn entries_survive_encoding() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut entries = vec![Entry::SnapshotBegin, Entry::SnapshotEnd { entries: 3 }];
+        entries.extend((0..500).map(|_| Entry::Change(random_change(&mut random))));
+        let mut payload = Vec::new();
+        entries.iter().for_each(|entry| encode(entry.clone(), &mut payload));
+        assert_eq!(decode_all(payload.into()), Ok(entries));
+    }
+
+    #[test]
+    fn a_kind_of_entry_from_the_future_is_an_error() {
+        let future = Bytes::from_static(&[3, 0xfa, 0x01, 0x00]); // field 31, length-delimited, empty
+        assert!(decode_all(future).is_err());
+    }
+
+    #[test]
+    fn any_bytes_decode_or_fail_without_a_panic() {
+        let mut random = fastrand::Rng::with_seed(12);
+        let mut payload = Vec::new();
+        (0..40).for_each(|_| encode(Entry::Change(random_change(&mut random)), &mut payload));
+        for _ in 0..5000 {
+            let mut damaged = payload.clone();
+            let at = random.usize(..damaged.len());
+            damaged[at] = random.u8(..);
+            damaged.truncate(random.usize(at..damaged.len()));
+            let _ = decode_all(damaged.into());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading for a member: one partition's log, and a wake-up when it grows.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aqueduct_storage::{Batch, Offset, Window};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{oneshot, watch};
+
+use super::session::{Session, Turn};
+use crate::{
+    engine::{PartitionLog, ReadError},
+    groups::error::GroupError,
+    topics::Topic,
+};
+
+/// The logs that a member reads. At most one read that has to wait is under way; what memory has is read at once.
+pub(super) struct Feeds {
+    topic: Arc<Topic>,
+    feeds: HashMap<u32, Feed>,
+    /// Resolve to the partition whose window has moved.
+    wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
+    reading: Option<BoxFuture<'static, Read>>,
+}
+
+/// One partition.
+struct Feed {
+    generation: u64,
+    log: Arc<dyn PartitionLog>,
+    window: watch::Receiver<Window>,
+    /// Dropping it ends the wake-up that waits.
+    waiting: Option<oneshot::Sender<()>>,
+}
+
+/// What [`Feeds::next`] has seen.
+pub(super) enum Happened {
+    /// A read has ended.
+    Read(Read),
+    /// The window of this partition has moved.
+    Moved(u32),
+}
+
+/// A read that has ended.
+pub(super) struct Read {
+    turn: Turn,
+    outcome: Result<Vec<Batch>, ReadError>,
+    high_watermark: Offset,
+}
+
+impl Feeds {
+    pub(super) fn new(topic: Arc<Topic>) -> Self {
+        Self { topic, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None }
+    }
+
+    /// Begins to read a partition that `session` has got.
+    pub(super) fn start(&mut self, partition: u32, session: &mut Session) {
+        let Some(generation) = session.generation(partition) else { return };
+        let log = self.topic.partition(partition).and_then(|partition| partition.log().cloned());
+        match log {
+            Ok(log) => {
+                let window = log.watch();
+                self.feeds.insert(partition, Feed { generation, log, window, waiting: None });
+                session.queue(partition);
+            }
+            Err(error) => session.fail(partition, generation, error.into()),
+        }
+    }
+
+    /// Lets go of partitions that `session` has no more.
+    pub(super) fn retain(&mut self, session: &Session) {
+        self.feeds.retain(|partition, feed| session.generation(*partition) == Some(feed.generation));
+    }
+
+    /// Reads what is next in turn and hands it to `session`, until it wants no more or the disk has to be asked.
+    pub(super) fn pump(&mut self, session: &mut Session) {
+        while self.reading.is_none() {
+            let Some(turn) = session.next_turn(tokio::time::Instant::now()) else { return };
+            let Some(feed) = self.feeds.get_mut(&turn.partition) else { continue };
+            let window = *feed.window.borrow_and_update();
+            if turn.cursor < window.log_start {
+                session.gap(turn, window.log_start);
+            } else if turn.cursor > window.high_watermark {
+                session.fail(turn.partition, turn.generation, beyond(turn, window));
+            } else if turn.cursor == window.high_watermark {
+                self.wakes.extend(feed.wake(turn.partition));
+            } else {
+                let high_watermark = window.high_watermark;
+                match feed.log.read_now(turn.cursor, turn.bytes_max) {
+                    Some(outcome) => self.hand_over(Read { turn, outcome, high_watermark }, session),
+                    None => {
+                        let read = feed.log.read(turn.cursor, turn.bytes_max);
+                        self.reading = Some(read.map(move |outcome| Read { turn, outcome, high_watermark }).boxed());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Resolves when a read has ended or a window has moved. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Happened {
+        let Self { reading, wakes, feeds, .. } = self;
+        loop {
+            tokio::select! {
+                read = ended(reading) => return Happened::Read(read),
+                Some(woken) = wakes.next(), if !wakes.is_empty() => {
+                    let Some(partition) = woken else { continue };
+                    if let Some(feed) = feeds.get_mut(&partition) {
+                        feed.waiting = None;
+                    }
+                    return Happened::Moved(partition);
+                }
+            }
+        }
+    }
+
+    /// Hands what was read to `session`.
+    pub(super) fn hand_over(&mut self, read: Read, session: &mut Session) {
+        let Read { turn, outcome, high_watermark } = read;
+        match outcome {
+            Ok(batches) => session.deliver(turn, batches, high_watermark, tokio::time::Instant::now()),
+            Err(ReadError::OutOfRange { window, .. }) if turn.cursor < window.log_start => {
+                session.gap(turn, window.log_start);
+            }
+            Err(ReadError::OutOfRange { window, .. }) => {
+                session.fail(turn.partition, turn.generation, beyond(turn, window));
+            }
+            Err(source @ (ReadError::Damaged { .. } | ReadError::Failed(_))) => {
+                let topic = self.topic.meta().name.clone();
+                let error = GroupError::Read { topic, partition: turn.partition, source };
+                session.fail(turn.partition, turn.generation, error);
+            }
+        }
+    }
+}
+
+async fn ended(reading: &mut Option<BoxFuture<'static, Read>>) -> Read {
+    let Some(under_way) = reading else { return std::future::pending().await };
+    let read = under_way.await;
+    *reading = None;
+    read
+}
+
+impl Feed {
+    /// Waits for the window to move beyond what was seen last, unless something waits already.
+    fn wake(&mut self, partition: u32) -> Option<BoxFuture<'static, Option<u32>>> {
+        if self.waiting.is_some() {
+            return None;
+        }
+        let (waiting, stop) = oneshot::channel();
+        self.waiting = Some(waiting);
+        let mut window = self.window.clone();
+        let moved = async move {
+            tokio::select! {
+                changed = window.changed() => match changed {
+                    Ok(()) => Some(partition),
+                    // The log is closed. Whoever closed it ends this member, too.
+                    Err(_) => std::future::pending().await,
+                },
+                _ = stop => None,
+            }
+        };
+        Some(moved.boxed())
+    }
+}
+
+fn beyond(turn: Turn, window: Window) -> GroupError {
+    let Window { log_start, high_watermark } = window;
+    GroupError::OutOfRange { partition: turn.partition, offset: turn.cursor, log_start, high_watermark }
+}

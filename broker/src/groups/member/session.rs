@@ -1,0 +1,583 @@
+//! What a member decides: a state that is told what the client said, what the coordinator wants, what was read and what
+//! time it is, and that says what to send, what to read next and what to commit.
+//!
+//! Pure. [`super::run`] does what it says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    num::NonZeroU64,
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use aqueduct_storage::{Batch, Offset};
+use tokio::time::Instant;
+
+use super::message::{Assigned, Credit, Delivery, Event, Request, Settle};
+use crate::groups::{
+    assignment::MemberId,
+    coordinator::{MemberStats, PartitionGeneration, PartitionProgress, Settlement, Target},
+    error::GroupError,
+    roster::Standing,
+    window::{Expired, NotDelivered, Window},
+};
+
+/// What one partition delivers before it is another one's turn, in bytes.
+const TURN_BYTES: usize = 256 * 1024;
+/// Read for every record of credit, so that a member with little room does not have much read in vain.
+const TURN_BYTES_PER_RECORD: u64 = 1024;
+/// Events that wait for the client before nothing more is taken from it.
+const OUTBOX_EVENTS: usize = 1024;
+/// Acks that wait for the journal before nothing more is taken from the client.
+const AWAITING_ACKS: usize = 4096;
+/// Until a settlement that failed is tried again.
+const SETTLE_RETRY: Duration = Duration::from_secs(1);
+/// A member is gone after this many heartbeats of silence.
+const SILENT_HEARTBEATS: u32 = 3;
+
+/// See the [module](self).
+pub(super) struct Session {
+    id: MemberId,
+    ack_timeout: Duration,
+    heartbeat: Duration,
+    stats: Arc<MemberStats>,
+    phase: Phase,
+    credit: Room,
+    held: BTreeMap<u32, Held>,
+    /// Partitions that may have something to deliver, in order of their turns. None is in it twice.
+    turns: VecDeque<u32>,
+    outbox: VecDeque<Event>,
+    settling: Settling,
+    /// Generations that were given up and that the coordinator may still list.
+    given_up: BTreeSet<u64>,
+    last_heard: Instant,
+    last_sent: Instant,
+    /// Nothing is due before.
+    timer: Instant,
+}
+
+/// How the member stands to its stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Active,
+    /// The client wants to go; what is open is still settled.
+    Leaving,
+    /// The stream ends with this, once what was settled is durable.
+    Ending(GroupError),
+    /// The client has gone; what it had settled is still made durable.
+    Gone,
+}
+
+/// Credit left. Below zero when a batch has overdrawn it.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    bytes: i64,
+    records: i64,
+}
+
+impl Room {
+    fn add(&mut self, credit: Credit) {
+        self.bytes = self.bytes.saturating_add_unsigned(credit.bytes);
+        self.records = self.records.saturating_add_unsigned(credit.records);
+    }
+
+    fn take(&mut self, bytes: usize, records: u64) {
+        self.bytes = self.bytes.saturating_sub_unsigned(bytes as u64);
+        self.records = self.records.saturating_sub_unsigned(records);
+    }
+
+    fn is_left(self) -> bool {
+        self.bytes > 0 && self.records > 0
+    }
+
+    /// How much to read, at most. At least one batch comes whatever the bound.
+    fn read_bytes(self) -> usize {
+        let by_records = self.records.unsigned_abs().saturating_mul(TURN_BYTES_PER_RECORD);
+        usize::try_from(self.bytes.unsigned_abs().min(by_records)).map_or(TURN_BYTES, |bytes| bytes.min(TURN_BYTES))
+    }
+}
+
+/// A partition that the member has.
+struct Held {
+    generation: u64,
+    window: Window,
+    flow: Flow,
+    /// Is in `turns`.
+    queued: bool,
+}
+
+/// Whether a partition delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Running,
+    /// Broken: it was reported, and stays with the member.
+    Failed,
+    /// Revoked: moves on once nothing is open.
+    Leaving,
+}
+
+/// What is on its way to the journal.
+#[derive(Default)]
+struct Settling {
+    /// Have moved since they were last committed.
+    moved: BTreeSet<u32>,
+    /// Revoked, and nothing is open any more.
+    to_give_up: BTreeSet<u32>,
+    /// Given back without ever having been started.
+    to_give_back: Vec<PartitionGeneration>,
+    /// Wait for the next settlement.
+    next: Vec<Awaiting>,
+    /// Wait for the one under way.
+    under_way: Option<Vec<Awaiting>>,
+    retry_at: Option<Instant>,
+}
+
+/// An ack whose sender wants to know.
+struct Awaiting {
+    ack_id: NonZeroU64,
+    partition: u32,
+    generation: u64,
+    committed: Offset,
+}
+
+/// How a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// As its client wanted.
+    Left,
+    Failed(GroupError),
+    /// There is nobody left to tell.
+    Gone,
+}
+
+/// What to read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) partition: u32,
+    pub(super) generation: u64,
+    pub(super) cursor: Offset,
+    pub(super) bytes_max: usize,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: MemberId,
+        ack_timeout: Duration,
+        heartbeat: Duration,
+        credit: Credit,
+        stats: Arc<MemberStats>,
+        now: Instant,
+    ) -> Self {
+        let mut room = Room { bytes: 0, records: 0 };
+        room.add(credit);
+        Self {
+            id,
+            ack_timeout,
+            heartbeat,
+            stats,
+            phase: Phase::Active,
+            credit: room,
+            held: BTreeMap::new(),
+            turns: VecDeque::new(),
+            outbox: VecDeque::new(),
+            settling: Settling::default(),
+            given_up: BTreeSet::new(),
+            last_heard: now,
+            last_sent: now,
+            timer: now + heartbeat,
+        }
+    }
+
+    // ---- what the client says
+
+    /// Whether there is room for what another request may cause.
+    pub(super) fn takes_requests(&self) -> bool {
+        let open = matches!(self.phase, Phase::Active | Phase::Leaving);
+        open && self.outbox.len() < OUTBOX_EVENTS && self.settling.next.len() < AWAITING_ACKS
+    }
+
+    pub(super) fn request(&mut self, request: Request, now: Instant) {
+        self.last_heard = now;
+        match request {
+            Request::Credit(credit) => self.credit.add(credit),
+            Request::Ack(settle) => self.settle(settle, |window, ranges| window.ack(ranges)),
+            Request::Nack { settle, delay } => {
+                self.settle(settle, |window, ranges| window.nack(ranges, now + delay));
+                self.timer = self.timer.min(now + delay);
+            }
+            Request::Release(settle) => self.settle(settle, Window::release),
+            Request::Heartbeat => {}
+            Request::Leave if self.phase == Phase::Active => self.phase = Phase::Leaving,
+            Request::Leave => {}
+            Request::Join(_) => {
+                let reason = "this stream has joined already; open another one".to_owned();
+                self.end(GroupError::Invalid { field: "join", reason });
+            }
+        }
+    }
+
+    /// The client has gone, or has nothing more to say.
+    pub(super) fn client_gone(&mut self) {
+        self.phase = Phase::Gone;
+        self.settling.retry_at = None;
+    }
+
+    pub(super) fn client_has_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    fn settle(
+        &mut self,
+        settle: Settle,
+        apply: impl FnOnce(&mut Window, &[Range<Offset>]) -> Result<(), NotDelivered>,
+    ) {
+        let Settle { ack_id, partition, generation, ranges } = settle;
+        let Some(held) = self.held.get_mut(&partition).filter(|held| held.generation == generation) else {
+            let error = GroupError::StaleGeneration { partition, generation };
+            return self.answer(ack_id, 0, Some(error));
+        };
+        let before = held.window.progress().committed();
+        let outcome = apply(&mut held.window, &ranges);
+        let committed = held.window.progress().committed();
+        if outcome.is_err() {
+            let reason = format!("offsets of partition {partition} that were not delivered");
+            return self.answer(ack_id, before, Some(GroupError::Invalid { field: "ranges", reason }));
+        }
+        self.settling.moved.insert(partition);
+        self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
+        self.less_is_open(partition);
+        self.count_open();
+    }
+
+    fn answer(&mut self, ack_id: Option<NonZeroU64>, committed: Offset, error: Option<GroupError>) {
+        self.outbox.extend(ack_id.map(|ack_id| Event::Settled { ack_id, committed, error }));
+    }
+
+    /// Less may be open than before: there may be room to deliver, or nothing left to wait for.
+    fn less_is_open(&mut self, partition: u32) {
+        let Some(held) = self.held.get(&partition) else { return };
+        match held.flow {
+            Flow::Running => self.queue(partition),
+            Flow::Failed => {}
+            Flow::Leaving if held.window.is_settled() => drop(self.settling.to_give_up.insert(partition)),
+            Flow::Leaving => {}
+        }
+    }
+
+    // ---- what the coordinator wants
+
+    /// Takes over what the coordinator wants; returns the partitions that are new.
+    pub(super) fn target(&mut self, target: &Target) -> Vec<u32> {
+        if let Some(error) = &target.end {
+            self.end(error.clone());
+            return Vec::new();
+        }
+        let (mut assigned, mut revoked) = (Vec::new(), Vec::new());
+        let lost = self
+            .held
+            .iter()
+            .filter(|(p, held)| target.grants.get(*p).is_none_or(|grant| grant.generation != held.generation));
+        for partition in lost.map(|(partition, _)| *partition).collect::<Vec<_>>() {
+            if self.forget(partition).is_some_and(|held| held.flow != Flow::Leaving) {
+                revoked.push(partition);
+            }
+            for Awaiting { ack_id, generation, .. } in self.settling.next.extract_if(.., |a| a.partition == partition) {
+                let error = Some(GroupError::StaleGeneration { partition, generation });
+                self.outbox.push_back(Event::Settled { ack_id, committed: 0, error });
+            }
+        }
+        for (&partition, grant) in &target.grants {
+            let generation = grant.generation;
+            match (self.held.get_mut(&partition), grant.standing) {
+                (Some(held), Standing::Leaving) if held.flow != Flow::Leaving => {
+                    held.flow = Flow::Leaving;
+                    revoked.push(partition);
+                    self.less_is_open(partition);
+                }
+                (Some(_), Standing::Held | Standing::Leaving) => {}
+                (None, _) if self.given_up.contains(&generation) => {}
+                (None, Standing::Leaving) => {
+                    self.given_up.insert(generation);
+                    self.settling.to_give_back.push(PartitionGeneration { partition, generation });
+                }
+                (None, Standing::Held) => {
+                    let window = Window::new(grant.progress.clone());
+                    assigned.push(Assigned { partition, generation, committed: window.progress().committed() });
+                    self.held.insert(partition, Held { generation, window, flow: Flow::Running, queued: false });
+                }
+            }
+        }
+        self.given_up.retain(|generation| target.grants.values().any(|grant| grant.generation == *generation));
+        let new = assigned.iter().map(|one| one.partition).collect();
+        if !(assigned.is_empty() && revoked.is_empty()) {
+            self.outbox.push_back(Event::Assignment { assigned, revoked });
+        }
+        new
+    }
+
+    fn forget(&mut self, partition: u32) -> Option<Held> {
+        self.turns.retain(|queued| *queued != partition);
+        self.settling.moved.remove(&partition);
+        self.settling.to_give_up.remove(&partition);
+        let held = self.held.remove(&partition);
+        self.count_open();
+        held
+    }
+
+    /// The stream ends with `error`, once what was settled is durable.
+    pub(super) fn end(&mut self, error: GroupError) {
+        if matches!(self.phase, Phase::Active | Phase::Leaving) {
+            self.phase = Phase::Ending(error);
+            self.settling.retry_at = None;
+        }
+    }
+
+    // ---- reading and delivering
+
+    /// The partition may have something to deliver.
+    pub(super) fn queue(&mut self, partition: u32) {
+        if let Some(held) = self.held.get_mut(&partition)
+            && held.flow == Flow::Running
+            && !held.queued
+        {
+            held.queued = true;
+            self.turns.push_back(partition);
+        }
+    }
+
+    /// What to read next. Nothing is read that could not be sent at once.
+    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Turn> {
+        if self.phase != Phase::Active || !self.outbox.is_empty() || !self.credit.is_left() {
+            return None;
+        }
+        while let Some(partition) = self.turns.pop_front() {
+            let Some(held) = self.held.get_mut(&partition) else { continue };
+            held.queued = false;
+            if let Some(until) = held.window.held_until(now) {
+                self.timer = self.timer.min(until);
+            } else if held.flow == Flow::Running && held.window.has_room() {
+                let cursor = held.window.cursor();
+                let bytes_max = self.credit.read_bytes();
+                return Some(Turn { partition, generation: held.generation, cursor, bytes_max });
+            }
+        }
+        None
+    }
+
+    /// Delivers what was read for `turn`, as far as credit goes.
+    pub(super) fn deliver(&mut self, turn: Turn, batches: Vec<Batch>, high_watermark: Offset, now: Instant) {
+        let Some(held) = running(&mut self.held, turn) else { return };
+        if held.window.held_until(now).is_some() || held.window.cursor() != turn.cursor {
+            // It was settled meanwhile in a way that makes another read necessary.
+            return self.queue(turn.partition);
+        }
+        let deadline = now + self.ack_timeout;
+        let committed = held.window.progress().committed();
+        for batch in batches {
+            if !self.credit.is_left() || !held.window.has_room() || self.phase != Phase::Active {
+                break;
+            }
+            for portion in held.window.deliver(&batch.header, deadline) {
+                self.credit.take(batch.payload.len(), portion.records());
+                self.outbox.push_back(Event::Delivery(Delivery {
+                    partition: turn.partition,
+                    generation: turn.generation,
+                    batch: batch.clone(),
+                    ranges: portion.ranges,
+                    attempt: portion.attempt,
+                    high_watermark,
+                }));
+            }
+        }
+        if held.window.progress().committed() != committed {
+            self.settling.moved.insert(turn.partition);
+        }
+        self.timer = self.timer.min(deadline);
+        self.queue(turn.partition);
+        self.count_open();
+    }
+
+    /// Retention has taken what `turn` was to read.
+    pub(super) fn gap(&mut self, turn: Turn, log_start: Offset) {
+        let Some(held) = running(&mut self.held, turn) else { return };
+        let lost = held.window.skip_to(log_start);
+        if !lost.is_empty() {
+            self.settling.moved.insert(turn.partition);
+            self.outbox.push_back(Event::Gap { partition: turn.partition, lost });
+        }
+        self.queue(turn.partition);
+    }
+
+    /// The partition cannot be delivered further. The others go on.
+    pub(super) fn fail(&mut self, partition: u32, generation: u64, error: GroupError) {
+        let Some(held) = self.held.get_mut(&partition).filter(|held| held.generation == generation) else { return };
+        if held.flow == Flow::Running {
+            held.flow = Flow::Failed;
+            self.outbox.push_back(Event::Failure { partition, error });
+        }
+    }
+
+    /// The generation in which the member has `partition`.
+    pub(super) fn generation(&self, partition: u32) -> Option<u64> {
+        self.held.get(&partition).map(|held| held.generation)
+    }
+
+    // ---- committing
+
+    /// What to commit now, unless a settlement is under way.
+    pub(super) fn next_settlement(&mut self, now: Instant) -> Option<Settlement> {
+        let settling = &mut self.settling;
+        if settling.under_way.is_some() || settling.retry_at.is_some_and(|at| at > now) || settling.is_empty() {
+            return None;
+        }
+        settling.retry_at = None;
+        let moved = std::mem::take(&mut settling.moved);
+        let to_give_up = std::mem::take(&mut settling.to_give_up);
+        let mut given_up = std::mem::take(&mut settling.to_give_back);
+        settling.under_way = Some(std::mem::take(&mut settling.next));
+        let held = moved.iter().filter_map(|partition| Some((*partition, self.held.get(partition)?)));
+        let advanced = held
+            .map(|(partition, held)| PartitionProgress {
+                at: PartitionGeneration { partition, generation: held.generation },
+                progress: held.window.progress().clone(),
+            })
+            .collect();
+        for partition in to_give_up {
+            if let Some(held) = self.forget(partition) {
+                self.given_up.insert(held.generation);
+                given_up.push(PartitionGeneration { partition, generation: held.generation });
+            }
+        }
+        Some(Settlement { member: self.id, advanced, given_up })
+    }
+
+    /// The settlement has ended. `Ok` lists partitions that were not the member's any more.
+    pub(super) fn settled(
+        &mut self,
+        advanced: &[PartitionGeneration],
+        outcome: Result<Vec<u32>, GroupError>,
+        now: Instant,
+    ) {
+        let awaiting = self.settling.under_way.take().unwrap_or_default();
+        let error = outcome.as_ref().err().cloned();
+        let stale = outcome.unwrap_or_default();
+        if error.is_some() && matches!(self.phase, Phase::Active | Phase::Leaving) {
+            let still = advanced.iter().filter(|at| self.generation(at.partition) == Some(at.generation));
+            let still: Vec<u32> = still.map(|at| at.partition).collect();
+            self.settling.moved.extend(still);
+            self.settling.retry_at = Some(now + SETTLE_RETRY);
+            self.timer = self.timer.min(now + SETTLE_RETRY);
+        }
+        for Awaiting { ack_id, partition, generation, committed } in awaiting {
+            let is_stale = stale.contains(&partition);
+            let error =
+                error.clone().or_else(|| is_stale.then_some(GroupError::StaleGeneration { partition, generation }));
+            self.answer(Some(ack_id), committed, error);
+        }
+    }
+
+    // ---- time
+
+    /// When [`on_time`](Self::on_time) may have something to do.
+    pub(super) fn timer(&self) -> Instant {
+        self.timer
+    }
+
+    /// Does what is due: time-outs, delays that are over, heartbeats.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        let mut timer = self.heartbeat_due(now).min(self.silence_due(now));
+        let partitions: Vec<u32> = self.held.keys().copied().collect();
+        for partition in partitions {
+            let Some(held) = self.held.get_mut(&partition) else { continue };
+            if held.window.expire(now) == Expired::Some {
+                self.stats.count_timeout();
+            }
+            let due = held.window.next_deadline().into_iter().chain(held.window.held_until(now)).min();
+            timer = due.map_or(timer, |due| timer.min(due));
+            self.less_is_open(partition);
+        }
+        self.count_open();
+        self.timer = self.settling.retry_at.map_or(timer, |at| timer.min(at)).max(now);
+    }
+
+    /// Sends a heartbeat if it is time for one; returns when the next is due.
+    fn heartbeat_due(&mut self, now: Instant) -> Instant {
+        let due = self.last_sent + self.heartbeat;
+        if due > now {
+            return due;
+        }
+        if self.outbox.is_empty() {
+            self.outbox.push_back(Event::Heartbeat);
+        }
+        now + self.heartbeat
+    }
+
+    /// Takes the member for gone if it has been silent for too long; returns when that may be next.
+    fn silence_due(&mut self, now: Instant) -> Instant {
+        if !self.takes_requests() {
+            // It is we who do not listen.
+            self.last_heard = now;
+        }
+        let patience = self.heartbeat * SILENT_HEARTBEATS;
+        let silent = now.duration_since(self.last_heard);
+        if silent < patience {
+            return self.last_heard + patience;
+        }
+        self.end(GroupError::MemberSilent { silent_ms: silent.as_millis() });
+        now + patience
+    }
+
+    // ---- sending
+
+    pub(super) fn has_events(&self) -> bool {
+        !self.outbox.is_empty() && self.phase != Phase::Gone
+    }
+
+    pub(super) fn next_event(&mut self, now: Instant) -> Option<Event> {
+        let event = self.outbox.pop_front()?;
+        self.last_sent = now;
+        Some(event)
+    }
+
+    /// Events that are still worth sending when the stream ends.
+    pub(super) fn last_events(&mut self) -> impl Iterator<Item = Event> {
+        self.outbox.drain(..).filter(|event| !matches!(event, Event::Delivery(_) | Event::Heartbeat))
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        self.outbox.push_back(event);
+    }
+
+    /// How the stream ends, once nothing is left to be made durable.
+    pub(super) fn finished(&self) -> Option<End> {
+        if !self.settling.is_empty() || self.settling.under_way.is_some() {
+            return None;
+        }
+        match &self.phase {
+            Phase::Active => None,
+            Phase::Leaving => self.held.values().all(|held| held.window.is_settled()).then_some(End::Left),
+            Phase::Ending(error) => Some(End::Failed(error.clone())),
+            Phase::Gone => Some(End::Gone),
+        }
+    }
+
+    fn count_open(&self) {
+        self.stats.set_open_records(self.held.values().map(|held| held.window.open_records()).sum());
+    }
+}
+
+impl Settling {
+    /// Whether there is nothing for a settlement to carry.
+    fn is_empty(&self) -> bool {
+        self.moved.is_empty() && self.to_give_up.is_empty() && self.to_give_back.is_empty() && self.next.is_empty()
+    }
+}
+
+/// The partition of `turn`, if it is still delivered in that generation.
+fn running(held: &mut BTreeMap<u32, Held>, turn: Turn) -> Option<&mut Held> {
+    held.get_mut(&turn.partition).filter(|held| held.generation == turn.generation && held.flow == Flow::Running)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! Consumer groups: who reads what, how far they have got, and who lags.
+//!
+//! One task, the [coordinator], owns the state of all groups and its [journal]; every `Consume` stream is a task of its
+//! own, the [member], which reads and delivers the partitions that the coordinator gives it and reports what was
+//! settled. Everything in between that decides is pure: [state], [progress], [roster] and [assignment], [window],
+//! [policy].
+//!
+//! Invariants: nobody is told "committed" before it is durable; committed offsets move back only by a reset; a
+//! partition has one owner at a time, and what an earlier owner says does not count.
+
+mod assignment;
+mod coordinator;
+mod error;
+mod journal;
+mod lag;
+mod member;
+mod policy;
+mod positions;
+mod progress;
+mod ranges;
+mod roster;
+mod state;
+mod window;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use self::{
+    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
+    journal::{Journal, SNAPSHOT_AFTER_BYTES},
+    state::TopicId,
+};
+pub(crate) use self::{
+    coordinator::{GroupView, MemberView, Moved, NewPosition},
+    error::{GroupError, JournalError},
+    lag::PartitionLag,
+    member::{
+        Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, OUTBOUND_EVENTS, Outbound, Request, Settle,
+    },
+    policy::{Mode, Policy, PolicyOpinion, StartAt},
+    positions::{ResetRequest, ResetTo},
+    state::Group,
+};
+use crate::{
+    engine::{EngineError, MetaStore},
+    error::TopicError,
+    names,
+    topics::{Topic, Topics},
+};
+
+/// All consumer groups of a broker. Dropping it ends them, as a shutdown without waiting.
+pub(crate) struct Groups {
+    topics: Arc<Topics>,
+    handle: Handle,
+    task: Mutex<Option<Running>>,
+}
+
+/// The coordinator's task. Dropping it tells the task that nobody is left.
+struct Running {
+    task: JoinHandle<()>,
+    _dropped: oneshot::Sender<()>,
+}
+
+/// The way to the coordinator, or why there is none.
+#[derive(Clone)]
+struct Handle(Result<mpsc::Sender<Command>, JournalError>);
+
+impl Handle {
+    async fn send(&self, command: Command) -> Result<(), GroupError> {
+        let mailbox = self.0.as_ref().map_err(Clone::clone)?;
+        mailbox.send(command).await.map_err(|_| GroupError::ShuttingDown)
+    }
+
+    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, GroupError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| GroupError::ShuttingDown)?
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator) -> Result<T, GroupError> + Send + 'static,
+    ) -> Result<T, GroupError> {
+        self.call(|reply| Command::Ask(Box::new(move |coordinator| drop(reply.send(question(coordinator)))))).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<Vec<u32>, GroupError> {
+        self.call(|reply| Command::Settle { settlement, reply }).await
+    }
+}
+
+impl Groups {
+    /// Reads the state of all groups. If it is damaged, the broker runs without groups, and every operation on them
+    /// says why: events stay readable, and no group starts over unasked.
+    ///
+    /// # Errors
+    /// If the engine cannot open the journal or read it.
+    pub(crate) async fn open(meta: Arc<dyn MetaStore>, topics: Arc<Topics>) -> Result<Arc<Self>, EngineError> {
+        let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
+            Ok(opened) => opened,
+            Err(damaged @ JournalError::Damaged(_)) => {
+                tracing::error!(error = %damaged, "consumer groups are out of service");
+                return Ok(Arc::new(Self { topics, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+            }
+            Err(error) => return Err(EngineError(error.to_string())),
+        };
+        let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
+        let (dropped, is_dropped) = oneshot::channel();
+        let task = tokio::spawn(Coordinator::new(journal, state).run(commands, is_dropped));
+        let running = Running { task, _dropped: dropped };
+        Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+    }
+
+    /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by
+    /// `deadline` are left to themselves.
+    pub(crate) async fn shutdown(&self, deadline: Duration) {
+        let Some(running) = self.task.lock().take() else { return };
+        // Half of it for the members, so that the other half is left for the journal.
+        let deadline = Instant::now() + deadline / 2;
+        // If it has ended by itself, there is nothing to ask.
+        let _ = self.handle.send(Command::Shutdown { deadline }).await;
+        if let Err(panic) = running.task.await {
+            tracing::error!("the coordinator of groups has failed: {panic}");
+        }
+    }
+
+    /// Makes a group.
+    ///
+    /// # Errors
+    /// [`GroupError::Exists`], [`GroupError::Name`], and what is wrong with the policy.
+    pub(crate) async fn create(&self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
+        check_name(&group)?;
+        self.handle.call(|reply| Command::Create { group, opinion, reply }).await
+    }
+
+    /// Changes a group's policy; what is absent stays.
+    ///
+    /// # Errors
+    /// [`GroupError::Unknown`], and what is wrong with the policy.
+    pub(crate) async fn alter(&self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
+        check_name(&group)?;
+        self.handle.call(|reply| Command::Alter { group, opinion, reply }).await
+    }
+
+    /// Removes a group and its positions.
+    ///
+    /// # Errors
+    /// [`GroupError::Unknown`], [`GroupError::MembersActive`].
+    pub(crate) async fn delete(&self, group: String) -> Result<(), GroupError> {
+        check_name(&group)?;
+        self.handle.call(|reply| Command::Delete { group, reply }).await
+    }
+
+    /// Every group, by name.
+    ///
+    /// # Errors
+    /// While shutting down.
+    pub(crate) async fn list(&self) -> Result<Vec<GroupView>, GroupError> {
+        self.handle.ask(|coordinator| Ok(coordinator.list())).await
+    }
+
+    /// One group and its members.
+    ///
+    /// # Errors
+    /// [`GroupError::Unknown`].
+    pub(crate) async fn describe(&self, group: String) -> Result<(GroupView, Vec<MemberView>), GroupError> {
+        check_name(&group)?;
+        self.handle.ask(move |coordinator| Ok((coordinator.describe(&group)?, coordinator.members_of(&group)))).await
+    }
+
+    /// The names of topics, in order. A topic that has just been deleted has none any more.
+    pub(crate) fn topic_names(&self, ids: &[TopicId]) -> Vec<String> {
+        let topics = ids.iter().filter_map(|id| self.topics.find_by_id(id));
+        let mut names: Vec<String> = topics.map(|topic| topic.meta().name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Serves one member until its stream ends. What goes wrong goes to its client.
+    pub(crate) async fn consume(
+        self: Arc<Self>,
+        mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
+        outbound: Outbound,
+    ) {
+        let joined = async {
+            let join = member::first_request(&mut requests).await?;
+            let topic = self.find(&join.topic, &join.topic_id)?;
+            let membership = self.join(&join, &topic).await?;
+            Ok((join, topic, membership))
+        };
+        match joined.await {
+            Ok((join, topic, membership)) => {
+                let handle = self.handle.clone();
+                // Streams do not keep a broker alive that nobody has a handle of any more.
+                drop(self);
+                member::run(handle, topic, membership, &join, requests, outbound).await;
+            }
+            // A client that has gone does not need it.
+            Err(error) => drop(outbound.send(Err(error)).await),
+        }
+    }
+
+    async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Membership, GroupError> {
+        check_name(&join.group)?;
+        let meta = topic.meta();
+        let admission = self
+            .handle
+            .call(|reply| Command::Admit {
+                group: join.group.clone(),
+                opinion: join.opinion,
+                topic: meta.id,
+                partitions: meta.partitions,
+                reply,
+            })
+            .await?;
+        let starts = positions::starts(topic, admission.start, &admission.missing).await?;
+        let join = Join {
+            group: join.group.clone(),
+            topic: Arc::clone(topic),
+            member_name: join.member_name.clone(),
+            starts,
+            partitions: meta.partitions,
+        };
+        self.handle.call(|reply| Command::Join { join, reply }).await
+    }
+
+    /// Groups with members that consume a topic.
+    ///
+    /// # Errors
+    /// While shutting down.
+    pub(crate) async fn active_groups(&self, topic: TopicId) -> Result<Vec<String>, GroupError> {
+        self.unless_damaged(self.handle.ask(move |coordinator| Ok(coordinator.active_groups(topic))).await)
+    }
+
+    /// Groups with a position in a topic.
+    ///
+    /// # Errors
+    /// While shutting down.
+    pub(crate) async fn groups_of_topic(&self, topic: TopicId) -> Result<Vec<String>, GroupError> {
+        self.unless_damaged(self.handle.ask(move |coordinator| Ok(coordinator.groups_of_topic(topic))).await)
+    }
+
+    /// The topic has more partitions now: members get them.
+    ///
+    /// # Errors
+    /// If the new positions could not be stored; they are when the next member joins.
+    pub(crate) async fn topic_grown(&self, topic: Arc<Topic>) -> Result<(), GroupError> {
+        self.unless_damaged(self.handle.call(|reply| Command::TopicGrown { topic, reply }).await)
+    }
+
+    /// The topic is gone: its positions go, and streams on it end.
+    ///
+    /// # Errors
+    /// If that could not be stored. The positions then stay, but nobody gets to see them: they belong to its id.
+    pub(crate) async fn topic_deleted(&self, topic: TopicId) -> Result<(), GroupError> {
+        self.unless_damaged(self.handle.call(|reply| Command::TopicDeleted { topic, reply }).await)
+    }
+
+    /// Topics work while groups are out of service.
+    fn unless_damaged<T: Default>(&self, outcome: Result<T, GroupError>) -> Result<T, GroupError> {
+        if self.handle.0.is_err() { Ok(T::default()) } else { outcome }
+    }
+
+    /// The topic of that name, if it is the one that is meant.
+    fn find(&self, name: &str, id: &[u8]) -> Result<Arc<Topic>, TopicError> {
+        let topic = self.topics.find(name)?;
+        topic.check_id(id)?;
+        Ok(topic)
+    }
+}
+
+fn check_name(group: &str) -> Result<(), GroupError> {
+    // What is shown of a name that is far too long is bounded.
+    names::check(group).map_err(|source| GroupError::Name { name: group.chars().take(260).collect(), source })
+}
+
+#[cfg(test)]
+mod tests;

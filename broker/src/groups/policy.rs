@@ -1,0 +1,195 @@
+//! A group's policy, and what a member may say about it.
+
+use std::{fmt, time::Duration};
+
+use aqueduct_storage::{Offset, Window};
+
+use super::error::GroupError;
+
+/// Used when a group is made without one.
+pub(crate) const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Shorter time-outs would redeliver what is still on its way.
+pub(crate) const ACK_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// Longer ones would hold a partition for ever.
+pub(crate) const ACK_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How records are spread over members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A partition belongs to one member.
+    Ordered,
+    /// Records are spread over members.
+    Shared,
+    /// Spread, but one key is with one member at a time.
+    Keyed,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordered => "ordered",
+            Self::Shared => "shared",
+            Self::Keyed => "keyed",
+        })
+    }
+}
+
+/// A place in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartAt {
+    /// The log start offset.
+    Earliest,
+    /// The high watermark.
+    Latest,
+    /// That one.
+    Offset(Offset),
+    /// The first offset appended at or after this time, in microseconds since the epoch.
+    TimeUs(i64),
+}
+
+impl StartAt {
+    /// The offset, if the window alone tells it.
+    ///
+    /// # Errors
+    /// [`GroupError::OutOfRange`] for an offset outside the window.
+    pub(crate) fn resolve(self, partition: u32, window: Window) -> Result<Resolved, GroupError> {
+        match self {
+            Self::Earliest => Ok(Resolved::Offset(window.log_start)),
+            Self::Latest => Ok(Resolved::Offset(window.high_watermark)),
+            Self::Offset(offset) => in_window(partition, offset, window).map(Resolved::Offset),
+            Self::TimeUs(time_us) => Ok(Resolved::FirstSince(time_us)),
+        }
+    }
+}
+
+/// What a [`StartAt`] comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolved {
+    /// This offset.
+    Offset(Offset),
+    /// The log has to be asked.
+    FirstSince(i64),
+}
+
+/// `offset`, if a reader may stand there.
+///
+/// # Errors
+/// [`GroupError::OutOfRange`].
+pub(crate) fn in_window(partition: u32, offset: Offset, window: Window) -> Result<Offset, GroupError> {
+    let Window { log_start, high_watermark } = window;
+    if (log_start..=high_watermark).contains(&offset) {
+        return Ok(offset);
+    }
+    Err(GroupError::OutOfRange { partition, offset, log_start, high_watermark })
+}
+
+impl fmt::Display for StartAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Offset(offset) => write!(f, "offset {offset}"),
+            Self::TimeUs(time_us) => write!(f, "time {time_us} us"),
+        }
+    }
+}
+
+/// Belongs to the group, not to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) mode: Mode,
+    /// Where a partition without a committed offset begins.
+    pub(crate) start: StartAt,
+    /// A delivery that is not settled within this time is delivered again.
+    pub(crate) ack_timeout: Duration,
+}
+
+/// What a request says about a policy; absent means "no opinion".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PolicyOpinion {
+    pub(crate) mode: Option<Mode>,
+    pub(crate) start: Option<StartAt>,
+    pub(crate) ack_timeout: Option<Duration>,
+}
+
+impl PolicyOpinion {
+    /// The policy of a group that is made with this opinion.
+    ///
+    /// # Errors
+    /// [`GroupError::Unsupported`], [`GroupError::Invalid`].
+    pub(crate) fn into_policy(self) -> Result<Policy, GroupError> {
+        let policy = Policy {
+            mode: self.mode.unwrap_or(Mode::Ordered),
+            start: self.start.unwrap_or(StartAt::Earliest),
+            ack_timeout: self.ack_timeout.unwrap_or(ACK_TIMEOUT_DEFAULT),
+        };
+        match policy.mode {
+            Mode::Ordered => {}
+            mode @ (Mode::Shared | Mode::Keyed) => return Err(GroupError::Unsupported(mode)),
+        }
+        if !(ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&policy.ack_timeout) {
+            return Err(GroupError::Invalid {
+                field: "ack_timeout_ms",
+                reason: format!(
+                    "{} is outside {} to {}",
+                    policy.ack_timeout.as_millis(),
+                    ACK_TIMEOUT_MIN.as_millis(),
+                    ACK_TIMEOUT_MAX.as_millis()
+                ),
+            });
+        }
+        Ok(policy)
+    }
+
+    /// Whether a member with this opinion fits into `group`.
+    ///
+    /// # Errors
+    /// [`GroupError::PolicyDisagrees`] names the first field that differs.
+    pub(crate) fn check(self, group: &str, policy: &Policy) -> Result<(), GroupError> {
+        let disagrees = |field, has: String, wanted: String| {
+            Err(GroupError::PolicyDisagrees { group: group.to_owned(), field, has, wanted })
+        };
+        if let Some(mode) = self.mode.filter(|mode| *mode != policy.mode) {
+            return disagrees("mode", policy.mode.to_string(), mode.to_string());
+        }
+        if let Some(start) = self.start.filter(|start| *start != policy.start) {
+            return disagrees("start", policy.start.to_string(), start.to_string());
+        }
+        if let Some(timeout) = self.ack_timeout.filter(|timeout| *timeout != policy.ack_timeout) {
+            let in_ms = |time: Duration| format!("{} ms", time.as_millis());
+            return disagrees("ack_timeout_ms", in_ms(policy.ack_timeout), in_ms(timeout));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_starts_ordered_at_earliest_unless_told_otherwise() {
+        let policy = PolicyOpinion::default().into_policy();
+        let expected = Policy { mode: Mode::Ordered, start: StartAt::Earliest, ack_timeout: ACK_TIMEOUT_DEFAULT };
+        assert_eq!(policy, Ok(expected));
+    }
+
+    #[test]
+    fn modes_to_come_are_refused_by_name() {
+        for mode in [Mode::Shared, Mode::Keyed] {
+            let opinion = PolicyOpinion { mode: Some(mode), ..PolicyOpinion::default() };
+            assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(mode)));
+        }
+    }
+
+    #[test]
+    fn a_member_may_be_silent_or_agree_but_not_differ() {
+        let policy = PolicyOpinion::default().into_policy().expect("the defaults are legal");
+        let agreeing = PolicyOpinion { start: Some(StartAt::Earliest), ..PolicyOpinion::default() };
+        let differing = PolicyOpinion { ack_timeout: Some(Duration::from_secs(1)), ..PolicyOpinion::default() };
+        assert_eq!(PolicyOpinion::default().check("g", &policy), Ok(()));
+        assert_eq!(agreeing.check("g", &policy), Ok(()));
+        let refused = differing.check("g", &policy);
+        assert!(matches!(refused, Err(GroupError::PolicyDisagrees { field: "ack_timeout_ms", .. })), "{refused:?}");
+    }
+}

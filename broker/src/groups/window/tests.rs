@@ -1,0 +1,207 @@
+#![expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::*;
+
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn dense(base_offset: Offset, record_count: u32) -> BatchHeader {
+    BatchHeader { base_offset, record_count, ..BatchHeader::default() }
+}
+
+fn portion(ranges: &[Range<Offset>], attempt: u32) -> Portion {
+    Portion { ranges: ranges.to_vec(), attempt }
+}
+
+fn in_1s(now: Instant) -> Instant {
+    now + Duration::from_secs(1)
+}
+
+#[test]
+fn records_below_the_committed_offset_or_acked_are_left_out() {
+    let mut progress = Progress::at(3);
+    progress.ack(5..7);
+    let mut window = Window::new(progress);
+    assert_eq!(window.cursor(), 3);
+    let portions = window.deliver(&dense(0, 10), Instant::now());
+    assert_eq!(portions, [portion(&[3..5, 7..10], 1)]);
+    assert_eq!(window.cursor(), 10);
+    assert_eq!(window.open_records(), 5);
+}
+
+#[test]
+fn a_nacked_record_comes_again_first_and_takes_what_follows_along() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 10), now + ACK_TIMEOUT);
+    assert_eq!(window.ack(&[0..4, 6..7]), Ok(()));
+    assert_eq!(window.nack(&[4..5], in_1s(now)), Ok(()));
+    assert_eq!(window.cursor(), 4);
+    assert_eq!(window.held_until(now), Some(in_1s(now)));
+    assert_eq!(window.held_until(in_1s(now)), None);
+    let again = window.deliver(&dense(0, 10), in_1s(now) + ACK_TIMEOUT);
+    assert_eq!(again, [portion(&[4..5], 2), portion(&[5..6, 7..10], 1)]);
+}
+
+#[test]
+fn several_nacks_of_one_delivery_count_one_attempt_each() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 4), now + ACK_TIMEOUT);
+    for _ in 0..2 {
+        assert_eq!(window.nack(&[0..1, 2..3], now), Ok(()));
+    }
+    let again = window.deliver(&dense(0, 4), now + ACK_TIMEOUT);
+    assert_eq!(again, [portion(&[0..1], 2), portion(&[1..2], 1), portion(&[2..3], 2), portion(&[3..4], 1)]);
+}
+
+#[test]
+fn a_late_ack_of_what_was_taken_along_counts() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 3), now + ACK_TIMEOUT);
+    assert_eq!(window.nack(&[0..1], now), Ok(()));
+    assert_eq!(window.ack(&[1..3]), Ok(()));
+    assert_eq!(window.deliver(&dense(0, 3), now + ACK_TIMEOUT), [portion(&[0..1], 2)]);
+}
+
+#[test]
+fn released_records_come_again_as_the_same_attempt() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 5), now + ACK_TIMEOUT);
+    assert_eq!(window.release(&[2..5]), Ok(()));
+    assert_eq!(window.held_until(now), None);
+    assert_eq!(window.deliver(&dense(0, 5), now + ACK_TIMEOUT), [portion(&[2..5], 1)]);
+}
+
+#[test]
+fn what_is_not_settled_in_time_comes_again_as_the_next_attempt() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 5), now + ACK_TIMEOUT);
+    window.deliver(&dense(5, 5), in_1s(now) + ACK_TIMEOUT);
+    assert_eq!(window.ack(&[0..2, 3..5]), Ok(()));
+    assert_eq!(window.expire(now), Expired::None);
+    assert_eq!(window.next_deadline(), Some(now + ACK_TIMEOUT));
+    assert_eq!(window.expire(now + ACK_TIMEOUT), Expired::Some);
+    assert_eq!(window.cursor(), 2);
+    assert!(window.is_settled(), "what followed was taken along");
+    assert_eq!(window.deliver(&dense(0, 5), in_1s(now) + ACK_TIMEOUT), [portion(&[2..3], 2)]);
+    assert_eq!(window.deliver(&dense(5, 5), in_1s(now) + ACK_TIMEOUT), [portion(&[5..10], 1)]);
+}
+
+#[test]
+fn settled_deliveries_leave_no_deadline_behind() {
+    let now = Instant::now();
+    let mut window = Window::new(Progress::at(0));
+    for base in 0..100 {
+        window.deliver(&dense(base, 1), now + ACK_TIMEOUT);
+    }
+    assert_eq!(window.ack(&[0..100]), Ok(()));
+    assert_eq!(window.expire(now), Expired::None);
+    assert_eq!(window.next_deadline(), None);
+}
+
+#[test]
+fn settlements_of_what_was_never_delivered_are_refused_whole() {
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 5), Instant::now());
+    assert_eq!(window.ack(&[0..1, 4..6]), Err(NotDelivered));
+    assert_eq!(window.ack(&[Range { start: 3, end: 3 }]), Err(NotDelivered));
+    assert_eq!(window.progress().committed(), 0);
+}
+
+#[test]
+fn delivery_waits_while_too_much_is_ahead_of_the_committed_offset() {
+    let mut window = Window::new(Progress::at(0));
+    let half = u32::try_from(OPEN_RECORDS_MAX / 2).expect("it is small");
+    window.deliver(&dense(0, half), Instant::now());
+    assert!(window.has_room());
+    window.deliver(&dense(OPEN_RECORDS_MAX / 2, half), Instant::now());
+    assert!(!window.has_room());
+    assert_eq!(window.ack(&[1..OPEN_RECORDS_MAX]), Ok(()));
+    assert!(!window.has_room(), "the first record is still open");
+    assert_eq!(window.ack(&[0..1]), Ok(()));
+    assert!(window.has_room());
+}
+
+#[test]
+fn offsets_that_compaction_emptied_do_not_hold_the_committed_offset() {
+    let mut window = Window::new(Progress::at(0));
+    let header = BatchHeader {
+        base_offset: 0,
+        record_count: 2,
+        offset_span: 6,
+        offset_deltas: vec![1, 4],
+        ..BatchHeader::default()
+    };
+    assert_eq!(window.deliver(&header, Instant::now()), [portion(&[1..2, 4..5], 1)]);
+    assert_eq!(window.ack(&[1..2, 4..5]), Ok(()));
+    assert_eq!(window.progress().committed(), 6);
+}
+
+#[test]
+fn what_retention_took_is_skipped_and_open_records_can_still_be_acked() {
+    let mut window = Window::new(Progress::at(0));
+    window.deliver(&dense(0, 5), Instant::now());
+    assert_eq!(window.skip_to(20), 5..20);
+    assert_eq!(window.progress().committed(), 0);
+    assert_eq!(window.ack(&[0..5]), Ok(()));
+    assert_eq!(window.progress().committed(), 20);
+    assert_eq!(window.cursor(), 20);
+}
+
+/// A member that acks, nacks, releases and forgets at random gets every record in the end, and never one that it has
+/// acked.
+#[test]
+fn random_settlements_lose_nothing_and_repeat_nothing_that_was_acked() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let log: Vec<BatchHeader> = (0..20)
+            .scan(0, |base, _| {
+                let header = dense(*base, random.u32(1..6));
+                *base = header.next_offset();
+                Some(header)
+            })
+            .collect();
+        let end = log.last().map_or(0, BatchHeader::next_offset);
+        let mut window = Window::new(Progress::at(0));
+        let mut now = Instant::now();
+        let mut acked: BTreeMap<Offset, u32> = BTreeMap::new();
+        let mut with_member: Vec<Range<Offset>> = Vec::new();
+        for step in 0.. {
+            assert!(step < 20_000, "seed {seed}: it does not come to an end");
+            if window.progress().committed() == end {
+                break;
+            }
+            let batch = log.iter().find(|batch| batch.next_offset() > window.cursor());
+            if let Some(batch) = batch.filter(|_| random.bool() && window.held_until(now).is_none()) {
+                for portion in window.deliver(batch, now + ACK_TIMEOUT) {
+                    for offset in portion.ranges.iter().cloned().flatten() {
+                        assert!(!acked.contains_key(&offset), "seed {seed}: {offset} was acked");
+                        with_member.push(offset..offset + 1);
+                    }
+                }
+            }
+            if !with_member.is_empty() {
+                let range = with_member.swap_remove(random.usize(..with_member.len()));
+                let settled = match random.u8(0..8) {
+                    0 => window.nack(std::slice::from_ref(&range), now + Duration::from_millis(random.u64(0..2000))),
+                    1 => window.release(std::slice::from_ref(&range)),
+                    2 => Ok(()),
+                    _ => {
+                        acked.insert(range.start, 1);
+                        window.ack(std::slice::from_ref(&range))
+                    }
+                };
+                assert_eq!(settled, Ok(()), "seed {seed}");
+            }
+            now += Duration::from_millis(random.u64(0..3000));
+            window.expire(now);
+            assert_eq!(window.is_settled(), window.open_records() == 0);
+        }
+        assert_eq!(acked.len() as u64, end, "seed {seed}: every record was acked once it was committed");
+    }
+}

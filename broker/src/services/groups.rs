@@ -1,0 +1,160 @@
+//! The service `Groups`.
+
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use aqueduct_proto::v1::{self, groups_server};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::draining_status;
+use crate::{
+    BrokerCore,
+    groups::{GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
+};
+
+/// Shorter intervals would keep the broker busy with measuring.
+const LAG_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct GroupsService {
+    core: Arc<BrokerCore>,
+}
+
+impl GroupsService {
+    pub(crate) fn new(core: Arc<BrokerCore>) -> Self {
+        Self { core }
+    }
+
+    fn groups(&self) -> &Arc<Groups> {
+        &self.core.groups
+    }
+
+    fn to_wire(&self, view: GroupView) -> v1::Group {
+        let topics = self.groups().topic_names(&view.topics);
+        wire::group(view.name, &view.group, topics, view.members)
+    }
+
+    async fn report(&self, request: &v1::WatchLagRequest) -> Result<v1::WatchLagResponse, Status> {
+        let lag = self.groups().lag(wire::non_empty(&request.group), wire::non_empty(&request.topic)).await?;
+        Ok(v1::WatchLagResponse { partitions: lag.into_iter().map(wire::lag).collect() })
+    }
+}
+
+#[tonic::async_trait]
+impl groups_server::Groups for GroupsService {
+    async fn create(
+        &self,
+        request: Request<v1::CreateGroupRequest>,
+    ) -> Result<Response<v1::CreateGroupResponse>, Status> {
+        let v1::CreateGroupRequest { group: name, policy } = request.into_inner();
+        let group = self.groups().create(name.clone(), wire::opinion(policy)?).await?;
+        tracing::info!(group = name, "group created");
+        Ok(Response::new(v1::CreateGroupResponse { group: Some(wire::group(name, &group, Vec::new(), 0)) }))
+    }
+
+    async fn alter(&self, request: Request<v1::AlterGroupRequest>) -> Result<Response<v1::AlterGroupResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.group.clone();
+        self.groups().alter(name.clone(), wire::alteration(&request)).await?;
+        tracing::info!(group = name, "group altered");
+        let (view, _) = self.groups().describe(name).await?;
+        Ok(Response::new(v1::AlterGroupResponse { group: Some(self.to_wire(view)) }))
+    }
+
+    async fn list(&self, _request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        let groups = self.groups().list().await?.into_iter().map(|view| self.to_wire(view)).collect();
+        Ok(Response::new(v1::ListGroupsResponse { groups }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        let name = request.into_inner().group;
+        let (view, members) = self.groups().describe(name.clone()).await?;
+        let lag = self.groups().lag(Some(&name), None).await?;
+        Ok(Response::new(v1::DescribeGroupResponse {
+            group: Some(self.to_wire(view)),
+            members: members.into_iter().map(wire::member).collect(),
+            lag: lag.into_iter().map(wire::lag).collect(),
+        }))
+    }
+
+    type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<v1::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        // Answered before the join has come: there are clients that send nothing before they have seen headers.
+        let (outbound, events) = mpsc::channel(OUTBOUND_EVENTS);
+        let requests = wire::requests(request.into_inner()).boxed();
+        tokio::spawn(Arc::clone(self.groups()).consume(requests, outbound));
+        let responses = ReceiverStream::new(events).map(|event| match event {
+            Ok(event) => Ok(wire::event(event)),
+            Err(error) => Err(error.into()),
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitResponse>, Status> {
+        let v1::CommitRequest { group, topic, topic_id, offsets } = request.into_inner();
+        let position = |at: v1::PartitionOffset| NewPosition { partition: at.partition, offset: at.offset };
+        let positions = offsets.into_iter().map(position).collect();
+        self.groups().commit(group, &topic, &topic_id, positions).await?;
+        Ok(Response::new(v1::CommitResponse {}))
+    }
+
+    type WatchLagStream = BoxStream<'static, Result<v1::WatchLagResponse, Status>>;
+
+    async fn watch_lag(&self, request: Request<v1::WatchLagRequest>) -> Result<Response<Self::WatchLagStream>, Status> {
+        let request = request.into_inner();
+        let first = self.report(&request).await?;
+        if request.interval_ms == 0 {
+            return Ok(Response::new(stream::iter([Ok(first)]).boxed()));
+        }
+        let interval = Duration::from_millis(request.interval_ms.into()).max(LAG_INTERVAL_MIN);
+        let later = stream::unfold(Some((self.clone(), request)), move |state| async move {
+            let (service, request) = state?;
+            let mut draining = service.core.draining();
+            let waited = tokio::time::timeout(interval, async move { draining.wait_for(|drain| *drain).await.is_ok() });
+            let report = match waited.await {
+                Ok(_) => Err(draining_status()),
+                Err(_) => service.report(&request).await,
+            };
+            let next = report.is_ok().then_some((service, request));
+            Some((report, next))
+        });
+        Ok(Response::new(stream::iter([Ok(first)]).chain(later).boxed()))
+    }
+
+    async fn reset(&self, request: Request<v1::ResetGroupRequest>) -> Result<Response<v1::ResetGroupResponse>, Status> {
+        let (request, dry_run) = wire::reset_request(request.into_inner())?;
+        let moved = match dry_run {
+            wire::Execution::Plan => self.groups().plan_reset(&request).await?,
+            wire::Execution::Do => {
+                tracing::info!(group = request.group, topic = request.topic, "group reset");
+                self.groups().reset(request).await?
+            }
+        };
+        Ok(Response::new(v1::ResetGroupResponse { partitions: moved.into_iter().map(wire::partition_reset).collect() }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        let group = request.into_inner().group;
+        self.groups().delete(group.clone()).await?;
+        tracing::info!(group, "group deleted");
+        Ok(Response::new(v1::DeleteGroupResponse {}))
+    }
+}

@@ -1,0 +1,257 @@
+//! Between the messages of `Groups` and the types of [`crate::groups`].
+
+use std::{num::NonZeroU64, ops::Range, time::Duration};
+
+use aqueduct_proto::v1::{self, consume_request, consume_response};
+use aqueduct_storage::Offset;
+use futures_util::{Stream, StreamExt as _, future::ready};
+use tonic::{Status, Streaming};
+
+use crate::{
+    groups::{
+        Assigned, Credit, Delivery, Event, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, MemberView, Mode, Moved,
+        PartitionLag, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, Settle, StartAt,
+    },
+    services::convert,
+    status,
+};
+
+/// Shorter ones would be noise.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Longer ones would keep a dead member for hours.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10 * 60);
+/// Bounds what one request may ask to be done.
+const RANGES_MAX: usize = 65_536;
+const NAME_BYTES_MAX: usize = 256;
+
+/// Whether a reset is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Execution {
+    Do,
+    Plan,
+}
+
+/// An empty string in a request means "any".
+pub(super) fn non_empty(name: &str) -> Option<&str> {
+    Some(name).filter(|name| !name.is_empty())
+}
+
+fn invalid(field: &'static str, reason: impl Into<String>) -> GroupError {
+    GroupError::Invalid { field, reason: reason.into() }
+}
+
+// ---- policies
+
+pub(super) fn opinion(policy: Option<v1::GroupPolicy>) -> Result<PolicyOpinion, GroupError> {
+    let Some(policy) = policy else { return Ok(PolicyOpinion::default()) };
+    let mode = match v1::GroupMode::try_from(policy.mode) {
+        Ok(v1::GroupMode::Unspecified) => None,
+        Ok(v1::GroupMode::Ordered) => Some(Mode::Ordered),
+        Ok(v1::GroupMode::Shared) => Some(Mode::Shared),
+        Ok(v1::GroupMode::Keyed) => Some(Mode::Keyed),
+        Err(_) => return Err(invalid("policy.mode", format!("{} is not a mode", policy.mode))),
+    };
+    Ok(PolicyOpinion { mode, start: policy.start.and_then(start), ack_timeout: ack_timeout(policy.ack_timeout_ms) })
+}
+
+pub(super) fn alteration(request: &v1::AlterGroupRequest) -> PolicyOpinion {
+    let ack_timeout = request.ack_timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+    PolicyOpinion { mode: None, start: request.start.and_then(start), ack_timeout }
+}
+
+fn ack_timeout(ms: u32) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms.into()))
+}
+
+fn start(start: v1::Start) -> Option<StartAt> {
+    start.at.map(|at| match at {
+        v1::start::At::Earliest(_) => StartAt::Earliest,
+        v1::start::At::Latest(_) => StartAt::Latest,
+        v1::start::At::Offset(offset) => StartAt::Offset(offset),
+        v1::start::At::TimeUs(time_us) => StartAt::TimeUs(time_us),
+    })
+}
+
+fn policy(policy: &Policy) -> v1::GroupPolicy {
+    let mode = match policy.mode {
+        Mode::Ordered => v1::GroupMode::Ordered,
+        Mode::Shared => v1::GroupMode::Shared,
+        Mode::Keyed => v1::GroupMode::Keyed,
+    };
+    let at = match policy.start {
+        StartAt::Earliest => v1::start::At::Earliest(v1::start::Earliest {}),
+        StartAt::Latest => v1::start::At::Latest(v1::start::Latest {}),
+        StartAt::Offset(offset) => v1::start::At::Offset(offset),
+        StartAt::TimeUs(time_us) => v1::start::At::TimeUs(time_us),
+    };
+    v1::GroupPolicy {
+        mode: mode.into(),
+        start: Some(v1::Start { at: Some(at) }),
+        ack_timeout_ms: u32::try_from(policy.ack_timeout.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+// ---- what is shown
+
+pub(super) fn group(name: String, group: &Group, topics: Vec<String>, members: usize) -> v1::Group {
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    v1::Group { name, policy: Some(policy(&group.policy)), created_us: group.created_us, topics, members }
+}
+
+pub(super) fn member(view: MemberView) -> v1::Member {
+    v1::Member {
+        id: view.id,
+        name: view.name,
+        topic: view.topic,
+        partitions: view.partitions,
+        leaving_partitions: view.leaving_partitions,
+        open_records: view.open_records,
+        joined_us: view.joined_us,
+        timeouts: view.timeouts,
+    }
+}
+
+pub(super) fn lag(lag: PartitionLag) -> v1::PartitionLag {
+    v1::PartitionLag {
+        lag_records: lag.records(),
+        lag_bytes: lag.bytes,
+        lag_seconds: lag.behind.as_secs_f64(),
+        group: lag.group,
+        topic: lag.topic,
+        topic_id: lag.topic_id.to_vec().into(),
+        partition: lag.partition,
+        log_start_offset: lag.log_start,
+        committed_offset: lag.committed,
+        high_watermark: lag.high_watermark,
+        member: lag.member.unwrap_or_default(),
+    }
+}
+
+pub(super) fn partition_reset(moved: Moved) -> v1::PartitionReset {
+    // Without a position it would have begun where it begins now.
+    v1::PartitionReset { partition: moved.partition, from_offset: moved.from.unwrap_or(moved.to), to_offset: moved.to }
+}
+
+pub(super) fn reset_request(request: v1::ResetGroupRequest) -> Result<(ResetRequest, Execution), GroupError> {
+    let v1::ResetGroupRequest { group, topic, partitions, to, dry_run } = request;
+    let to = match to {
+        Some(v1::reset_group_request::To::Start(at)) => start(at).map(ResetTo::Start),
+        Some(v1::reset_group_request::To::Shift(shift)) => Some(ResetTo::Shift(shift)),
+        None => None,
+    };
+    let to = to.ok_or_else(|| invalid("to", "must be given: a start, or a shift"))?;
+    let execution = if dry_run { Execution::Plan } else { Execution::Do };
+    Ok((ResetRequest { group, topic, partitions, to }, execution))
+}
+
+// ---- the stream of a member
+
+/// The requests of a member. They end when its client goes, in whatever way.
+pub(super) fn requests(stream: Streaming<v1::ConsumeRequest>) -> impl Stream<Item = Result<Request, GroupError>> {
+    stream.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok().map(self::request)))
+}
+
+fn request(request: v1::ConsumeRequest) -> Result<Request, GroupError> {
+    use consume_request::Event as Wire;
+    Ok(match request.event.ok_or_else(|| invalid("event", "is missing, or not known to this broker"))? {
+        Wire::Join(join) => Request::Join(Box::new(join_request(join)?)),
+        Wire::Credit(wire) => Request::Credit(credit(wire)),
+        Wire::Ack(ack) => Request::Ack(settle(ack.ack_id, ack.partition, ack.generation, ack.ranges)?),
+        Wire::Nack(nack) => Request::Nack {
+            settle: settle(nack.ack_id, nack.partition, nack.generation, nack.ranges)?,
+            delay: Duration::from_millis(nack.delay_ms.into()),
+        },
+        Wire::Release(release) => Request::Release(settle(0, release.partition, release.generation, release.ranges)?),
+        Wire::Heartbeat(_) => Request::Heartbeat,
+        Wire::Leave(_) => Request::Leave,
+    })
+}
+
+fn join_request(join: v1::Join) -> Result<JoinRequest, GroupError> {
+    if join.member_name.len() > NAME_BYTES_MAX {
+        return Err(invalid(
+            "member_name",
+            format!("has {} bytes; {NAME_BYTES_MAX} are allowed", join.member_name.len()),
+        ));
+    }
+    let heartbeat = match join.heartbeat_ms {
+        0 => HEARTBEAT_DEFAULT,
+        ms => Duration::from_millis(ms.into()).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
+    };
+    Ok(JoinRequest {
+        group: join.group,
+        topic: join.topic,
+        topic_id: join.topic_id,
+        member_name: join.member_name,
+        opinion: opinion(join.policy)?,
+        credit: join.credit.map(credit).unwrap_or_default(),
+        heartbeat,
+    })
+}
+
+fn credit(credit: v1::Credit) -> Credit {
+    Credit { bytes: credit.bytes, records: credit.records }
+}
+
+fn settle(ack_id: u64, partition: u32, generation: u64, ranges: Vec<v1::OffsetRange>) -> Result<Settle, GroupError> {
+    if ranges.len() > RANGES_MAX {
+        return Err(invalid("ranges", format!("there are {}; {RANGES_MAX} are allowed", ranges.len())));
+    }
+    let ranges = ranges.into_iter().map(|range| range.from..range.to).collect();
+    Ok(Settle { ack_id: NonZeroU64::new(ack_id), partition, generation, ranges })
+}
+
+pub(super) fn event(event: Event) -> v1::ConsumeResponse {
+    use consume_response::Event as Wire;
+    let event = match event {
+        Event::Joined { topic_id, member, policy: of_group, partitions } => Wire::Joined(v1::Joined {
+            topic_id: topic_id.to_vec().into(),
+            member_id: member,
+            policy: Some(policy(&of_group)),
+            partitions,
+        }),
+        Event::Assignment { assigned, revoked } => Wire::Assignment(v1::Assignment {
+            assigned: assigned.into_iter().map(assigned_partition).collect(),
+            revoked,
+        }),
+        Event::Delivery(delivered) => Wire::Delivery(delivery(delivered)),
+        Event::Settled { ack_id, committed, error } => Wire::Settled(v1::Settled {
+            ack_id: ack_id.get(),
+            committed_offset: committed,
+            error: error.map(error_message),
+        }),
+        Event::Gap { partition, lost } => Wire::Gap(v1::PartitionGap {
+            partition,
+            gap: Some(v1::Gap { from: lost.start, to: lost.end, reason: v1::gap::Reason::Retention.into() }),
+        }),
+        Event::Failure { partition, error } => {
+            Wire::Failure(v1::PartitionFailure { partition, error: Some(error_message(error)) })
+        }
+        Event::Heartbeat => Wire::Heartbeat(v1::ConsumeHeartbeat {}),
+    };
+    v1::ConsumeResponse { event: Some(event) }
+}
+
+fn assigned_partition(assigned: Assigned) -> v1::AssignedPartition {
+    let Assigned { partition, generation, committed } = assigned;
+    v1::AssignedPartition { partition, generation, committed_offset: committed }
+}
+
+fn delivery(delivery: Delivery) -> v1::Delivery {
+    v1::Delivery {
+        partition: delivery.partition,
+        generation: delivery.generation,
+        batch: Some(convert::batch_to_wire(delivery.batch)),
+        ranges: delivery.ranges.into_iter().map(range).collect(),
+        attempt: delivery.attempt,
+        high_watermark: delivery.high_watermark,
+    }
+}
+
+fn range(range: Range<Offset>) -> v1::OffsetRange {
+    v1::OffsetRange { from: range.start, to: range.end }
+}
+
+fn error_message(error: GroupError) -> tonic_types::Status {
+    status::to_message(&Status::from(error))
+}
