@@ -179,9 +179,9 @@ impl OffsetOutOfRange {
         if error.code != Code::OutOfRange {
             return None;
         }
-        let number = |key: &str| error.metadata.get(key)?.parse().ok();
+        let number = |key: &str| -> Option<u64> { error.metadata.get(key)?.parse().ok() };
         Some(Self {
-            partition,
+            partition: number("partition").and_then(|number| u32::try_from(number).ok()).unwrap_or(partition),
             requested: number("requested").or(requested),
             log_start: number("log_start")?,
             high_watermark: number("high_watermark")?,

@@ -145,6 +145,7 @@ impl ProducerBuilder {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { pipeline, waker: None, session: 0 }),
             work: Notify::new(),
+            interrupt: Notify::new(),
             budget: Semaphore::new(self.buffer_bytes_max),
             buffer_bytes_max: self.buffer_bytes_max,
             codec: self.codec,

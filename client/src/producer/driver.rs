@@ -132,19 +132,22 @@ impl Driver {
         };
         self.link.report_success();
         loop {
-            match answers.message().await {
-                Err(status) => return judge(self.link.judge(status)),
-                Ok(None) => {
-                    return if self.is_finished() { End::Finished } else { End::Broken(None) };
+            tokio::select! {
+                answer = answers.message() => match answer {
+                    Err(status) => return judge(self.link.judge(status)),
+                    Ok(None) if self.is_finished() => return End::Finished,
+                    Ok(None) => return End::Broken(None),
+                    Ok(Some(answer)) => self.answered(answer),
+                },
+                () = self.shared.interrupt.notified() => {
+                    let state = self.shared.state.lock();
+                    if state.pipeline.is_finished() {
+                        return End::Finished;
+                    }
+                    if state.pipeline.needs_restart() {
+                        return End::Broken(None);
+                    }
                 }
-                Ok(Some(answer)) => self.answered(answer),
-            }
-            let state = self.shared.state.lock();
-            if state.pipeline.is_finished() {
-                return End::Finished;
-            }
-            if state.pipeline.needs_restart() {
-                return End::Broken(None);
             }
         }
     }

@@ -18,7 +18,12 @@ use super::{
     payload::Payload,
     ticket::{Completion, Outcome},
 };
-use crate::{codec::encode::append_record, error::BrokerError, record::Record, transport::backoff::RECONNECT};
+use crate::{
+    codec::encode::{append_record, framed_len},
+    error::BrokerError,
+    record::Record,
+    transport::backoff::RECONNECT,
+};
 
 /// Batches of a partition that may be on their way before new ones wait to be filled: one being synced, one next.
 const EAGER_IN_FLIGHT: usize = 2;
@@ -148,7 +153,7 @@ impl Lane {
         }
     }
 
-    /// Adds one record of `length` encoded bytes; says where its outcome will be and which one it is there.
+    /// Adds one record of `length` encoded bytes, without its frame; says where its outcome will be and which one it is there.
     pub(super) fn push(
         &mut self,
         record: &Record,
@@ -157,14 +162,12 @@ impl Lane {
         config: &LaneConfig,
         completion: impl FnOnce() -> Completion,
     ) -> (Arc<Completion>, u32) {
-        if let Some(open) = &self.open
-            && (open.record_set.len() + length > config.batch_bytes_max || open.records >= config.batch_records_max)
-        {
+        if self.open.as_ref().is_some_and(|open| open.record_set.len() + framed_len(length) > config.batch_bytes_max) {
             self.seal();
         }
         let hint = self.capacity_hint;
         let open = self.open.get_or_insert_with(|| OpenBatch {
-            record_set: Vec::with_capacity(hint.max(length + 16).min(config.batch_bytes_max)),
+            record_set: Vec::with_capacity(hint.max(framed_len(length)).min(config.batch_bytes_max)),
             records: 0,
             max_timestamp_us: 0,
             created: now,
@@ -177,7 +180,11 @@ impl Lane {
         }
         let index = open.records;
         open.records += 1;
-        (Arc::clone(&open.completion), index)
+        let place = (Arc::clone(&open.completion), index);
+        if open.records >= config.batch_records_max || open.record_set.len() >= config.batch_bytes_max {
+            self.seal();
+        }
+        place
     }
 
     fn seal(&mut self) {
@@ -352,6 +359,14 @@ impl Lane {
     pub(super) fn renumber(&mut self, from_index: usize, sequence: u64) {
         self.next_sequence = sequence;
         self.batches.iter_mut().skip(from_index).for_each(|batch| batch.sequence = None);
+    }
+
+    /// The broker says where the numbering stands. What may be stored keeps its sequence: a duplicate is found by it.
+    pub(super) fn go_on_at(&mut self, next_sequence: u64) {
+        let kept = self.batches.iter().take_while(|batch| batch.maybe_stored).count();
+        let last = kept.checked_sub(1).and_then(|last| self.batches.get(last));
+        let after_kept = last.and_then(|last| Some(last.sequence? + last.records()));
+        self.renumber(kept, after_kept.unwrap_or(next_sequence));
     }
 
     /// Everything on its way may or may not arrive: it is sent again on the next stream.

@@ -33,7 +33,7 @@ pub use receipt::{Hold, RangeReceipt, Receipt};
 pub use ticket::{BatchTicket, Ticket};
 
 use self::{
-    shared::{Shared, permits},
+    shared::{Length, Shared},
     ticket::Done,
 };
 use crate::{error::BrokerError, record::Record, types::TopicId};
@@ -96,13 +96,13 @@ impl Producer {
     /// nothing is sent.
     pub async fn enqueue(&self, record: Record) -> Result<Ticket, PublishError> {
         let shared = &self.handle.shared;
-        let length = record.encoded_len();
-        if let Ok(permit) = shared.budget.try_acquire_many(permits(length)) {
+        let length = Length::of(&record);
+        if let Ok(permit) = shared.budget.try_acquire_many(length.permits()) {
             permit.forget();
             return shared.admit(record, length);
         }
         let record = self.check_length(record, length)?;
-        match shared.budget.acquire_many(permits(length)).await {
+        match shared.budget.acquire_many(length.permits()).await {
             Ok(permit) => {
                 permit.forget();
                 shared.admit(record, length)
@@ -118,8 +118,8 @@ impl Producer {
     /// producer.
     pub fn try_enqueue(&self, record: Record) -> Result<Ticket, PublishError> {
         let shared = &self.handle.shared;
-        let length = record.encoded_len();
-        if let Ok(permit) = shared.budget.try_acquire_many(permits(length)) {
+        let length = Length::of(&record);
+        if let Ok(permit) = shared.budget.try_acquire_many(length.permits()) {
             permit.forget();
             return shared.admit(record, length);
         }
@@ -153,14 +153,14 @@ impl Producer {
             while run.peek().is_some() {
                 shared.admit_run(&mut run, &mut ticket)?;
                 let Some(next) = run.peek() else { break };
-                let length = next.encoded_len();
-                if length > shared.buffer_bytes_max
+                let length = Length::of(next);
+                if length.framed > shared.buffer_bytes_max
                     && let Some(record) = run.next()
                 {
                     self.check_length(record, length)?;
                 }
                 // Room for one; the run goes on with it.
-                match shared.budget.acquire_many(permits(length)).await {
+                match shared.budget.acquire_many(length.permits()).await {
                     Ok(permit) => drop(permit),
                     Err(_) => return Err(PublishError::Closed { record: run.next().map(Box::new) }),
                 }
@@ -238,12 +238,12 @@ impl Producer {
         }
     }
 
-    fn check_length(&self, record: Record, length: usize) -> Result<Record, PublishError> {
+    fn check_length(&self, record: Record, length: Length) -> Result<Record, PublishError> {
         let bytes_max = self.handle.shared.buffer_bytes_max;
-        if length <= bytes_max {
+        if length.framed <= bytes_max {
             return Ok(record);
         }
-        let message = format!("a record of {length} bytes can never fit the buffer of {bytes_max} bytes");
+        let message = format!("a record of {} bytes can never fit the buffer of {bytes_max} bytes", length.framed);
         Err(PublishError::rejected(record, BrokerError::local(Code::InvalidArgument, "RECORD_TOO_LARGE", message)))
     }
 }

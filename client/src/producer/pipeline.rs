@@ -180,7 +180,7 @@ impl Pipeline {
         self.asleep = true;
     }
 
-    /// Adds one record of `length` encoded bytes. The caller has checked that the intake is open.
+    /// Adds one record of `length` encoded bytes, without its frame. The caller has checked that the intake is open.
     pub(super) fn push(&mut self, record: &Record, length: usize, now: Instant) -> (Arc<Completion>, u32) {
         let index = self.route(record);
         let topic = &self.topic;
@@ -369,11 +369,7 @@ impl Pipeline {
         self.identity = Identity::Named { id, epoch };
         self.reopen = false;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            // What may be stored keeps its sequence: the broker finds the duplicate by it.
-            let kept = lane.batches.iter().take_while(|batch| batch.sequence.is_some()).count();
-            if kept == 0 {
-                lane.renumber(0, next_sequence(partition_of(index)));
-            }
+            lane.go_on_at(next_sequence(partition_of(index)));
         }
     }
 
@@ -475,3 +471,6 @@ pub(super) fn in_flight_bound(idempotence: Idempotence, asked: usize) -> usize {
         Idempotence::Disabled => asked.max(1),
     }
 }
+
+#[cfg(test)]
+mod tests;

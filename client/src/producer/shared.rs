@@ -23,12 +23,14 @@ use super::{
     receipt::Hold,
     ticket::{BatchTicket, Completion, Outcome, Ticket, TopicRef},
 };
-use crate::{record::Record, types::Codec};
+use crate::{codec::encode, record::Record, types::Codec};
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Wakes the driver while no stream is open.
     pub(super) work: Notify,
+    /// Wakes the driver while a stream is open, because it is not needed or of no use any more.
+    pub(super) interrupt: Notify,
     /// Bytes of records that are neither stored nor given up.
     pub(super) budget: Semaphore,
     pub(super) buffer_bytes_max: usize,
@@ -59,15 +61,15 @@ impl Shared {
     ///
     /// # Errors
     /// The record, if the producer takes none any more; its bytes go back to the budget.
-    pub(super) fn admit(&self, record: Record, length: usize) -> Result<Ticket, PublishError> {
+    pub(super) fn admit(&self, record: Record, length: Length) -> Result<Ticket, PublishError> {
         let now = Instant::now();
         let mut state = self.state.lock();
         if state.pipeline.intake() == Intake::Draining {
             drop(state);
-            self.budget.add_permits(length);
+            self.budget.add_permits(length.framed);
             return Err(PublishError::closed(record));
         }
-        let (completion, index) = state.pipeline.push(&record, length, now);
+        let (completion, index) = state.pipeline.push(&record, length.record, now);
         let waker = if state.pipeline.take_wake(now) { Wake::take(&mut state) } else { Wake::Nobody };
         drop(state);
         self.wake(waker);
@@ -87,10 +89,10 @@ impl Shared {
         }
         let mut wake = false;
         while let Some(record) = records.peek() {
-            let length = record.encoded_len();
-            let Ok(permit) = self.budget.try_acquire_many(permits(length)) else { break };
+            let length = Length::of(record);
+            let Ok(permit) = self.budget.try_acquire_many(length.permits()) else { break };
             permit.forget();
-            let (completion, index) = state.pipeline.push(record, length, now);
+            let (completion, index) = state.pipeline.push(record, length.record, now);
             ticket.add(completion, index);
             wake |= state.pipeline.take_wake(now);
             records.next();
@@ -108,12 +110,16 @@ impl Shared {
     /// Changes the pipeline, gives the ended batches their outcome, and wakes whoever may go on.
     pub(super) fn update(&self, change: impl FnOnce(&mut Pipeline, Instant, &mut Vec<Settled>)) {
         let mut settled = Vec::new();
-        let waker = {
+        let (waker, interrupt) = {
             let mut state = self.state.lock();
             change(&mut state.pipeline, Instant::now(), &mut settled);
-            Wake::take(&mut state)
+            let interrupt = state.pipeline.is_finished() || state.pipeline.needs_restart();
+            (Wake::take(&mut state), interrupt)
         };
         self.settle(settled);
+        if interrupt {
+            self.interrupt.notify_one();
+        }
         self.wake(waker);
     }
 
@@ -169,7 +175,23 @@ impl Wake {
     }
 }
 
-/// Bytes as permits of the budget. Records longer than 4 GiB have been refused before.
-pub(super) fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
+/// Encoded bytes of one record, computed once.
+#[derive(Clone, Copy)]
+pub(super) struct Length {
+    /// Of the record itself.
+    record: usize,
+    /// With its frame in the batch: what it takes from the budget.
+    pub(super) framed: usize,
+}
+
+impl Length {
+    pub(super) fn of(record: &Record) -> Self {
+        let record = encode::record_len(record);
+        Self { record, framed: encode::framed_len(record) }
+    }
+
+    /// Saturates: no buffer holds 4 GiB, so such a record is refused anyway.
+    pub(super) fn permits(self) -> u32 {
+        u32::try_from(self.framed).unwrap_or(u32::MAX)
+    }
 }
