@@ -283,9 +283,8 @@ impl DataDir {
         if topics.contains_key(&meta.name) {
             return Err(DataDirError::TopicExists { name: meta.name.clone() });
         }
-        let folder = choose_folder(meta, |folder| {
-            topics.values().any(|topic| topic.folder.eq_ignore_ascii_case(folder))
-        });
+        let folder =
+            choose_folder(meta, |folder| topics.values().any(|topic| topic.folder.eq_ignore_ascii_case(folder)));
         let topic = Topic { meta: meta.clone(), folder: folder.clone(), presence: Presence::Reserved };
         topics.insert(meta.name.clone(), topic);
         Ok(folder)

@@ -302,7 +302,7 @@ impl LogReader {
         if bounded.segment.recent_from <= bounded.segment.base {
             return Ok(None);
         }
-        Ok(around(&*self.shared.older_index(&bounded)?, is_before).0.map(|entry| entry.offset))
+        Ok(around(&self.shared.older_index(&bounded)?, is_before).0.map(|entry| entry.offset))
     }
 
     /// The position of `offset` in its segment, interpolated between the entries of the index.
@@ -314,7 +314,7 @@ impl LogReader {
         let (before, after) = if offset >= segment.recent_from {
             segment.recent_around(offset)
         } else {
-            around(&*self.shared.older_index(bounded)?, |entry| entry.offset <= offset)
+            around(&self.shared.older_index(bounded)?, |entry| entry.offset <= offset)
         };
         let (low_offset, low) = before.map_or((segment.base, HEADER_BYTES), |entry| (entry.offset, entry.position));
         let (high_offset, high) = after
@@ -327,11 +327,7 @@ impl LogReader {
 }
 
 /// Walks to the batch that holds `from`; the inner error says that it is damaged.
-fn find(
-    mut walk: Walk,
-    bounded: &BoundedSegment,
-    from: Offset,
-) -> Result<Result<Located, DamagedRange>, StorageError> {
+fn find(mut walk: Walk, bounded: &BoundedSegment, from: Offset) -> Result<Result<Located, DamagedRange>, StorageError> {
     let path = &bounded.segment.path;
     loop {
         match walk.step()? {

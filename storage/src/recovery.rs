@@ -99,11 +99,7 @@ pub(crate) fn holds_log(disk: &dyn Disk, dir: &Path) -> Result<bool, StorageErro
 }
 
 /// Finds out where the log in `dir` begins and ends, and makes that true on disk.
-pub(crate) fn recover(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    id: LogId,
-) -> Result<(Recovered, RecoveryReport), OpenError> {
+pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, id: LogId) -> Result<(Recovered, RecoveryReport), OpenError> {
     let place = Place { disk, dir, id };
     let listed = list_segments(place)?;
     let known = match StateFile::load(disk.clone(), dir, id)? {
@@ -157,12 +153,7 @@ fn is_clean(state: &State, listed: &[Listed]) -> bool {
     state.stop == Stop::Clean && is_last_as_left && state.segments_crc == segments_crc(&bases)
 }
 
-fn open_clean(
-    place: Place<'_>,
-    listed: &[Listed],
-    state_file: StateFile,
-    state: State,
-) -> (Recovered, RecoveryReport) {
+fn open_clean(place: Place<'_>, listed: &[Listed], state_file: StateFile, state: State) -> (Recovered, RecoveryReport) {
     let mut segments = sealed(place, listed);
     if let Some(LastSegment { base, position, kind: SegmentKind::Active }) = state.last_segment {
         segments.pop();

@@ -119,7 +119,13 @@ mod tests {
             assert_eq!(parse_file_name(&file_name(base), "log"), Some(base));
             assert_eq!(parse_file_name(&index_file_name(base), "index"), Some(base));
         }
-        for name in ["partition.state", "1.log", "00000000000000000001.log.tmp", "+0000000000000000001.log", "99999999999999999999.log"] {
+        for name in [
+            "partition.state",
+            "1.log",
+            "00000000000000000001.log.tmp",
+            "+0000000000000000001.log",
+            "99999999999999999999.log",
+        ] {
             assert_eq!(parse_file_name(name, "log"), None, "{name}");
         }
     }

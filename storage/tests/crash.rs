@@ -1,10 +1,6 @@
 //! The oracle of FAULTS.md, with the power cut, or the process killed, at every operation of a workload.
 
-mod support {
-    pub(crate) mod base;
-    pub(crate) mod model;
-    pub(crate) use base::*;
-}
+mod support;
 
 use aqueduct_storage::Durability;
 use aqueduct_storage::sim::SimDisk;

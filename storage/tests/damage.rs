@@ -1,9 +1,6 @@
 //! Files that were edited, lost or left over: damage is reported where it is, never cut, and never spreads.
 
-mod support {
-    pub(crate) mod base;
-    pub(crate) use base::*;
-}
+mod support;
 
 use std::path::PathBuf;
 

@@ -1,9 +1,6 @@
 //! The data directory: one owner, one format, and topics that come and go whole.
 
-mod support {
-    pub(crate) mod base;
-    pub(crate) use base::*;
-}
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,7 +113,8 @@ fn workload(disk: &SimDisk) -> (usize, Result<(), DataDirError>) {
 /// What the directory shows, as the number of the step that leads there.
 fn steps_seen(disk: &SimDisk) -> usize {
     let dir = DataDir::open(disk.shared(), &data()).expect("a crash never makes it unreadable");
-    let topics: Vec<(String, bool)> = dir.topics().into_iter().map(|topic| (topic.name, topic.owner.is_some())).collect();
+    let topics: Vec<(String, bool)> =
+        dir.topics().into_iter().map(|topic| (topic.name, topic.owner.is_some())).collect();
     let shown: Vec<(&str, bool)> = topics.iter().map(|(name, owned)| (name.as_str(), *owned)).collect();
     let small = dir.read_file(Path::new("system/small")).expect("read");
     match (shown.as_slice(), small.as_deref()) {
@@ -141,7 +139,10 @@ fn a_crash_at_any_operation_leaves_each_topic_whole_or_not_at_all() {
         for seed in 0..8 {
             let disk = if seed == 0 { disk.after_kill() } else { disk.after_power_loss(seed) };
             let seen = steps_seen(&disk);
-            assert!(seen == acked || seen == acked + 1, "operation {crash_at}, seed {seed}: {acked} acked, {seen} seen");
+            assert!(
+                seen == acked || seen == acked + 1,
+                "operation {crash_at}, seed {seed}: {acked} acked, {seen} seen"
+            );
             let later = steps_seen(&disk.after_power_loss(seed));
             assert_eq!(later, seen, "operation {crash_at}, seed {seed}: what was seen is durable");
             let names = disk.contents(&data().join("FORMAT")).expect("FORMAT");

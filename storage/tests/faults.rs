@@ -1,10 +1,6 @@
 //! Disks that fail without the power going: failed syncs of both kinds, full disks, short writes, errors anywhere.
 
-mod support {
-    pub(crate) mod base;
-    pub(crate) mod model;
-    pub(crate) use base::*;
-}
+mod support;
 
 use std::io::ErrorKind;
 
@@ -167,7 +163,8 @@ fn an_error_at_any_operation_leaves_a_log_that_heals_and_loses_nothing() {
         .collect();
     let faultless = SimDisk::new();
     drop(Model::new(Durability::Fsync).run(&faultless, &actions));
-    let faults = [Fault::Error(ErrorKind::Other), Fault::SyncFails(SyncLoss::Dropped), Fault::SyncFails(SyncLoss::CachedOnly)];
+    let faults =
+        [Fault::Error(ErrorKind::Other), Fault::SyncFails(SyncLoss::Dropped), Fault::SyncFails(SyncLoss::CachedOnly)];
     for at in 14..faultless.operation_count() {
         for fault in faults {
             let disk = SimDisk::new();

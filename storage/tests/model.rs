@@ -1,10 +1,6 @@
 //! Long random workloads beside a model: appends, rolls, trims, retention, failures, kills and power losses.
 
-mod support {
-    pub(crate) mod base;
-    pub(crate) mod model;
-    pub(crate) use base::*;
-}
+mod support;
 
 use std::io::ErrorKind;
 
@@ -17,7 +13,9 @@ fn random_action(rng: &mut Rng) -> Action {
     match rng.u32(..100) {
         0..70 => {
             let batches = rng.usize(1..6);
-            Action::Append((0..batches).map(|_| if rng.u32(..8) == 0 { rng.usize(..6000) } else { rng.usize(..400) }).collect())
+            Action::Append(
+                (0..batches).map(|_| if rng.u32(..8) == 0 { rng.usize(..6000) } else { rng.usize(..400) }).collect(),
+            )
         }
         70..78 => Action::Trim(rng.u64(..=1000)),
         78..84 => Action::Retain(rng.u64(..20_000)),

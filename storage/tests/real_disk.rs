@@ -1,6 +1,5 @@
 //! The log on the operating system's file system.
 
-#[path = "support/base.rs"]
 mod support;
 
 use std::sync::Arc;

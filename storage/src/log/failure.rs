@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::active::{ActiveSegment, SyncedUpTo, Tail};
 use super::{DurablePoint, Health, PartitionLog};
-use crate::commit::FileEntry;
 use crate::batch::LogId;
+use crate::commit::FileEntry;
 use crate::disk::{Disk, DiskFile};
 use crate::segment::format::{HEADER_BYTES, SegmentHeader};
 use crate::segment::{Segment, file_name};
@@ -29,11 +29,11 @@ impl PartitionLog {
         }
         let high_watermark = self.shared.window().high_watermark;
         let mut list = self.shared.segments().to_vec();
-        if let Some(last) = list.pop() {
-            if last.base < high_watermark {
-                self.shared.forget_index(last.base);
-                list.push(Arc::new(Segment::sealed(&self.shared.dir, last.base, last.bytes())));
-            }
+        if let Some(last) = list.pop()
+            && last.base < high_watermark
+        {
+            self.shared.forget_index(last.base);
+            list.push(Arc::new(Segment::sealed(&self.shared.dir, last.base, last.bytes())));
         }
         self.save_raised_epoch()?;
         let active = self.fresh_segment(high_watermark)?;

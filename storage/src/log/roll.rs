@@ -9,7 +9,7 @@ use super::active::{ActiveSegment, SyncedUpTo, Tail};
 use super::{DurablePoint, PartitionLog};
 use crate::commit::FileEntry;
 use crate::disk::Access;
-use crate::segment::format::{HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer};
+use crate::segment::format::{BLOCK_BYTES, HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer};
 use crate::segment::{Segment, file_name};
 use crate::state::{LastSegment, SegmentKind};
 use crate::{Offset, StorageError};
@@ -97,8 +97,7 @@ impl PartitionLog {
             Tail::Sealed | Tail::Unopened { .. } => {
                 let dir = &self.shared.dir;
                 let path = dir.join(file_name(self.log_end));
-                let file =
-                    self.shared.disk.create(&path).map_err(|error| StorageError::io("create", &path, error))?;
+                let file = self.shared.disk.create(&path).map_err(|error| StorageError::io("create", &path, error))?;
                 let segment = Arc::new(Segment::new(dir, self.log_end, self.log_end, 0));
                 let header = self.next_segment_header(self.log_end);
                 let active = ActiveSegment::new(
@@ -144,9 +143,7 @@ impl PartitionLog {
     /// The age clock in the header of `segment`; `None` if the header is damaged. One read.
     pub(super) fn segment_age_us(&self, segment: &Segment) -> Result<Option<u64>, StorageError> {
         let file = segment.open(&*self.shared.disk)?;
-        let bytes = file
-            .read_at(0, usize::try_from(HEADER_BYTES).unwrap_or(0))
-            .map_err(|error| StorageError::io("read", &segment.path, error))?;
+        let bytes = file.read_at(0, BLOCK_BYTES).map_err(|error| StorageError::io("read", &segment.path, error))?;
         Ok(SegmentHeader::decode(&bytes, self.shared.id).ok().map(|header| header.age_us))
     }
 

@@ -7,7 +7,7 @@
 use super::{Listed, Place};
 use crate::disk::Access;
 use crate::segment::file_name;
-use crate::segment::format::{BlockFault, HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer, damage};
+use crate::segment::format::{BLOCK_BYTES, BlockFault, HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer, damage};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{End, Step, Walk};
 use crate::state::State;
@@ -71,9 +71,7 @@ pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<T
     };
     let path = place.dir.join(file_name(segment.base));
     let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
-    let bytes = file
-        .read_at(position, usize::try_from(TRAILER_BYTES).unwrap_or(0))
-        .map_err(|error| StorageError::io("read", &path, error))?;
+    let bytes = file.read_at(position, BLOCK_BYTES).map_err(|error| StorageError::io("read", &path, error))?;
     match Trailer::decode(&bytes, place.id) {
         Ok(trailer) => Ok(Some(trailer).filter(|found| found.base == segment.base && found.position == position)),
         Err(BlockFault::Damaged) => Ok(None),
@@ -87,9 +85,7 @@ pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<T
 fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result<Order, StorageError> {
     let path = place.dir.join(file_name(base));
     let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
-    let bytes = file
-        .read_at(0, usize::try_from(HEADER_BYTES).unwrap_or(0))
-        .map_err(|error| StorageError::io("read", &path, error))?;
+    let bytes = file.read_at(0, BLOCK_BYTES).map_err(|error| StorageError::io("read", &path, error))?;
     let named = SegmentHeader::decode(&bytes, place.id).ok().and_then(|header| header.previous);
     Ok(if named == Some(previous) { Order::Adjacent } else { Order::Unknown })
 }

@@ -16,7 +16,7 @@ use super::{Listed, Place};
 use crate::batch::payload_crc;
 use crate::disk::{Access, DiskFile};
 use crate::segment::file_name;
-use crate::segment::format::{BlockFault, HEADER_BYTES, SegmentHeader, damage};
+use crate::segment::format::{BLOCK_BYTES, BlockFault, HEADER_BYTES, SegmentHeader, damage};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{End, Step, Walk};
 use crate::state::{SegmentKind, State};
@@ -127,8 +127,7 @@ struct TailRecovery {
 impl TailRecovery {
     fn new(place: Place<'_>, last: Listed, proven: Offset, outcome: TailOutcome) -> Result<Self, StorageError> {
         let path = place.dir.join(file_name(last.base));
-        let file =
-            place.disk.open(&path, Access::ReadWrite).map_err(|error| StorageError::io("open", &path, error))?;
+        let file = place.disk.open(&path, Access::ReadWrite).map_err(|error| StorageError::io("open", &path, error))?;
         let reached = Reached { offset: last.base, position: HEADER_BYTES, time_us: None };
         Ok(Self { file, path, id: place.id, last, proven, reached, open: VecDeque::new(), outcome })
     }
@@ -166,10 +165,7 @@ impl TailRecovery {
     }
 
     fn read_header(&self) -> Result<Option<SegmentHeader>, StorageError> {
-        let bytes = self
-            .file
-            .read_at(0, usize::try_from(HEADER_BYTES).unwrap_or(0))
-            .map_err(|error| StorageError::io("read", &self.path, error))?;
+        let bytes = self.file.read_at(0, BLOCK_BYTES).map_err(|error| StorageError::io("read", &self.path, error))?;
         match SegmentHeader::decode(&bytes, self.id) {
             Ok(header) => Ok(Some(header).filter(|header| header.base == self.last.base)),
             Err(BlockFault::Damaged) => Ok(None),
@@ -280,6 +276,9 @@ impl TailRecovery {
 
     /// Writes the bytes from `from` to `to` once more, cuts what follows, and makes that durable.
     fn rewrite(&mut self, from: u64, to: u64) -> Result<(), StorageError> {
+        if from == to && to == self.last.bytes {
+            return Ok(()); // proven to the last byte
+        }
         let mut at = from;
         while at < to {
             let bytes = usize::try_from((to - at).min(PIECE_BYTES)).unwrap_or(0);

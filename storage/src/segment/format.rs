@@ -13,7 +13,8 @@ pub(crate) const TRAILER_MAGIC: [u8; 4] = *b"AQTR";
 
 const HEADER_MAGIC: [u8; 4] = *b"AQSG";
 const VERSION: u16 = 1;
-const BLOCK_BYTES: usize = 64;
+/// Bytes of a header or a trailer, as a length in memory.
+pub(crate) const BLOCK_BYTES: usize = 64;
 const CRC_AT: usize = 8;
 
 /// What a segment says about itself when it is created.
@@ -144,13 +145,7 @@ pub(crate) fn damage(
     position: u64,
     what: impl Into<String>,
 ) -> DamagedRange {
-    DamagedRange {
-        from: offsets.start,
-        to: offsets.end,
-        segment: segment.to_owned(),
-        position,
-        what: what.into(),
-    }
+    DamagedRange { from: offsets.start, to: offsets.end, segment: segment.to_owned(), position, what: what.into() }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::batch::LogId;
 use crate::batch::encoding::{self, BATCH_MAGIC, HeaderFault, StoredHeader};
 use crate::disk::DiskFile;
-use crate::segment::format::{BlockFault, TRAILER_BYTES, TRAILER_MAGIC, Trailer};
+use crate::segment::format::{BLOCK_BYTES, BlockFault, TRAILER_MAGIC, Trailer};
 use crate::{Offset, StorageError};
 
 /// Read at once when walking: many headers of small batches, or one header of a large one and little else.
@@ -93,7 +93,7 @@ impl HeaderScan {
 
     fn look_at_trailer(&mut self) -> Result<Found, StorageError> {
         let (id, position) = (self.id, self.position);
-        let bytes = self.window(TRAILER_BYTES as usize)?;
+        let bytes = self.window(BLOCK_BYTES)?;
         match Trailer::decode(bytes, id) {
             Ok(trailer) if trailer.position == position => Ok(Found::Trailer(trailer)),
             Ok(_) | Err(BlockFault::Damaged) => Ok(Found::Damage("damaged trailer")),
@@ -148,7 +148,8 @@ impl HeaderScan {
 
     fn read(&mut self, position: u64, bytes: usize) -> Result<Vec<u8>, StorageError> {
         let rest = usize::try_from(self.file_bytes.saturating_sub(position)).unwrap_or(usize::MAX);
-        let piece = self.file.read_at(position, bytes.min(rest)).map_err(|e| StorageError::io("read", &self.path, e))?;
+        let piece =
+            self.file.read_at(position, bytes.min(rest)).map_err(|e| StorageError::io("read", &self.path, e))?;
         self.bytes_read += piece.len() as u64;
         Ok(piece)
     }

@@ -1,5 +1,4 @@
 //! What the tests of the log share: batches, a log on any disk, and reading everything back.
-#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use aqueduct_storage::sim::SimDisk;
-use aqueduct_storage::{
-    AppendError, Batch, Durability, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport,
-};
+use aqueduct_storage::{AppendError, Batch, Durability, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport};
 
 use super::{ID, assert_same, log_dir, next_group, read_all, read_from, small_options};
 

@@ -51,7 +51,11 @@ enum Change {
     Put(String, NodeId),
     Remove(String),
     /// A rename within the directory: both ends or neither.
-    Move { from: String, to: String, node: NodeId },
+    Move {
+        from: String,
+        to: String,
+        node: NodeId,
+    },
 }
 
 impl Default for Tree {
