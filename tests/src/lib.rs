@@ -2,10 +2,14 @@
 
 mod broker_process;
 mod cli;
+mod reading;
+mod refusal;
 mod wait;
 
 pub use crate::{
     broker_process::{BrokerProcess, Launch},
     cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
+    reading::{by_partition, drain, read_all, text},
+    refusal::Refusal,
     wait::{eventually, within},
 };
