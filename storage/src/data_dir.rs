@@ -93,13 +93,13 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// An open data directory. It belongs to this process until it is dropped.
+/// An open data directory. It belongs to this process until it is dropped or [unlocked](DataDir::unlock).
 #[derive(Debug)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     topics: Mutex<BTreeMap<String, Topic>>,
-    _lock: Box<dyn DiskLock>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -139,7 +139,12 @@ impl DataDir {
         }
         sync_dir(&*disk, path)?;
         let topics = load_topics(&*disk, &path.join(TOPICS))?;
-        Ok(Self { disk, path: path.to_owned(), topics: Mutex::new(topics), _lock: lock })
+        Ok(Self { disk, path: path.to_owned(), topics: Mutex::new(topics), lock: Mutex::new(Some(lock)) })
+    }
+
+    /// Gives the directory free for another opener, although readers of it are left. Every log must have been closed.
+    pub fn unlock(&self) {
+        *self.lock.lock() = None;
     }
 
     /// The disk it is on.

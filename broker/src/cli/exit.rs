@@ -73,6 +73,9 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
 
 /// What to try next, where the type of the error says enough to know.
 pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    if error.chain().any(|link| matches!(link.downcast_ref(), Some(SubscribeError::OffsetOutOfRange(_)))) {
+        return Some("`--from earliest` begins with the oldest event that is kept, `--from latest` with the next one");
+    }
     match of(error) {
         Exit::Unreachable => {
             Some("start a broker with `aqueduct serve`, or name another one with --server or AQUEDUCT_SERVER")
@@ -143,6 +146,7 @@ fn of_publish(error: &PublishError) -> Exit {
 fn of_producer(error: &ProducerError) -> Exit {
     match error {
         ProducerError::Request(error) => of_request(error),
+        ProducerError::InvalidConfig { key: "partition", .. } => Exit::NotFound,
         ProducerError::InvalidConfig { .. } => Exit::Usage,
     }
 }
@@ -151,7 +155,7 @@ fn of_subscribe(error: &SubscribeError) -> Exit {
     match error {
         SubscribeError::Request(error) => of_request(error),
         SubscribeError::Partition { error, .. } => of_broker(error),
-        SubscribeError::OffsetOutOfRange(_) | SubscribeError::Decode(_) => Exit::Failed,
+        SubscribeError::OffsetOutOfRange(_) | SubscribeError::Damaged { .. } | SubscribeError::Decode(_) => Exit::Failed,
     }
 }
 

@@ -253,6 +253,17 @@ impl Cursor {
                 outbox.push_back(self.response(Event::Gap(gap)));
                 After::Ready
             }
+            Err(ReadError::Damaged { from, to, what }) if to > self.offset => {
+                tracing::error!(
+                    topic = self.partition.topic_name(), partition = self.partition.index(), from, to,
+                    "damaged offsets cannot be delivered: {what}"
+                );
+                // Named, and then the rest: damage must not keep what lies behind it from anybody.
+                let gap = v1::Gap { from: self.offset.max(from), to, reason: v1::gap::Reason::Damaged.into() };
+                self.offset = to;
+                outbox.push_back(self.response(Event::Gap(gap)));
+                After::Ready
+            }
             Err(error) => {
                 let status = Status::from(read_error(&self.partition, error));
                 outbox.push_back(self.response(Event::Error(status::to_message(&status))));

@@ -206,6 +206,16 @@ pub enum SubscribeError {
         /// The broker's reasons.
         error: Box<BrokerError>,
     },
+    /// The bytes of these offsets fail their checksum on the broker's disk. Reading goes on behind them with the next call.
+    #[error("partition {partition}: offsets {from} to {to} (exclusive) are damaged on the broker's disk")]
+    Damaged {
+        /// Which partition.
+        partition: u32,
+        /// First damaged offset.
+        from: Offset,
+        /// First offset after the damage.
+        to: Offset,
+    },
     /// What came from this partition cannot be used; the others go on.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -24,7 +24,7 @@ use crate::{
     codec::{EventBatch, Events},
     error::SubscribeError,
     record::Event,
-    types::{Gap, Offset},
+    types::{Gap, GapReason, Offset},
 };
 
 /// Where a reader stands in one partition.
@@ -97,7 +97,7 @@ impl Subscription {
         Self { source, events: None }
     }
 
-    /// The next event. Cancel-safe. Gaps are counted and skipped.
+    /// The next event. Cancel-safe. Gaps that retention left are counted and skipped; damage is an error.
     pub async fn next(&mut self) -> Option<Result<Event, SubscribeError>> {
         poll_fn(|cx| self.poll_event(cx)).await
     }
@@ -107,14 +107,19 @@ impl Subscription {
         poll_fn(|cx| self.poll_item(cx)).await
     }
 
-    /// The next batch of events: the fastest way. Cancel-safe. Gaps are counted and skipped. Mixed with
+    /// The next batch of events: the fastest way. Cancel-safe. Gaps that retention left are counted and skipped; damage is
+    /// an error. Mixed with
     /// [`next`](Self::next), it drops what is left of the batch that is being handed out one by one.
     pub async fn next_batch(&mut self) -> Option<Result<EventBatch, SubscribeError>> {
         self.events = None;
         loop {
             match poll_fn(|cx| self.source.poll_step(cx)).await? {
                 Ok(Step::Batch(batch)) => return Some(Ok(batch)),
-                Ok(Step::Note(_)) => {}
+                Ok(Step::Note(note)) => {
+                    if let Some(damage) = damage(&note) {
+                        return Some(Err(damage));
+                    }
+                }
                 Err(error) => return Some(Err(error)),
             }
         }
@@ -149,7 +154,11 @@ impl Subscription {
             self.events = None;
             match ready!(self.source.poll_step(cx)) {
                 Some(Ok(Step::Batch(batch))) => self.events = Some(batch.into_iter()),
-                Some(Ok(Step::Note(_))) => {}
+                Some(Ok(Step::Note(note))) => {
+                    if let Some(damage) = damage(&note) {
+                        return Poll::Ready(Some(Err(damage)));
+                    }
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -169,6 +178,16 @@ impl Subscription {
                 None => return Poll::Ready(None),
             }
         }
+    }
+}
+
+/// Damaged events are never skipped in silence.
+fn damage(note: &Item) -> Option<SubscribeError> {
+    match note {
+        Item::Gap(Gap { partition, from, to, reason: GapReason::Damaged }) => {
+            Some(SubscribeError::Damaged { partition: *partition, from: *from, to: *to })
+        }
+        Item::Gap(_) | Item::Event(_) | Item::CaughtUp { .. } | Item::End { .. } | Item::Reconnected => None,
     }
 }
 

@@ -185,6 +185,8 @@ impl MetaStore for Arc<EmbeddedEngine> {
 
     fn close(&self, _deadline: Duration) -> BoxFuture<'static, Result<(), EngineError>> {
         self.open.lock().clear();
+        // Clients of before may keep the engine in memory; they must not keep its directory from the next one.
+        self.data.unlock();
         futures_util::future::ready(Ok(())).boxed()
     }
 }
@@ -247,7 +249,9 @@ impl Opener {
             Err(LogOpenError::Missing { .. }) => Writer::create(disk, &dir, id, options)?,
             Err(error) => return Err(error.into()),
         };
-        Ok(EmbeddedLog::new(writer, self.io.clone(), Arc::clone(&self.data), dir.join(PRODUCERS_FILE)))
+        // Small files are named relative to the data directory.
+        let checkpoint = dir.strip_prefix(self.data.path()).unwrap_or(&dir).join(PRODUCERS_FILE);
+        Ok(EmbeddedLog::new(writer, self.io.clone(), Arc::clone(&self.data), checkpoint))
     }
 }
 
