@@ -203,7 +203,9 @@ fn recover_unclean(
     let epoch = state.map_or(0, |state| state.epoch).max(links.epoch).max(outcome.epoch) + 1;
     let age = state.map_or_else(|| AgeClock::new(place.disk.boot_time()), |state| state.age);
     let (segments, last_segment) = settle(place, live, &outcome, epoch, age.age_us)?;
-    place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
+    if !outcome.proves_entry {
+        place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
+    }
     let bases: Vec<Offset> = segments.iter().map(|segment| segment.base).collect();
     let last_append_time_us = outcome.last_append_time_us.or(state.and_then(|state| state.last_append_time_us));
     let new_state = State {

