@@ -206,6 +206,9 @@ impl From<GroupError> for Status {
             GroupError::StaleGeneration { partition, .. } => {
                 StatusParts::new(Code::Aborted, "STALE_GENERATION", &[("partition", partition.to_string())])
             }
+            GroupError::NoPosition { partition } => {
+                StatusParts::new(Code::Unavailable, "NO_POSITION", &[("partition", partition.to_string())])
+            }
             GroupError::MemberSilent { .. } => StatusParts::new(Code::Aborted, "MEMBER_SILENT", &[]),
             GroupError::TooMany { what, limit } => StatusParts::new(
                 Code::ResourceExhausted,

@@ -88,6 +88,12 @@ pub(crate) enum GroupError {
         /// As sent.
         generation: u64,
     },
+    /// It was not known where to begin.
+    #[error("partition {partition} was out of service when the group joined; join again once it is back")]
+    NoPosition {
+        /// Its number.
+        partition: u32,
+    },
     /// Nothing was heard from the member.
     #[error("nothing came from this member for {silent_ms} ms, so it was taken for gone; send heartbeats")]
     MemberSilent {

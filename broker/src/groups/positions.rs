@@ -1,7 +1,5 @@
 //! Finding and setting positions from outside: where a group begins, `Commit` and `Reset`.
 
-use std::sync::Arc;
-
 use aqueduct_storage::{Offset, Window};
 
 use super::{
@@ -30,18 +28,17 @@ pub(crate) enum ResetTo {
     Shift(i64),
 }
 
-/// Where each of `partitions` begins.
+/// Where each of `partitions` begins, those left out that are out of service.
 ///
 /// # Errors
 /// [`GroupError::OutOfRange`] for an offset that a partition does not have, and what reading says.
-pub(super) async fn starts(
-    topic: &Arc<Topic>,
-    start: StartAt,
-    partitions: &[u32],
-) -> Result<Vec<NewPosition>, GroupError> {
+pub(super) async fn starts(topic: &Topic, start: StartAt, partitions: &[u32]) -> Result<Vec<NewPosition>, GroupError> {
     let mut starts = Vec::with_capacity(partitions.len());
     for &partition in partitions {
-        starts.push(NewPosition { partition, offset: resolve(&*topic.partition(partition)?, start).await? });
+        let of_partition = topic.partition(partition)?;
+        if of_partition.log().is_ok() {
+            starts.push(NewPosition { partition, offset: resolve(&of_partition, start).await? });
+        }
     }
     Ok(starts)
 }

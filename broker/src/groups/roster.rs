@@ -91,6 +91,11 @@ impl Roster {
         self.owners.iter().filter(move |(_, owner)| owner.member == member).map(|(p, owner)| (*p, owner.standing))
     }
 
+    /// How many partitions are spread.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
     /// Everybody.
     pub(crate) fn members(&self) -> &BTreeSet<MemberId> {
         &self.members

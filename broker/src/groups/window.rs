@@ -233,8 +233,8 @@ impl Window {
     }
 
     fn check(&self, ranges: &[Range<Offset>]) -> Result<(), NotDelivered> {
-        let delivered = ranges.iter().all(|range| range.start < range.end && range.end <= self.delivered_end);
-        if delivered { Ok(()) } else { Err(NotDelivered) }
+        let delivered = |range: &Range<Offset>| range.start < range.end && range.end <= self.delivered_end;
+        if !ranges.is_empty() && ranges.iter().all(delivered) { Ok(()) } else { Err(NotDelivered) }
     }
 
     fn by_attempt(&self, range: &Range<Offset>) -> Vec<(Range<Offset>, u32)> {

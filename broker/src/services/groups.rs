@@ -158,3 +158,6 @@ impl groups_server::Groups for GroupsService {
         Ok(Response::new(v1::DeleteGroupResponse {}))
     }
 }
+
+#[cfg(test)]
+mod tests;

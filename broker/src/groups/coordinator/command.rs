@@ -128,8 +128,8 @@ pub(crate) struct Target {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) generation: u64,
-    /// Where it goes on.
-    pub(crate) progress: Progress,
+    /// Where it goes on. `None` if the partition was out of service when the group began to read the topic.
+    pub(crate) progress: Option<Progress>,
     pub(crate) standing: Standing,
 }
 

@@ -28,7 +28,7 @@ pub(crate) use self::{
 };
 use super::{
     assignment::MemberId,
-    error::{GroupError, JournalError},
+    error::GroupError,
     journal::Journal,
     policy::{PolicyOpinion, StartAt},
     progress::Progress,
@@ -123,8 +123,9 @@ impl Coordinator {
             if let Some(state) = self.journal.recover_if_lost().await {
                 self.recovered(state);
             }
-            self.journal.flush(&self.state);
+            // Before the next append begins: under load there is always one under way.
             self.journal.snapshot_if_due(&self.state).await;
+            self.journal.flush(&self.state);
         }
         self.journal.close(&self.state).await;
     }
@@ -310,7 +311,8 @@ impl Coordinator {
         let consumptions: Vec<Consumption> = self.rosters.keys().filter(|(_, id)| *id == topic).cloned().collect();
         for consumption in consumptions {
             // New partitions are read from their very first record.
-            let starts = (0..partitions).map(|partition| NewPosition { partition, offset: 0 }).collect();
+            let known = self.rosters.get(&consumption).map_or(0, Roster::partitions);
+            let starts = (known..partitions).map(|partition| NewPosition { partition, offset: 0 }).collect();
             self.begin_at(&consumption, starts).await?;
             if let Some(roster) = self.rosters.get_mut(&consumption) {
                 let steps = roster.grow(partitions, || self.generations.next());
@@ -354,15 +356,10 @@ impl Coordinator {
                     let Some(member) = self.members.get(&member) else { continue };
                     let (group, topic) = &member.consumption;
                     let key = PositionKey { group: group.clone(), topic: *topic, partition };
-                    match self.state.position(&key).cloned() {
-                        Some(progress) => member.target.send_modify(|target| {
-                            target.grants.insert(partition, Grant { generation, progress, standing: Standing::Held });
-                        }),
-                        // Never from offset 0 for want of a better one.
-                        None => member.end(GroupError::Journal(JournalError::Damaged(format!(
-                            "group {group:?} has no position in partition {partition}"
-                        )))),
-                    }
+                    let progress = self.state.position(&key).cloned();
+                    member.target.send_modify(|target| {
+                        target.grants.insert(partition, Grant { generation, progress, standing: Standing::Held });
+                    });
                 }
                 Step::Revoke { member, partition } => {
                     let Some(member) = self.members.get(&member) else { continue };

@@ -129,7 +129,8 @@ impl Journal {
 
     /// Begins to append what is marked, unless an append is under way.
     pub(crate) fn flush(&mut self, state: &State) {
-        if self.in_flight.is_some() || (self.moved.is_empty() && self.waiters.is_empty()) {
+        // What is marked without a waiter has failed before; it goes along with the next that has one.
+        if self.in_flight.is_some() || self.waiters.is_empty() {
             return;
         }
         let lease = match self.lease() {
@@ -213,6 +214,9 @@ impl Journal {
 
     /// Finishes what is staged and closes the log with the mark of a clean stop.
     pub(crate) async fn close(mut self, state: &State) {
+        if !self.moved.is_empty() {
+            self.when_durable(Box::new(|_| {}));
+        }
         while self.in_flight.is_some() || !self.waiters.is_empty() {
             self.flush(state);
             if self.in_flight.is_some() {

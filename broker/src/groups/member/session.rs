@@ -3,6 +3,9 @@
 //!
 //! Pure. [`super::run`] does what it says.
 
+mod room;
+mod settling;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroU64,
@@ -14,25 +17,24 @@ use std::{
 use aqueduct_storage::{Batch, Offset};
 use tokio::time::Instant;
 
+use self::{
+    room::Room,
+    settling::{Awaiting, Settling},
+};
 use super::message::{Assigned, Credit, Delivery, Event, Request, Settle};
 use crate::groups::{
     assignment::MemberId,
-    coordinator::{MemberStats, PartitionGeneration, PartitionProgress, Settlement, Target},
+    coordinator::{MemberStats, PartitionGeneration, Target},
     error::GroupError,
+    progress::Progress,
     roster::Standing,
     window::{Expired, NotDelivered, Window},
 };
 
-/// What one partition delivers before it is another one's turn, in bytes.
-const TURN_BYTES: usize = 256 * 1024;
-/// Read for every record of credit, so that a member with little room does not have much read in vain.
-const TURN_BYTES_PER_RECORD: u64 = 1024;
 /// Events that wait for the client before nothing more is taken from it.
 const OUTBOX_EVENTS: usize = 1024;
 /// Acks that wait for the journal before nothing more is taken from the client.
 const AWAITING_ACKS: usize = 4096;
-/// Until a settlement that failed is tried again.
-const SETTLE_RETRY: Duration = Duration::from_secs(1);
 /// A member is gone after this many heartbeats of silence.
 const SILENT_HEARTBEATS: u32 = 3;
 
@@ -69,35 +71,6 @@ enum Phase {
     Gone,
 }
 
-/// Credit left. Below zero when a batch has overdrawn it.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    bytes: i64,
-    records: i64,
-}
-
-impl Room {
-    fn add(&mut self, credit: Credit) {
-        self.bytes = self.bytes.saturating_add_unsigned(credit.bytes);
-        self.records = self.records.saturating_add_unsigned(credit.records);
-    }
-
-    fn take(&mut self, bytes: usize, records: u64) {
-        self.bytes = self.bytes.saturating_sub_unsigned(bytes as u64);
-        self.records = self.records.saturating_sub_unsigned(records);
-    }
-
-    fn is_left(self) -> bool {
-        self.bytes > 0 && self.records > 0
-    }
-
-    /// How much to read, at most. At least one batch comes whatever the bound.
-    fn read_bytes(self) -> usize {
-        let by_records = self.records.unsigned_abs().saturating_mul(TURN_BYTES_PER_RECORD);
-        usize::try_from(self.bytes.unsigned_abs().min(by_records)).map_or(TURN_BYTES, |bytes| bytes.min(TURN_BYTES))
-    }
-}
-
 /// A partition that the member has.
 struct Held {
     generation: u64,
@@ -115,30 +88,6 @@ enum Flow {
     Failed,
     /// Revoked: moves on once nothing is open.
     Leaving,
-}
-
-/// What is on its way to the journal.
-#[derive(Default)]
-struct Settling {
-    /// Have moved since they were last committed.
-    moved: BTreeSet<u32>,
-    /// Revoked, and nothing is open any more.
-    to_give_up: BTreeSet<u32>,
-    /// Given back without ever having been started.
-    to_give_back: Vec<PartitionGeneration>,
-    /// Wait for the next settlement.
-    next: Vec<Awaiting>,
-    /// Wait for the one under way.
-    under_way: Option<Vec<Awaiting>>,
-    retry_at: Option<Instant>,
-}
-
-/// An ack whose sender wants to know.
-struct Awaiting {
-    ack_id: NonZeroU64,
-    partition: u32,
-    generation: u64,
-    committed: Offset,
 }
 
 /// How a stream ends.
@@ -169,15 +118,13 @@ impl Session {
         stats: Arc<MemberStats>,
         now: Instant,
     ) -> Self {
-        let mut room = Room { bytes: 0, records: 0 };
-        room.add(credit);
         Self {
             id,
             ack_timeout,
             heartbeat,
             stats,
             phase: Phase::Active,
-            credit: room,
+            credit: credit.into(),
             held: BTreeMap::new(),
             turns: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -302,16 +249,23 @@ impl Session {
                     self.settling.to_give_back.push(PartitionGeneration { partition, generation });
                 }
                 (None, Standing::Held) => {
-                    let window = Window::new(grant.progress.clone());
+                    let (flow, progress) = match &grant.progress {
+                        Some(progress) => (Flow::Running, progress.clone()),
+                        None => (Flow::Failed, Progress::default()),
+                    };
+                    let window = Window::new(progress);
                     assigned.push(Assigned { partition, generation, committed: window.progress().committed() });
-                    self.held.insert(partition, Held { generation, window, flow: Flow::Running, queued: false });
+                    self.held.insert(partition, Held { generation, window, flow, queued: false });
                 }
             }
         }
         self.given_up.retain(|generation| target.grants.values().any(|grant| grant.generation == *generation));
-        let new = assigned.iter().map(|one| one.partition).collect();
+        let new: Vec<u32> = assigned.iter().map(|one| one.partition).collect();
         if !(assigned.is_empty() && revoked.is_empty()) {
             self.outbox.push_back(Event::Assignment { assigned, revoked });
+        }
+        for &partition in new.iter().filter(|new| self.held.get(new).is_some_and(|held| held.flow == Flow::Failed)) {
+            self.outbox.push_back(Event::Failure { partition, error: GroupError::NoPosition { partition } });
         }
         new
     }
@@ -423,60 +377,6 @@ impl Session {
         self.held.get(&partition).map(|held| held.generation)
     }
 
-    // ---- committing
-
-    /// What to commit now, unless a settlement is under way.
-    pub(super) fn next_settlement(&mut self, now: Instant) -> Option<Settlement> {
-        let settling = &mut self.settling;
-        if settling.under_way.is_some() || settling.retry_at.is_some_and(|at| at > now) || settling.is_empty() {
-            return None;
-        }
-        settling.retry_at = None;
-        let moved = std::mem::take(&mut settling.moved);
-        let to_give_up = std::mem::take(&mut settling.to_give_up);
-        let mut given_up = std::mem::take(&mut settling.to_give_back);
-        settling.under_way = Some(std::mem::take(&mut settling.next));
-        let held = moved.iter().filter_map(|partition| Some((*partition, self.held.get(partition)?)));
-        let advanced = held
-            .map(|(partition, held)| PartitionProgress {
-                at: PartitionGeneration { partition, generation: held.generation },
-                progress: held.window.progress().clone(),
-            })
-            .collect();
-        for partition in to_give_up {
-            if let Some(held) = self.forget(partition) {
-                self.given_up.insert(held.generation);
-                given_up.push(PartitionGeneration { partition, generation: held.generation });
-            }
-        }
-        Some(Settlement { member: self.id, advanced, given_up })
-    }
-
-    /// The settlement has ended. `Ok` lists partitions that were not the member's any more.
-    pub(super) fn settled(
-        &mut self,
-        advanced: &[PartitionGeneration],
-        outcome: Result<Vec<u32>, GroupError>,
-        now: Instant,
-    ) {
-        let awaiting = self.settling.under_way.take().unwrap_or_default();
-        let error = outcome.as_ref().err().cloned();
-        let stale = outcome.unwrap_or_default();
-        if error.is_some() && matches!(self.phase, Phase::Active | Phase::Leaving) {
-            let still = advanced.iter().filter(|at| self.generation(at.partition) == Some(at.generation));
-            let still: Vec<u32> = still.map(|at| at.partition).collect();
-            self.settling.moved.extend(still);
-            self.settling.retry_at = Some(now + SETTLE_RETRY);
-            self.timer = self.timer.min(now + SETTLE_RETRY);
-        }
-        for Awaiting { ack_id, partition, generation, committed } in awaiting {
-            let is_stale = stale.contains(&partition);
-            let error =
-                error.clone().or_else(|| is_stale.then_some(GroupError::StaleGeneration { partition, generation }));
-            self.answer(Some(ack_id), committed, error);
-        }
-    }
-
     // ---- time
 
     /// When [`on_time`](Self::on_time) may have something to do.
@@ -564,13 +464,6 @@ impl Session {
 
     fn count_open(&self) {
         self.stats.set_open_records(self.held.values().map(|held| held.window.open_records()).sum());
-    }
-}
-
-impl Settling {
-    /// Whether there is nothing for a settlement to carry.
-    fn is_empty(&self) -> bool {
-        self.moved.is_empty() && self.to_give_up.is_empty() && self.to_give_back.is_empty() && self.next.is_empty()
     }
 }
 

@@ -1,1 +1,258 @@
+use aqueduct_storage::BatchHeader;
 
+use super::*;
+use crate::groups::coordinator::{Grant, Settlement};
+
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+fn session(now: Instant) -> Session {
+    let credit = Credit { bytes: u64::MAX, records: u64::MAX };
+    Session::new(7, ACK_TIMEOUT, HEARTBEAT, credit, Arc::default(), now)
+}
+
+/// Partition `p` in generation `10 + p`.
+fn grant(partition: u32, standing: Standing) -> (u32, Grant) {
+    (partition, Grant { generation: 10 + u64::from(partition), progress: Some(Progress::at(0)), standing })
+}
+
+fn target(grants: impl IntoIterator<Item = (u32, Grant)>) -> Target {
+    Target { grants: grants.into_iter().collect(), end: None }
+}
+
+/// A session that has partition 0 and was delivered offsets 0 to 10 of it.
+fn delivered(now: Instant) -> Session {
+    let mut session = session(now);
+    assert_eq!(session.target(&target([grant(0, Standing::Held)])), [0]);
+    session.queue(0);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    session
+}
+
+fn deliver(session: &mut Session, base_offset: Offset, now: Instant) {
+    let turn = session.next_turn(now).expect("there is something to read");
+    let header = BatchHeader { base_offset, record_count: 10, ..BatchHeader::default() };
+    let batch = Batch { header, payload: bytes::Bytes::from_static(&[7; 100]) };
+    session.deliver(turn, vec![batch], base_offset + 10, now);
+}
+
+fn drain(session: &mut Session, now: Instant) -> Vec<Event> {
+    std::iter::from_fn(|| session.next_event(now)).collect()
+}
+
+fn settle(ack_id: u64, generation: u64, range: Range<Offset>) -> Settle {
+    Settle { ack_id: NonZeroU64::new(ack_id), partition: 0, generation, ranges: vec![range] }
+}
+
+fn committed_in(settlement: &Settlement) -> Vec<Offset> {
+    settlement.advanced.iter().map(|one| one.progress.committed()).collect()
+}
+
+const AT_0: PartitionGeneration = PartitionGeneration { partition: 0, generation: 10 };
+
+#[test]
+fn acks_are_answered_when_their_settlement_has_ended_and_later_ones_share_the_next() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    session.request(Request::Ack(settle(1, 10, 0..3)), now);
+    let first = session.next_settlement(now).expect("there is something to commit");
+    assert_eq!(committed_in(&first), [3]);
+    for ack_id in 2..6 {
+        session.request(Request::Ack(settle(ack_id, 10, ack_id + 1..ack_id + 2)), now);
+    }
+    assert!(session.next_settlement(now).is_none(), "one at a time");
+    assert_eq!(drain(&mut session, now), []);
+
+    session.settled(&[AT_0], Ok(vec![]), now);
+    let ack = |ack_id, committed| Event::Settled {
+        ack_id: NonZeroU64::new(ack_id).expect("not zero"),
+        committed,
+        error: None,
+    };
+    assert_eq!(drain(&mut session, now), [ack(1, 3)]);
+    let second = session.next_settlement(now).expect("the rest");
+    assert_eq!(committed_in(&second), [7]);
+    session.settled(&[AT_0], Ok(vec![]), now);
+    assert_eq!(drain(&mut session, now), [ack(2, 4), ack(3, 5), ack(4, 6), ack(5, 7)]);
+    assert!(session.next_settlement(now).is_none());
+}
+
+#[test]
+fn a_failed_settlement_is_reported_and_tried_again_later() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    session.request(Request::Ack(settle(1, 10, 0..3)), now);
+    assert!(session.next_settlement(now).is_some());
+    session.settled(&[AT_0], Err(GroupError::ShuttingDown), now);
+    let [Event::Settled { error: Some(GroupError::ShuttingDown), .. }] = &drain(&mut session, now)[..] else {
+        panic!("the ack is answered with the error");
+    };
+    assert!(session.next_settlement(now).is_none());
+    let later = session.timer();
+    assert!(later <= now + Duration::from_secs(1));
+    assert_eq!(session.next_settlement(later).map(|again| committed_in(&again)), Some(vec![3]));
+}
+
+#[test]
+fn an_ack_of_another_generation_is_stale_and_settles_nothing() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    session.request(Request::Ack(settle(1, 9, 0..3)), now);
+    let events = drain(&mut session, now);
+    assert!(matches!(&events[..], [Event::Settled { error: Some(GroupError::StaleGeneration { .. }), .. }]));
+    assert!(session.next_settlement(now).is_none());
+}
+
+#[test]
+fn settling_nothing_or_what_was_not_delivered_is_invalid() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    session.request(Request::Ack(settle(1, 10, 5..11)), now);
+    session.request(Request::Ack(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
+    let events = drain(&mut session, now);
+    let invalid = |event: &Event| matches!(event, Event::Settled { error: Some(GroupError::Invalid { .. }), .. });
+    assert!(events.len() == 2 && events.iter().all(invalid), "{events:?}");
+}
+
+#[test]
+fn a_revoked_partition_is_given_up_together_with_its_last_progress() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    let leaving = target([grant(0, Standing::Leaving)]);
+    session.target(&leaving);
+    assert_eq!(drain(&mut session, now), [Event::Assignment { assigned: vec![], revoked: vec![0] }]);
+    assert!(session.next_turn(now).is_none(), "nothing more comes from it");
+    session.request(Request::Ack(settle(1, 10, 0..6)), now);
+    let settlement = session.next_settlement(now).expect("the ack");
+    assert_eq!(settlement.given_up, []);
+    session.settled(&[AT_0], Ok(vec![]), now);
+    session.request(Request::Ack(settle(2, 10, 6..8)), now);
+    session.request(Request::Release(settle(0, 10, 8..10)), now);
+    let settlement = session.next_settlement(now).expect("the rest");
+    assert_eq!((committed_in(&settlement), settlement.given_up), (vec![8], vec![AT_0]));
+
+    // The coordinator has not taken note of it yet.
+    assert!(session.target(&leaving).is_empty());
+    assert!(session.settling.to_give_back.is_empty(), "it is not given up twice");
+}
+
+#[test]
+fn a_partition_revoked_before_it_was_seen_is_given_back() {
+    let now = Instant::now();
+    let mut session = session(now);
+    assert!(session.target(&target([grant(0, Standing::Leaving)])).is_empty());
+    assert_eq!(drain(&mut session, now), []);
+    let settlement = session.next_settlement(now).expect("it is given back");
+    assert_eq!(settlement.given_up, [AT_0]);
+}
+
+#[test]
+fn a_revoked_partition_waits_for_the_ack_time_out_at_most() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    session.target(&target([grant(0, Standing::Leaving)]));
+    session.request(Request::Heartbeat, now + ACK_TIMEOUT - Duration::from_secs(1));
+    session.on_time(now + ACK_TIMEOUT - Duration::from_secs(1));
+    assert!(session.next_settlement(now).is_none());
+    session.on_time(now + ACK_TIMEOUT);
+    let settlement = session.next_settlement(now + ACK_TIMEOUT).expect("it is given up");
+    assert_eq!(settlement.given_up, [AT_0]);
+}
+
+#[test]
+fn partitions_take_turns() {
+    let now = Instant::now();
+    let mut session = session(now);
+    session.target(&target((0..3).map(|partition| grant(partition, Standing::Held))));
+    (0..3).for_each(|partition| session.queue(partition));
+    let mut order = Vec::new();
+    for round in 0..6 {
+        drain(&mut session, now);
+        let turn = session.next_turn(now).expect("somebody's turn");
+        order.push(turn.partition);
+        let header = BatchHeader { base_offset: turn.cursor, record_count: 1, ..BatchHeader::default() };
+        session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], round + 1, now);
+    }
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_nack_holds_its_partition_and_what_was_read_meanwhile_is_dropped() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    let turn = session.next_turn(now).expect("more to read");
+    let delay = Duration::from_secs(5);
+    session.request(Request::Nack { settle: settle(0, 10, 4..5), delay }, now);
+    let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
+    session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], 20, now);
+    assert_eq!(drain(&mut session, now), []);
+    assert!(session.next_turn(now).is_none());
+    assert!(session.timer() <= now + delay);
+    session.on_time(now + delay);
+    assert_eq!(session.next_turn(now + delay).map(|turn| turn.cursor), Some(4), "from the nacked offset on");
+}
+
+#[test]
+fn heartbeats_go_out_when_nothing_else_does_and_silence_ends_the_stream() {
+    let now = Instant::now();
+    let mut session = session(now);
+    session.on_time(now + HEARTBEAT);
+    assert_eq!(drain(&mut session, now + HEARTBEAT), [Event::Heartbeat]);
+    session.request(Request::Heartbeat, now + HEARTBEAT);
+    let patience = HEARTBEAT * SILENT_HEARTBEATS;
+    session.on_time(now + HEARTBEAT + patience - Duration::from_millis(1));
+    assert_eq!(session.finished(), None);
+    assert!(session.timer() <= now + HEARTBEAT + patience);
+    session.on_time(now + HEARTBEAT + patience);
+    assert!(matches!(session.finished(), Some(End::Failed(GroupError::MemberSilent { .. }))));
+}
+
+#[test]
+fn a_client_that_goes_leaves_its_acks_to_be_committed_first() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    session.request(Request::Ack(settle(1, 10, 0..3)), now);
+    session.client_gone();
+    assert_eq!(session.finished(), None);
+    assert_eq!(session.next_settlement(now).map(|last| committed_in(&last)), Some(vec![3]));
+    assert_eq!(session.finished(), None);
+    session.settled(&[AT_0], Ok(vec![]), now);
+    assert_eq!(session.finished(), Some(End::Gone));
+}
+
+#[test]
+fn a_partition_without_a_position_is_reported_and_nothing_of_it_is_committed() {
+    let now = Instant::now();
+    let mut session = session(now);
+    let unknown = Grant { generation: 10, progress: None, standing: Standing::Held };
+    session.target(&target([(0, unknown)]));
+    let error = GroupError::NoPosition { partition: 0 };
+    assert_eq!(drain(&mut session, now)[1..], [Event::Failure { partition: 0, error }]);
+    session.queue(0);
+    assert!(session.next_turn(now).is_none());
+    session.request(Request::Ack(settle(1, 10, 0..1)), now);
+    session.request(Request::Release(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
+    assert!(session.next_settlement(now).is_none());
+}
+
+#[test]
+fn a_client_that_does_not_take_answers_is_not_listened_to() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    for ack_id in 1..=OUTBOX_EVENTS as u64 {
+        assert!(session.takes_requests() || ack_id > OUTBOX_EVENTS as u64 - 2);
+        session.request(Request::Ack(settle(ack_id, 9, 0..1)), now);
+    }
+    assert!(!session.takes_requests());
+    session.on_time(now + HEARTBEAT * 10);
+    assert_eq!(session.finished(), None, "it is not taken for silent");
+    drain(&mut session, now);
+    assert!(session.takes_requests());
+}
