@@ -88,7 +88,9 @@ impl TailCache {
     pub(crate) fn new(budget: Option<Arc<CacheBudget>>) -> Arc<Self> {
         let cache = Arc::new(Self { budget, batches: Mutex::default() });
         if let Some(budget) = &cache.budget {
-            budget.caches.lock().caches.push(Arc::downgrade(&cache));
+            let mut turn = budget.caches.lock();
+            turn.caches.retain(|cache| cache.strong_count() > 0);
+            turn.caches.push(Arc::downgrade(&cache));
         }
         cache
     }

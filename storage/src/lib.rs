@@ -4,6 +4,7 @@
 //! bottom: a disk that can be simulated ([`Disk`]); batches, the unit that is checksummed; segments, the files they lie
 //! in; [`PartitionLog`], the one writer of a log, and [`LogReader`], its readers; [`DataDir`], where logs live. What
 //! lies on disk is told byte by byte in FORMAT.md. Everything here blocks; nothing here knows of networks.
+#![forbid(unsafe_code)]
 
 mod age_clock;
 mod batch;

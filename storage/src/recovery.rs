@@ -23,6 +23,9 @@ use crate::state::{self, LastSegment, Loaded, SegmentKind, State, StateFile, Sto
 use crate::{DamagedRange, Offset, OpenError, StorageError};
 use tail::TailOutcome;
 
+/// End of the name of a file that was not yet renamed into place.
+const NEW_SUFFIX: &str = ".new";
+
 /// How the log was left by whoever had it open before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastStop {
@@ -222,6 +225,7 @@ fn recover_unclean(
     for leftover in leftovers {
         remove_segment(&**place.disk, &Segment::sealed(place.dir, leftover.base, leftover.bytes))?;
     }
+    remove_strays(place, &bases)?;
     let report = RecoveryReport {
         stop: LastStop::Unclean,
         epoch,
@@ -234,6 +238,19 @@ fn recover_unclean(
         notes,
     };
     Ok((Recovered { state_file, state: new_state, segments }, report))
+}
+
+/// Removes files that were never renamed into place, and indexes whose segment is gone.
+fn remove_strays(place: Place<'_>, bases: &[Offset]) -> Result<(), StorageError> {
+    let entries = place.disk.list(place.dir).map_err(|error| StorageError::io("list", place.dir, error))?;
+    for entry in entries {
+        let is_orphan = parse_file_name(&entry.name, "index").is_some_and(|base| !bases.contains(&base));
+        if is_orphan || entry.name.ends_with(NEW_SUFFIX) {
+            let path = place.dir.join(&entry.name);
+            place.disk.remove_file(&path).map_err(|error| StorageError::io("remove", &path, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// The segments as the log goes on with them, after a fresh one was begun where the old one must not be touched.

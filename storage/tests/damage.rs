@@ -368,3 +368,17 @@ fn a_batch_written_to_the_wrong_place_is_not_served_from_there() {
     assert_same(&found, &batches, "the rest");
     assert!(found.iter().all(|batch| payload_crc(&batch.payload) == batch.header.payload_crc));
 }
+
+#[test]
+fn what_an_interrupted_creation_or_removal_has_left_is_cleaned_up() {
+    let (disk, log, batches) = written(&[3000, 3000, 100]);
+    drop(log);
+    for name in ["00000000000000000009.log.new", "partition.state.new", "00000000000000000077.index"] {
+        let path = log_dir().join(name);
+        disk.shared().create(&path).expect("create");
+    }
+    let (log, _) = open(&disk.shared(), &log_dir()).expect("open");
+    assert_same(&read_all(&log.reader()), &batches, "strays are nobody's");
+    let left = disk.shared().list(&log_dir()).expect("list");
+    assert!(left.iter().all(|entry| !entry.name.ends_with(".new") && !entry.name.contains("77")), "{left:?}");
+}

@@ -26,9 +26,8 @@ pub struct RetentionOutcome {
 
 impl PartitionLog {
     /// Removes what the options do not keep: whole sealed segments. An active segment that is older than anything may be
-    /// is sealed. `now_us` is the wall clock, µs since the epoch; what it does to ages is told in [`crate::retention`]'s
-    /// document, FORMAT.md, "Age". Without anything to do it costs a few comparisons and, by age, one small read for
-    /// each segment.
+    /// is sealed. `now_us` is the wall clock, µs since the epoch; it alone makes nothing older: see FORMAT.md, "Age".
+    /// Without anything to do it costs a few comparisons and, by age, one small read for each segment.
     ///
     /// # Errors
     /// [`StorageError::Failed`] after a failure; the disk's.
