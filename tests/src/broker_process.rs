@@ -198,10 +198,11 @@ fn data_of(directory: &TempDir) -> PathBuf {
     Path::new(directory.path()).join("data")
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below those that the system gives to outgoing connections: a client that tries to
+/// reach a broker that is down must not take its port, or even connect to itself.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).find(is_free).expect("a free port")
 }
 
 fn collect_stderr(child: &mut Child) -> Arc<Mutex<String>> {

@@ -2,6 +2,7 @@
 
 mod broker_process;
 mod cli;
+pub mod raw;
 mod reading;
 mod refusal;
 mod wait;
@@ -9,6 +10,7 @@ mod wait;
 pub use crate::{
     broker_process::{BrokerProcess, Launch},
     cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
+    raw::Raw,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
     wait::{eventually, within},

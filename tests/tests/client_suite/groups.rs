@@ -121,7 +121,7 @@ pub(crate) async fn a_member_that_disagrees_with_the_policy_is_refused(stage: St
     let mut member = stage.client.consumer("numbers", "billing").ack_timeout(timeout).build().await.expect("a member");
     let disagreeing = stage.client.consumer("numbers", "billing").ack_timeout(Duration::from_secs(6)).build().await;
     let refusal = Refusal::of(disagreeing).expect(Code::FailedPrecondition, "POLICY_DISAGREES");
-    assert_eq!((refusal.fact("group"), refusal.fact("field")), ("billing", "ack_timeout"));
+    assert_eq!((refusal.fact("group"), refusal.fact("field")), ("billing", "ack_timeout_ms"));
     let disagreeing = stage.client.consumer("numbers", "billing").start(Start::Latest).build().await;
     Refusal::of(disagreeing).expect(Code::FailedPrecondition, "POLICY_DISAGREES");
     stage.client.consumer("numbers", "billing").ack_timeout(timeout).build().await.expect("a member that agrees");
@@ -153,7 +153,7 @@ pub(crate) async fn a_group_is_made_altered_listed_and_deleted(stage: Stage) {
     assert_eq!(listed.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), ["billing"]);
     group.delete().await.expect("deleted");
     assert_eq!(stage.client.groups().list().await.expect("a list").len(), 0);
-    Refusal::of(group.lag("numbers").await).expect(Code::NotFound, "GROUP_NOT_FOUND");
+    Refusal::of(group.describe().await).expect(Code::NotFound, "GROUP_NOT_FOUND");
 }
 
 pub(crate) async fn modes_that_are_not_there_yet_are_refused_by_name(stage: Stage) {
