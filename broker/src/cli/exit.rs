@@ -155,7 +155,9 @@ fn of_subscribe(error: &SubscribeError) -> Exit {
     match error {
         SubscribeError::Request(error) => of_request(error),
         SubscribeError::Partition { error, .. } => of_broker(error),
-        SubscribeError::OffsetOutOfRange(_) | SubscribeError::Damaged { .. } | SubscribeError::Decode(_) => Exit::Failed,
+        SubscribeError::OffsetOutOfRange(_) | SubscribeError::Damaged { .. } | SubscribeError::Decode(_) => {
+            Exit::Failed
+        }
     }
 }
 

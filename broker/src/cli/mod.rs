@@ -46,7 +46,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the broker, 4 not found, 5
 
 /// An event log whose ack means: it is on disk.
 #[derive(Debug, Parser)]
-#[command(name = "aqueduct", version, about, after_help = AFTER_HELP, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "aqueduct", bin_name = "aqueduct", version, about, after_help = AFTER_HELP, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -59,7 +59,14 @@ struct Cli {
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// The broker to talk to
-    #[arg(long, global = true, env = "AQUEDUCT_SERVER", default_value = "http://127.0.0.1:7171", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "AQUEDUCT_SERVER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:7171",
+        value_name = "URL"
+    )]
     server: String,
     /// The data directory: of the broker for `serve`; elsewhere, read the log of a stopped broker
     #[arg(long, global = true, value_name = "DIR")]

@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use super::Global;
 use super::exit::{CliError, Exit};
 use super::input::{self, Decoder, InputError, InputFormat, Numbered, Piece};
-use super::render;
+use super::render::{self, Format};
 use super::session::Session;
 use super::size::{counted, grouped, human_bytes};
+use super::stdout::StdoutError;
 use super::time;
 
 mod settle;
@@ -108,12 +109,18 @@ struct LineFailure {
     error: PublishError,
 }
 
+/// A line on its way.
+struct InFlight {
+    line: u64,
+    /// Of its value.
+    bytes: u64,
+    ticket: Ticket,
+}
+
 /// What [`feed`] saw.
 #[derive(Debug)]
 struct Fed {
     end: FeedEnd,
-    records: u64,
-    bytes: u64,
     without_key: u64,
 }
 
@@ -129,6 +136,7 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
         builder = builder.partition(partition);
     }
     let producer = builder.build().await.with_context(|| format!("cannot publish to {:?}", args.topic))?;
+    let progress = progress(&args, global.output);
     let decoder = Decoder {
         format: args.format,
         key: args.key.map(Bytes::from),
@@ -138,18 +146,18 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
     let started = Instant::now();
     let pieces = input::read(input, decoder);
     let (tickets, waiting) = mpsc::channel(TICKETS_MAX);
-    let progress = progress(args.file.is_some());
     let (fed, settled) =
         tokio::join!(feed(pieces, &producer, tickets), settle(waiting, global.output, progress.as_ref()));
     if let Some(progress) = progress {
         progress.finish_and_clear();
     }
-    let report = report(&args.topic, &fed, &settled, started.elapsed(), args.key_field.as_deref());
+    render::note(&report(&args.topic, &fed, &settled, started.elapsed(), args.key_field.as_deref()));
+    let durable_lines = durable_lines(&settled);
     let result = outcome(fed, settled);
-    if result.is_ok() {
-        session.close().await?;
+    match &result {
+        Ok(_) => session.close().await?,
+        Err(_) => render::note(&durable_lines),
     }
-    render::note(&report);
     result
 }
 
@@ -172,9 +180,11 @@ fn open(file: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
     }
 }
 
-/// Only where somebody watches, and is not typing.
-fn progress(from_file: bool) -> Option<indicatif::ProgressBar> {
-    if !render::watched() || !(from_file || !io::stdin().is_terminal()) || io::stdout().is_terminal() && !from_file {
+/// Only where somebody watches, is not typing, and is not being shown receipts.
+fn progress(args: &PublishArgs, format: Format) -> Option<indicatif::ProgressBar> {
+    let typing = args.file.is_none() && io::stdin().is_terminal();
+    let receipts = format == Format::Json && io::stdout().is_terminal();
+    if typing || receipts || !render::watched() {
         return None;
     }
     let style = indicatif::ProgressStyle::with_template("{spinner} {human_pos} records durable, {per_sec}").ok()?;
@@ -184,8 +194,8 @@ fn progress(from_file: bool) -> Option<indicatif::ProgressBar> {
 }
 
 /// Turns input into tickets until it ends, fails, or nobody awaits them any more.
-async fn feed(mut pieces: mpsc::Receiver<Piece>, producer: &Producer, tickets: mpsc::Sender<(u64, Ticket)>) -> Fed {
-    let mut fed = Fed { end: FeedEnd::EndOfInput, records: 0, bytes: 0, without_key: 0 };
+async fn feed(mut pieces: mpsc::Receiver<Piece>, producer: &Producer, tickets: mpsc::Sender<InFlight>) -> Fed {
+    let mut fed = Fed { end: FeedEnd::EndOfInput, without_key: 0 };
     let mut interrupted = std::pin::pin!(super::interrupted());
     loop {
         let piece = tokio::select! {
@@ -216,17 +226,15 @@ async fn feed(mut pieces: mpsc::Receiver<Piece>, producer: &Producer, tickets: m
 async fn enqueue(
     records: Vec<Numbered>,
     producer: &Producer,
-    tickets: &mpsc::Sender<(u64, Ticket)>,
+    tickets: &mpsc::Sender<InFlight>,
     fed: &mut Fed,
 ) -> Result<(), FeedEnd> {
     for Numbered { line, record } in records {
-        let bytes = record.value.as_ref().map_or(0, Bytes::len);
+        let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;
         let without_key = record.key.is_none();
         let ticket = producer.enqueue(record).await.map_err(|error| FeedEnd::Refused(LineFailure { line, error }))?;
-        fed.records += 1;
-        fed.bytes += bytes as u64;
         fed.without_key += u64::from(without_key);
-        tickets.send((line, ticket)).await.map_err(|_| FeedEnd::Settled)?;
+        tickets.send(InFlight { line, bytes, ticket }).await.map_err(|_| FeedEnd::Settled)?;
     }
     Ok(())
 }
@@ -250,7 +258,7 @@ fn report(topic: &str, fed: &Fed, settled: &Settled, elapsed: Duration, key_fiel
     let mut text = format!(
         "published {} ({}) to {topic} in {}: {} records/s{}",
         counted(settled.durable, "record"),
-        human_bytes(fed.bytes),
+        human_bytes(settled.bytes),
         time::human(elapsed),
         grouped(rate),
         settled.durability.map(|durability| format!(", acked after {durability}")).unwrap_or_default(),
@@ -266,34 +274,36 @@ fn report(topic: &str, fed: &Fed, settled: &Settled, elapsed: Duration, key_fiel
     text
 }
 
-/// The first thing that went wrong, with the last line that is certain.
+/// The first thing that went wrong.
 fn outcome(fed: Fed, settled: Settled) -> anyhow::Result<Exit> {
-    let durable = durable_lines(&settled);
-    if let Some(LineFailure { line, error }) = settled.failure {
-        return Err(error).with_context(|| format!("line {line} is not known to be stored; {durable}"));
+    let of_line = |LineFailure { line, error }| Err(anyhow::Error::from(error).context(format!("line {line}")));
+    if let Some(failure) = settled.failure {
+        return of_line(failure);
     }
-    let end = match fed.end {
+    match fed.end {
         FeedEnd::EndOfInput | FeedEnd::Settled => match settled.stdout {
-            None => return Ok(Exit::Done),
-            Some(error) => anyhow::Error::from(error),
+            None => Ok(Exit::Done),
+            // Unlike `subscribe | head`: lines were left unpublished, or nobody knows which were.
+            Some(StdoutError::Closed) => {
+                Err(CliError::Failed("standard output was closed before every receipt was taken".to_owned()).into())
+            }
+            Some(error @ StdoutError::Failed(_)) => Err(error.into()),
         },
-        FeedEnd::Input(error) => error.into(),
-        FeedEnd::Refused(LineFailure { line, error }) => {
-            anyhow::Error::from(error).context(format!("line {line} was not published"))
-        }
-        FeedEnd::Interrupted => CliError::Failed("interrupted before the end of the input".to_owned()).into(),
-    };
-    Err(end.context(durable))
+        FeedEnd::Input(error) => Err(error.into()),
+        FeedEnd::Refused(failure) => of_line(failure),
+        FeedEnd::Interrupted => Err(CliError::Failed("interrupted before the end of the input".to_owned()).into()),
+    }
 }
 
-/// `last durable input line: 41`
+/// `last durable input line: 41`, for whoever must send the rest.
 fn durable_lines(settled: &Settled) -> String {
     let mut text = match settled.last_durable_line {
-        Some(line) => format!("last durable input line: {line}"),
-        None => "no input line is durable".to_owned(),
+        Some(line) => format!("last durable input line: {line}; go on with line {}", line + 1),
+        None => "last durable input line: none; start again with line 1".to_owned(),
     };
     if settled.durable_beyond > 0 {
-        text.push_str(&format!(" (and {} of the lines after the failed one)", grouped(settled.durable_beyond)));
+        let beyond = counted(settled.durable_beyond, "later line");
+        text.push_str(&format!(" ({beyond} had been sent already and would be stored again)"));
     }
     text
 }

@@ -39,7 +39,15 @@ pub(crate) fn render(event: &Event, out: &mut Vec<u8>) {
 /// # Errors
 /// A sentence for the user, without the line's number.
 pub(crate) fn parse(line: &[u8]) -> Result<Record, String> {
-    let given: GivenRecord = serde_json::from_slice(line).map_err(|error| describe(&error))?;
+    let given: GivenRecord = serde_json::from_slice(line).map_err(|error| {
+        let what = describe(&error);
+        // JSON, but of another shape: most likely the user's own events.
+        if error.is_data() {
+            format!("{what}; for JSON objects of your own use --key-field or --format lines")
+        } else {
+            what
+        }
+    })?;
     let value = exclusive("value", given.value, given.value_base64)?
         .ok_or("there is no \"value\"; a tombstone says \"value\":null")?;
     let key = exclusive("key", given.key, given.key_base64)?.flatten();

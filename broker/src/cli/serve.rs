@@ -7,7 +7,6 @@ use std::process;
 use anyhow::Context as _;
 use aqueduct::server::{Server, ServerError};
 use aqueduct::{Broker, OpenError};
-use aqueduct_client::Durability;
 use clap::Args;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -162,7 +161,6 @@ async fn serve(format: Format, settings: Settings) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    warn_about_durability(&broker).await;
     let served = async {
         let server = Server::bind(broker.clone(), settings.listen).map_err(bind_failed)?;
         let address = server.local_addr();
@@ -205,25 +203,13 @@ fn announce(format: Format, address: &str, data: &str) -> anyhow::Result<()> {
     }
     let version = env!("CARGO_PKG_VERSION");
     let pid = process::id();
-    Ok(match format {
+    match format {
         Format::Json => render::print_json([Ready { event: "ready", version, listen: address, data, pid }])?,
         Format::Text => stdout::print(&format!(
             "aqueduct {version} is ready: gRPC on http://{address}, data in {data}, process {pid}\n"
         ))?,
-    })
-}
-
-/// DESIGN: a durability below fsync says so at start-up.
-async fn warn_about_durability(broker: &Broker) {
-    let Ok(topics) = broker.client().topics().list().await else { return };
-    let weak: Vec<&str> = topics
-        .iter()
-        .filter(|topic| topic.config.durability == Durability::Os)
-        .map(|topic| topic.name.as_str())
-        .collect();
-    if !weak.is_empty() {
-        tracing::warn!("durability is \"os\": a power cut may lose the last moments of {}", weak.join(", "));
     }
+    Ok(())
 }
 
 fn open_failed(error: OpenError, data: &str) -> anyhow::Error {
@@ -236,12 +222,14 @@ fn open_failed(error: OpenError, data: &str) -> anyhow::Error {
 }
 
 fn bind_failed(error: ServerError) -> anyhow::Error {
-    let in_use = matches!(&error, ServerError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse);
-    let error = anyhow::Error::from(error);
-    if in_use {
-        error.context("is another broker running? Stop it, or choose another port with --listen")
-    } else {
-        error
+    match &error {
+        ServerError::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+            let what = format!(
+                "{address} is in use, perhaps by another broker; stop it, or choose another address with --listen"
+            );
+            CliError::Failed(what).into()
+        }
+        ServerError::Bind { .. } | ServerError::Reflection(_) | ServerError::Transport(_) => error.into(),
     }
 }
 

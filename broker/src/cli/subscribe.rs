@@ -226,7 +226,10 @@ impl Trouble {
     fn error(&mut self, error: SubscribeError) -> anyhow::Result<()> {
         match &error {
             SubscribeError::Request(_) => return Err(error.into()),
-            SubscribeError::OffsetOutOfRange(_) | SubscribeError::Partition { .. } | SubscribeError::Decode(_) => {}
+            SubscribeError::OffsetOutOfRange(_)
+            | SubscribeError::Partition { .. }
+            | SubscribeError::Damaged { .. }
+            | SubscribeError::Decode(_) => {}
         }
         render::note(&format!("{error}"));
         self.failed += 1;

@@ -36,7 +36,9 @@ const SLOW: &str = "billing";
 /// The slow group needs this long for all events.
 const SLOW_TAKES: u32 = 5;
 /// How often the broker reports lag.
-const LAG_INTERVAL: Duration = Duration::from_millis(400);
+const LAG_INTERVAL: Duration = Duration::from_millis(200);
+/// How often that is told.
+const LAG_LINES_EVERY: Duration = Duration::from_millis(750);
 /// Something that takes longer has failed.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
 
@@ -139,6 +141,7 @@ impl Story<'_> {
         let slow = Reading::start(client, TOPIC, partitions, SLOW, Pace::PerSecond(rate)).await?;
         let mut publishing = Publishing::start(client, TOPIC, partitions, airports, rounds).await?;
         let mut lags = Lags::new(client, LAG_INTERVAL);
+        let mut lag_lines = LagLines { total, last: None };
 
         // Well in the middle: the producers are at full speed and have most of their events before them.
         let broker = loop {
@@ -149,20 +152,20 @@ impl Story<'_> {
                     drop(reached.context("the producers ended too early")?);
                     break self.die(narrator, broker, &publishing, total).await?;
                 }
-                lag = lags.next([FAST, SLOW]) => narrator.line(&lag_line(lag, total)),
+                lag = lags.next([FAST, SLOW]) => lag_lines.tell(narrator, lag),
             }
         };
         let published = loop {
             tokio::select! {
                 published = publishing.finish() => break published?,
-                lag = lags.next([FAST, SLOW]) => narrator.line(&lag_line(lag, total)),
+                lag = lags.next([FAST, SLOW]) => lag_lines.tell(narrator, lag),
             }
         };
         let ledger = publishing.into_ledger();
         tell_published(narrator, &ledger, published);
         loop {
             let lag = lags.next([FAST, SLOW]).await;
-            narrator.line(&lag_line(lag, total));
+            lag_lines.tell(narrator, lag);
             if lag == [0, 0] {
                 break;
             }
@@ -191,17 +194,30 @@ impl Story<'_> {
     }
 }
 
-fn lag_line([fast, slow]: [u64; 2], total: u64) -> String {
-    format!("{}   {}", bar(FAST, fast, total), bar(SLOW, slow, total))
+/// A line of bars now and then; the end is always shown.
+struct LagLines {
+    total: u64,
+    last: Option<Instant>,
+}
+
+impl LagLines {
+    fn tell(&mut self, narrator: &Narrator, lag: [u64; 2]) {
+        let due = self.last.is_none_or(|last| last.elapsed() >= LAG_LINES_EVERY);
+        if due || lag == [0, 0] {
+            self.last = Some(Instant::now());
+            let [fast, slow] = lag;
+            narrator.line(&format!("{}   {}", bar(FAST, fast, self.total), bar(SLOW, slow, self.total)));
+        }
+    }
 }
 
 fn tell_published(narrator: &Narrator, ledger: &Ledger, published: Published) {
     narrator.line(&format!("all {} receipts have come", grouped(ledger.receipts())));
-    narrator.line(&format!("{}; what had no receipt was sent again:", counted(published.reconnects, "broken stream")));
-    narrator.line(&format!(
-        "{} had reached the disk before the kill, and were not stored twice",
-        counted(published.duplicates, "event")
-    ));
+    narrator.line("nobody told the producers: they reconnected and sent again what had no receipt");
+    if published.duplicates > 0 {
+        let duplicates = counted(published.duplicates, "event");
+        narrator.line(&format!("{duplicates} had reached the disk already: recognised, not stored twice"));
+    }
 }
 
 /// What to type next, in place of the demo's own directory.

@@ -38,6 +38,7 @@ impl Narrator {
     /// What happened, with the time since the beginning.
     pub(super) fn line(&self, text: &str) {
         let time = format!("{:6.2}s", self.started.elapsed().as_secs_f64());
+        let text = wrapped(text).join("\n         ");
         self.write(&format!("{}  {text}\n", self.styled("2", &time)));
     }
 
@@ -76,6 +77,26 @@ impl Narrator {
     }
 }
 
+/// Lines that fit beside the time. A word that is longer than a line keeps its line to itself.
+fn wrapped(text: &str) -> Vec<String> {
+    const LINE_CHARS_MAX: usize = 71;
+    if text.chars().count() <= LINE_CHARS_MAX {
+        return vec![text.to_owned()];
+    }
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE_CHARS_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// `dashboard █████▍             12,345`
 pub(super) fn bar(name: &str, value: u64, full: u64) -> String {
     let eighths = (value.saturating_mul(BAR_CELLS * 8) / full.max(1)).min(BAR_CELLS * 8);
@@ -91,6 +112,14 @@ pub(super) fn bar(name: &str, value: u64, full: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_and_aligned_text_is_left_alone() {
+        assert_eq!(wrapped("a    b"), ["a    b"]);
+        let long = wrapped(&"word ".repeat(20));
+        assert!(long.iter().all(|line| line.len() <= 71), "{long:?}");
+        assert_eq!(long.join(" ").trim(), "word ".repeat(20).trim());
+    }
 
     #[test]
     fn bars_keep_their_width_and_show_the_smallest_lag() {

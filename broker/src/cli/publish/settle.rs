@@ -1,12 +1,12 @@
 //! The second half of `publish`: receipts, in input order.
 
-use aqueduct_client::{Durability, Receipt, Ticket};
+use aqueduct_client::{Durability, Receipt};
 use futures_util::FutureExt as _;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::LineFailure;
+use super::{InFlight, LineFailure};
 use crate::cli::render::{self, Format};
 use crate::cli::stdout::{Stdout, StdoutError};
 
@@ -15,6 +15,8 @@ use crate::cli::stdout::{Stdout, StdoutError};
 pub(super) struct Settled {
     /// Lines with a receipt.
     pub(super) durable: u64,
+    /// Bytes of their values.
+    pub(super) bytes: u64,
     /// All of them up to this one are durable.
     pub(super) last_durable_line: Option<u64>,
     /// After a failure: lines beyond it that are durable all the same.
@@ -32,7 +34,7 @@ pub(super) struct Settled {
 /// Awaits every ticket in input order. After a failure no new line is taken, but those already sent are still settled,
 /// because the user must know which of them are stored.
 pub(super) async fn settle(
-    mut tickets: mpsc::Receiver<(u64, Ticket)>,
+    mut tickets: mpsc::Receiver<InFlight>,
     format: Format,
     progress: Option<&ProgressBar>,
 ) -> Settled {
@@ -46,7 +48,7 @@ pub(super) async fn settle(
                 tickets.recv().await
             }
         };
-        let Some((line, mut ticket)) = next else { break };
+        let Some(InFlight { line, bytes, mut ticket }) = next else { break };
         let outcome = match (&mut ticket).now_or_never() {
             Some(outcome) => outcome,
             None => {
@@ -56,7 +58,10 @@ pub(super) async fn settle(
             }
         };
         match outcome {
-            Ok(receipt) => settled.durable(line, &receipt, format, &mut stdout),
+            Ok(receipt) => {
+                settled.bytes += bytes;
+                settled.durable(line, &receipt, format, &mut stdout);
+            }
             Err(error) if settled.failure.is_none() => {
                 settled.failure = Some(LineFailure { line, error });
                 tickets.close();
@@ -93,7 +98,7 @@ impl Settled {
     }
 
     /// When receipts are not wanted any more, neither is publishing.
-    async fn flush(&mut self, stdout: &mut Stdout, tickets: &mut mpsc::Receiver<(u64, Ticket)>) {
+    async fn flush(&mut self, stdout: &mut Stdout, tickets: &mut mpsc::Receiver<InFlight>) {
         if let Err(error) = stdout.flush().await {
             self.stdout.get_or_insert(error);
             tickets.close();

@@ -4,13 +4,28 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use anyhow::Context as _;
-use aqueduct_client::{PartitionInfo, Start};
+use aqueduct_client::{PartitionInfo, Start, Timestamp};
 
 use crate::cli::exit::CliError;
 use crate::cli::session::Session;
 
 /// More would be held in memory for nothing: `--from` or `--since` say it better.
 const COUNT_MAX: usize = 1_000_000;
+
+/// The newest events of one partition, of which some may be among the newest of all.
+struct Candidates {
+    partition: u32,
+    from: u64,
+    high_watermark: u64,
+}
+
+/// Ordered by age; ties are broken so that the choice is the same every time.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    append_time: Timestamp,
+    partition: u32,
+    offset: u64,
+}
 
 /// The offset to begin at in each partition, so that `count` events follow, the newest by append time.
 pub(super) async fn starts(
@@ -31,43 +46,47 @@ pub(super) async fn starts(
     }
     let windows: Vec<&PartitionInfo> =
         description.partitions.iter().filter(|p| only.is_empty() || only.contains(&p.partition)).collect();
-    let newest = |window: &PartitionInfo| {
-        window.high_watermark.saturating_sub(count as u64).max(window.log_start).min(window.high_watermark)
+    let newest = |window: &PartitionInfo| Candidates {
+        partition: window.partition,
+        from: window.high_watermark.saturating_sub(count as u64).max(window.log_start).min(window.high_watermark),
+        high_watermark: window.high_watermark,
     };
-    let candidates: Vec<(u32, u64, u64)> =
-        windows.iter().map(|window| (window.partition, newest(window), window.high_watermark)).collect();
-    let available: u64 = candidates.iter().map(|(_, from, to)| to - from).sum();
+    let candidates: Vec<Candidates> = windows.into_iter().map(newest).collect();
+    let available: u64 = candidates.iter().map(|candidates| candidates.high_watermark - candidates.from).sum();
     if available <= count as u64 {
-        return Ok(candidates.into_iter().map(|(partition, from, _)| (partition, from)).collect());
+        return Ok(candidates.iter().map(|candidates| (candidates.partition, candidates.from)).collect());
     }
     choose(session, topic, &candidates, count).await
 }
 
-/// Reads the candidates once and keeps the positions of the newest.
+/// Reads the candidates once and keeps the places of the newest.
 async fn choose(
     session: &Session,
     topic: &str,
-    candidates: &[(u32, u64, u64)],
+    candidates: &[Candidates],
     count: usize,
 ) -> anyhow::Result<Vec<(u32, u64)>> {
     let mut builder = session.client.subscribe(topic);
-    for (partition, from, to) in candidates.iter().filter(|(_, from, to)| from < to) {
-        builder = builder.partition_from(*partition, Start::Offset(*from)).until(*partition, *to);
+    for candidates in candidates.iter().filter(|candidates| candidates.from < candidates.high_watermark) {
+        builder = builder
+            .partition_from(candidates.partition, Start::Offset(candidates.from))
+            .until(candidates.partition, candidates.high_watermark);
     }
     let mut subscription = builder.build().await?;
     let mut newest = BinaryHeap::with_capacity(count + 1);
     while let Some(batch) = subscription.next_batch().await {
         let batch = batch.context("cannot find the last events")?;
+        let (append_time, partition) = (batch.append_time(), batch.partition());
         for record in batch.records() {
-            newest.push(Reverse((batch.append_time(), batch.partition(), record?.offset)));
+            newest.push(Reverse(Place { append_time, partition, offset: record?.offset }));
             if newest.len() > count {
                 newest.pop();
             }
         }
     }
     let mut starts: BTreeMap<u32, u64> =
-        candidates.iter().map(|(partition, _, high_watermark)| (*partition, *high_watermark)).collect();
-    for Reverse((_, partition, offset)) in newest {
+        candidates.iter().map(|candidates| (candidates.partition, candidates.high_watermark)).collect();
+    for Reverse(Place { partition, offset, .. }) in newest {
         starts.entry(partition).and_modify(|start| *start = offset.min(*start));
     }
     Ok(starts.into_iter().collect())
