@@ -1,6 +1,6 @@
 //! The one seam between the log and the world: a small file system and a clock that cannot be set.
 //!
-//! [`RealDisk`] is the operating system's; [`sim::SimDisk`](crate::sim::SimDisk) keeps what is durable apart from
+//! [`RealDisk`] is the operating system's; `sim::SimDisk` (feature `sim`) keeps what is durable apart from
 //! what is not, and loses it on request. Every rule about durability is written against this trait:
 //! - bytes are durable after [`DiskFile::sync_data`] (which covers the file's length),
 //! - a directory entry is durable after [`Disk::sync_dir`] of its directory,

@@ -233,8 +233,10 @@ fn an_index_that_is_intact_and_lies_is_not_believed() {
     let (disk, log, batches) = written(&[700, 600, 500, 400, 300, 900, 900, 900]);
     log.close().expect("close");
     let mut lie = disk.contents(&index(0)).expect("index");
-    for entry in lie[64..].chunks_exact_mut(24) {
-        entry[8] ^= 0x10; // the position
+    // Every entry points to where the next one should.
+    let positions: Vec<[u8; 8]> = lie[64..].chunks_exact(24).map(|entry| entry[8..16].try_into().expect("8")).collect();
+    for (entry, wrong) in lie[64..].chunks_exact_mut(24).zip(positions.iter().skip(1)) {
+        entry[8..16].copy_from_slice(wrong);
     }
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&ID.0);

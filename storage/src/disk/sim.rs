@@ -1,7 +1,7 @@
 //! A disk in memory that loses what a real one may lose.
 //!
-//! - Bytes are durable after a sync of their file. A crash keeps *any* subset of the dirty 512-byte sectors, and any of
-//!   the lengths that a file had since its last sync, independently of each other.
+//! - Bytes are durable after a sync of their file. A crash keeps *any* subset of the dirty 512-byte sectors, some of them
+//!   torn, and any of the lengths that a file had since its last sync, independently of each other.
 //! - Directory entries are durable after a sync of their directory. A crash keeps any subset of the changes since then.
 //! - A sync can fail, and the next one succeeds: either the dirty sectors were dropped and old bytes are read again, or
 //!   they stay readable but never reach the disk ([`SyncLoss`]).
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use super::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, LockError, write_fully};
 use tree::{Node, NodeId, Tree, not_found};
 
-/// Bytes that reach the disk together or not at all.
+/// Bytes that reach the disk together or not at all; or, now and then, torn in two.
 pub const SECTOR_BYTES: usize = 512;
 
 /// One kind of operation; each call of it counts as one.

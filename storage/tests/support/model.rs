@@ -1,11 +1,12 @@
 //! A log on the simulated disk beside a model of what it must hold, for workloads that are cut short anywhere.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{AppendError, Batch, Durability, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport};
 
-use super::{ID, assert_same, log_dir, next_group, read_all, read_from, small_options};
+use super::{ID, assert_same, log_dir, next_group, plain, read_all, read_from, small_options};
 
 /// One thing done to a log.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub(crate) struct Model {
     pub(crate) log_start_max: Offset,
     /// The highest epoch that was visible.
     pub(crate) epoch: u32,
+    /// Every batch that was acknowledged or read, by epoch and base offset.
+    seen: HashMap<(u32, Offset), Batch>,
     /// Whether the log's creation was acknowledged.
     pub(crate) created: bool,
     pub(crate) durability: Durability,
@@ -90,7 +93,10 @@ impl Model {
             Action::Append(sizes) => {
                 let group = next_group(&log, sizes);
                 match log.append_group(&group) {
-                    Ok(()) => self.certain.extend(group),
+                    Ok(()) => {
+                        group.iter().for_each(|batch| self.see(batch, "acknowledged"));
+                        self.certain.extend(group);
+                    }
                     Err(AppendError::OutcomeUnknown(_)) => self.maybe = group,
                     Err(AppendError::Failed | AppendError::Full) => {}
                     Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
@@ -137,6 +143,14 @@ impl Model {
         }
         self.epoch = self.epoch.max(if log.is_failed() { 0 } else { log.epoch() });
         Some(log)
+    }
+
+    /// An epoch and an offset never name two different records.
+    fn see(&mut self, batch: &Batch, context: &str) {
+        let batch = plain(batch);
+        let identity = (batch.header.epoch, batch.header.base_offset);
+        let before = self.seen.entry(identity).or_insert_with(|| batch.clone());
+        assert!(*before == batch, "{context}: {identity:?} names two batches");
     }
 
     pub(crate) fn open(&self, disk: &SimDisk) -> Result<(PartitionLog, RecoveryReport), OpenError> {
@@ -196,6 +210,7 @@ impl Model {
         }
         assert!(found.len() <= expected.len(), "{context}: {} batches out of nowhere", found.len());
         assert_same(&found, &expected[..found.len()], context);
+        found.iter().for_each(|batch| self.see(batch, context));
         self.certain = all[..first].to_vec();
         self.certain.extend(found);
         self.maybe.clear();

@@ -297,6 +297,14 @@ impl File {
         for sector in &self.dirty {
             if rng.bool() {
                 copy_sector(&self.cached, &mut content, *sector);
+                if rng.u32(..8) == 0 {
+                    // Torn: the rest of the sector is as it was.
+                    let torn_at = sector * SECTOR_BYTES + rng.usize(..SECTOR_BYTES);
+                    let end = ((sector + 1) * SECTOR_BYTES).min(content.len());
+                    for at in torn_at..end {
+                        content[at] = self.durable.get(at).copied().unwrap_or(0);
+                    }
+                }
             }
         }
         content.truncate(len);
