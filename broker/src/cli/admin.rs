@@ -22,7 +22,7 @@ pub(super) struct InfoArgs {}
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aqueduct completions bash > ~/.local/share/bash-completion/completions/aqueduct
+  source <(aqueduct completions bash)
   aqueduct completions zsh > ~/.zfunc/_aqueduct
   aqueduct completions fish > ~/.config/fish/completions/aqueduct.fish")]
 pub(super) struct CompletionsArgs {

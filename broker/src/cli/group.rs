@@ -45,7 +45,8 @@ Examples:
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     group: String,
-    /// How records are spread over members
+    /// ordered: a partition belongs to one member; shared: records are spread over members; keyed: spread, but one key is
+    /// with one member at a time
     #[arg(long, value_enum, default_value = "ordered")]
     mode: ModeArg,
     /// Where a topic without a committed offset begins: earliest, latest, an offset or a time
@@ -73,9 +74,9 @@ pub(super) struct AlterArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  aqueduct group reset billing orders --to earliest --dry-run    # say what would change
+  aqueduct group reset billing orders --to earliest --dry-run
   aqueduct group reset billing orders --to 1042 --partition 3
-  aqueduct group reset billing orders --shift -100               # read the last 100 of each partition again")]
+  aqueduct group reset billing orders --shift -100     read 100 again")]
 #[command(group = clap::ArgGroup::new("target").required(true))]
 pub(super) struct ResetArgs {
     /// The group
@@ -96,13 +97,11 @@ pub(super) struct ResetArgs {
     dry_run: bool,
 }
 
+/// Without doc comments at the values: they would spread the help over two screens.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ModeArg {
-    /// A partition belongs to one member
     Ordered,
-    /// Records are spread over members
     Shared,
-    /// Spread, but one key is with one member at a time and in order
     Keyed,
 }
 

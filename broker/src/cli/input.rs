@@ -18,14 +18,12 @@ const LINE_BYTES_MAX: usize = 16 << 20;
 /// Pieces read ahead of the publisher.
 const PIECES_AHEAD: usize = 4;
 
-/// `--format`
+/// `--format`: one value a line, one JSON object a line, or values separated by NUL bytes (so that they may contain line
+/// ends). `publish --help` explains them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum InputFormat {
-    /// One value a line.
     Lines,
-    /// One JSON object a line.
     Json,
-    /// Values separated by NUL bytes, so that they may contain line ends.
     Null,
 }
 

@@ -20,7 +20,7 @@ use super::{stdout, time};
 Examples:
   aqueduct lag                              every group, topic and partition
   aqueduct lag billing --watch
-  aqueduct lag billing --fail-over 60s      exit 1 if something is unread for over a minute
+  aqueduct lag billing --fail-over 60s      exit 1 if an event waits longer
   aqueduct lag --output json | jq 'select(.lag_records > 1000)'
 
 Lag in seconds is the age of the oldest unread record.")]

@@ -34,19 +34,19 @@ use render::Format;
 
 const AFTER_HELP: &str = "\
 Try it:
-  aqueduct demo                                         the whole story, in seconds, on a temporary directory
-  aqueduct serve                                        a broker on ./data
+  aqueduct demo                               the whole story, in seconds
+  aqueduct serve                              a broker on ./data
   aqueduct topic create orders --partitions 4
   echo hello | aqueduct publish orders
   aqueduct subscribe orders --from earliest
-  aqueduct lag                                          who reads what, and how far behind
+  aqueduct lag                                who reads, and how far behind
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the broker, 4 not found, 5 refused (overload, limits),
-6 outcome unknown";
+Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the broker, 4 not found,
+5 refused (overload, limits), 6 outcome unknown";
 
 /// An event log whose ack means: it is on disk.
 #[derive(Debug, Parser)]
-#[command(name = "aqueduct", bin_name = "aqueduct", version, about, after_help = AFTER_HELP, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "aqueduct", bin_name = "aqueduct", version, about, after_help = AFTER_HELP, max_term_width = 80, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -71,7 +71,7 @@ struct Global {
     /// The data directory: of the broker for `serve`; elsewhere, read the log of a stopped broker
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How results are printed
+    /// How results are printed; json is one object a line
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     output: Format,
     /// How long to wait for the broker before giving up

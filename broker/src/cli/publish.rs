@@ -3,6 +3,7 @@
 //! Two loops share the work: [`feed`] turns input into tickets, [`settle`] awaits them in input order. The channel
 //! between them is bounded, and so is what the producer buffers, so memory does not grow with the input.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use aqueduct_client::{Codec, Header, Producer, PublishError, Ticket};
 use bytes::Bytes;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::Global;
@@ -37,20 +39,24 @@ const TICKETS_MAX: usize = 16_384;
     after_help = "\
 Formats:
   lines  each line is a value
-  json   each line is an object as `subscribe --output json` prints it, so a topic can be copied faithfully:
-         {\"key\":…,\"value\":…,\"headers\":[{\"name\":…,\"value\":…}],\"timestamp_us\":…}, bytes that are not UTF-8 as
-         key_base64 and value_base64; only \"value\" is needed, null makes a tombstone.
-         With --key-field NAME: any JSON object, kept byte for byte as the value
+  json   each line is an object as `subscribe --output json` prints it:
+           {\"key\":…, \"value\":…, \"timestamp_us\":…,
+            \"headers\":[{\"name\":…, \"value\":…}]}
+         with key_base64 and value_base64 for bytes that are not UTF-8. Only
+         \"value\" is needed; null makes a tombstone.
+         With --key-field NAME: any JSON object, kept as it is as the value
   null   values separated by NUL bytes, so that they may contain line ends
 
 Examples:
   echo hello | aqueduct publish orders
-  aqueduct publish flights --file flights.ndjson --format json --key-field tailnum
-  tail -F app.log | aqueduct publish logs --key $HOSTNAME --header source=app.log
-  aqueduct sub orders --from earliest --until-end --output json | aqueduct pub orders-copy --format json
+  aqueduct publish flights -f flights.ndjson --format json --key-field tailnum
+  tail -F app.log | aqueduct publish logs --key $HOSTNAME --header app=web
+  aqueduct sub orders --until-end --output json |
+      aqueduct pub orders-copy --format json
 
-An input line is durable when its receipt is printed (--output json). If publishing stops half way, the last durable
-line is named, so that the rest can be sent with `tail -n +LINE`."
+An input line is durable when its receipt is printed (--output json). If
+publishing stops half way, the last durable line is named, so that the rest
+can be sent with `tail -n +LINE`."
 )]
 pub(super) struct PublishArgs {
     /// The topic
@@ -181,14 +187,19 @@ fn open(file: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
 }
 
 /// Only where somebody watches, is not typing, and is not being shown receipts.
-fn progress(args: &PublishArgs, format: Format) -> Option<indicatif::ProgressBar> {
+fn progress(args: &PublishArgs, format: Format) -> Option<ProgressBar> {
     let typing = args.file.is_none() && io::stdin().is_terminal();
     let receipts = format == Format::Json && io::stdout().is_terminal();
     if typing || receipts || !render::watched() {
         return None;
     }
-    let style = indicatif::ProgressStyle::with_template("{spinner} {human_pos} records durable, {per_sec}").ok()?;
-    let progress = indicatif::ProgressBar::new_spinner().with_style(style);
+    let style = ProgressStyle::with_template("{spinner} {human_pos} records durable, {rate}/s").ok()?;
+    // A rate is never negative, and its fraction says nothing.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = out.write_str(&grouped(state.per_sec() as u64));
+    });
+    let progress = ProgressBar::new_spinner().with_style(style);
     progress.enable_steady_tick(Duration::from_millis(100));
     Some(progress)
 }

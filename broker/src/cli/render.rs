@@ -7,12 +7,11 @@ use serde::Serialize;
 
 use super::stdout::{self, StdoutError};
 
-/// `--output`
+/// `--output`: for people, or one JSON object a line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    // Doc comments here would be printed at every command.
     Text,
-    /// For programs: one JSON object a line.
     Json,
 }
 

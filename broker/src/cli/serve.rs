@@ -18,13 +18,7 @@ use super::{Global, stdout, time};
 
 /// Run a broker
 #[derive(Debug, Args)]
-#[command(after_long_help = after_help(), after_help = "\
-Examples:
-  aqueduct serve
-  aqueduct serve --data /var/lib/aqueduct --listen 0.0.0.0:7171
-  aqueduct serve --config aqueduct.toml --check-config
-
-`aqueduct serve --help` lists every setting.")]
+#[command(after_help = after_help())]
 pub(super) struct ServeArgs {
     /// Where clients connect [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDR")]
@@ -55,9 +49,11 @@ pub(super) struct ServeArgs {
 fn after_help() -> String {
     format!(
         "\
-Settings: defaults < configuration file < environment < flags. In the file: `listen = \"0.0.0.0:7171\"`; in the
-environment: AQUEDUCT_LISTEN=0.0.0.0:7171; as a flag: --set listen=0.0.0.0:7171. Sizes may be written as 64MiB,
-durations as 30s.
+Settings: defaults < configuration file < environment < flags. Sizes may be
+written as 64MiB, durations as 30s.
+  in the file         log_level = \"warn\"
+  in the environment  AQUEDUCT_LOG_LEVEL=warn
+  as a flag           --set log_level=warn
 
 {}
 Examples:
@@ -66,8 +62,9 @@ Examples:
   aqueduct serve --config aqueduct.toml --check-config > effective.toml
   AQUEDUCT_LOG_FORMAT=json aqueduct serve --set segment_bytes=64MiB
 
-Standard output gets one line when the broker is ready; logs go to standard error. SIGTERM and ctrl-c stop it: nothing
-more is accepted, what is in flight is finished and synced, and it exits with 0.",
+Standard output gets one line when the broker is ready; logs go to standard
+error. SIGTERM and ctrl-c stop it: nothing more is accepted, what is in flight
+is finished and synced, and it exits with 0.",
         settings::help()
     )
 }

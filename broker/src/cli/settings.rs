@@ -135,8 +135,10 @@ pub(crate) struct Assignment {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SettingsError {
     /// No such key.
-    #[error("unknown setting {key:?} {origin}{}; the settings are {}",
-            .suggestion.map(|name| format!(" (did you mean {name:?}?)")).unwrap_or_default(), keys::names())]
+    #[error("unknown setting {key:?} {origin}; {}", .suggestion.map_or_else(
+        || format!("the settings are {}", keys::names()),
+        |name| format!("did you mean {name:?}? `aqueduct serve --help` lists all"),
+    ))]
     Unknown {
         /// As written.
         key: String,

@@ -22,19 +22,21 @@ mod last;
 #[command(
     visible_alias = "sub",
     after_help = "\
-Without --from, --since or --last only new events are printed; with --until-end or --data, everything there is.
+Without --from, --since or --last only new events are printed; with --until-end
+or --data, everything there is.
 
-Text output is the value and a line end. JSON output is one object a line, which `publish --format json` takes back.
-Template fields: %t topic, %p partition, %o offset, %k key, %v value, %h headers, %T producer's time,
+Text output is the value and a line end. JSON output is one object a line,
+which `publish --format json` takes back. Template fields: %t topic,
+%p partition, %o offset, %k key, %v value, %h headers, %T producer's time,
 %A append time, %% a percent sign; escapes: \\n \\t \\r \\0 \\\\
 
 Examples:
-  aqueduct subscribe orders                                  what comes from now on
+  aqueduct subscribe orders                     what comes from now on
   aqueduct subscribe orders --last 10
-  aqueduct subscribe orders --since 15m --until-end --template '%p@%o %k: %v'
+  aqueduct subscribe orders --since 15m --until-end --template '%o %k: %v'
   aqueduct subscribe orders --from earliest --output json | head -3
-  aqueduct subscribe orders --group audit                    go on where this group left off
-  aqueduct subscribe orders --data ./data                    from the log of a stopped broker"
+  aqueduct subscribe orders --group audit       go on where this group left off
+  aqueduct subscribe orders --data ./data       from the log of a stopped broker"
 )]
 pub(super) struct SubscribeArgs {
     /// The topic

@@ -36,8 +36,8 @@ pub(super) enum TopicCommand {
 #[command(after_help = "\
 Examples:
   aqueduct topic create orders
-  aqueduct topic create clicks --partitions 8 --retention-bytes 50GiB --retention-age 30d
-  aqueduct topic create traces --durability os       # faster, may lose the last moments on power loss")]
+  aqueduct topic create clicks --partitions 8 --retention-age 30d
+  aqueduct topic create traces --retention-bytes 50GiB --durability os")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     name: String,
@@ -50,7 +50,7 @@ pub(super) struct CreateArgs {
     /// Events older than this go [default: kept for ever]
     #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
     retention_age: Option<Duration>,
-    /// What an ack means: on disk, or in the operating system's memory
+    /// What an ack means: on disk, or (os) in the page cache, which a power cut empties
     #[arg(long, value_enum, default_value = "fsync")]
     durability: DurabilityArg,
     /// Who answers for this topic; informational
@@ -120,11 +120,10 @@ pub(super) struct DeleteArgs {
     force: bool,
 }
 
+/// Without doc comments at the values: they would spread the help over two screens.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DurabilityArg {
-    /// Written and synced to disk before the ack
     Fsync,
-    /// In the page cache: may lose the last moments on power loss
     Os,
 }
 

@@ -45,9 +45,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
 /// See it work: publish, kill -9, restart, and every receipt checked, in seconds
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The demo starts a broker of its own on a free port and a temporary directory, publishes real flight events from three
-producers, lets a fast and a slow group read them, kills the broker with SIGKILL in the middle of publishing, starts it
-again, and then checks every receipt against what is on disk. It exits with 0 only if everything agreed.
+The demo starts a broker of its own on a free port and a temporary directory,
+publishes real flight events from three producers, lets a fast and a slow group
+read them, kills the broker with SIGKILL in the middle of publishing, starts it
+again, and then checks every receipt against what is on disk. It exits with 0
+only if everything agreed.
 
 Examples:
   aqueduct demo

@@ -40,7 +40,7 @@ pub(crate) const KEYS: &[Key] = &[
     Key { name: "log_level", help: "error, warn, info, debug or trace", slot: Slot::LogLevel(|s| &mut s.log_level) },
     Key {
         name: "runtime_threads",
-        help: "threads that serve connections: auto, or 1 to 256",
+        help: "threads for connections: auto, or 1 to 256",
         slot: Slot::RuntimeThreads(|s| &mut s.runtime_threads),
     },
     Key {
@@ -55,7 +55,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "auto_create_topics",
-        help: "publishing to a topic that does not exist makes it",
+        help: "publishing makes missing topics",
         slot: Slot::Switch(|s| &mut s.auto_create_topics),
     },
     Key {
@@ -65,7 +65,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "budget_bytes",
-        help: "bytes that may wait for the disk in the whole broker",
+        help: "bytes that may wait for the disk",
         slot: Slot::Bytes(|s| &mut s.broker.budget_bytes),
     },
     Key {
@@ -80,17 +80,17 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "tail_cache_bytes",
-        help: "memory for the newest events of all partitions",
+        help: "memory for the newest events",
         slot: Slot::Bytes(|s| &mut s.broker.tail_cache_bytes),
     },
     Key {
         name: "segment_bytes",
-        help: "size at which a file of the log is sealed",
+        help: "size at which a log file is sealed",
         slot: Slot::Bytes(|s| &mut s.broker.segment_bytes),
     },
     Key {
         name: "publish_wait_max",
-        help: "how long a publish without a deadline waits for room",
+        help: "how long a publish waits for room",
         slot: Slot::Duration(|s| &mut s.broker.publish_wait_max),
     },
     Key {
@@ -120,7 +120,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "response_bytes_max",
-        help: "largest response, unless one batch is larger",
+        help: "largest response",
         slot: Slot::Bytes(|s| &mut s.broker.limits.response_bytes_max),
     },
 ];

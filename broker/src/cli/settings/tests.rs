@@ -55,7 +55,7 @@ fn unknown_keys_are_refused_by_name_in_every_layer() {
     let error = from_text("[storage]\nx = 1").unwrap_err().to_string();
     assert!(error.starts_with("unknown setting \"storage\""), "{error}");
     let error = Layered::new(environment(&[("AQUEDUCT_LISTN", "x")])).unwrap_err().to_string();
-    assert!(error.contains("\"listn\" in the environment as AQUEDUCT_LISTN (did you mean \"listen\"?)"), "{error}");
+    assert!(error.contains("\"listn\" in the environment as AQUEDUCT_LISTN; did you mean \"listen\"?"), "{error}");
 }
 
 #[test]
