@@ -148,8 +148,9 @@ impl Shared {
                     counters.records_failed.fetch_add(records.into(), Ordering::Relaxed);
                 }
             }
-            completion.complete(outcome);
+            // Room first: whoever has a receipt finds the buffer without that record.
             self.budget.add_permits(bytes);
+            completion.complete(outcome);
         }
     }
 

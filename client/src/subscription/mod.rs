@@ -108,8 +108,7 @@ impl Subscription {
     }
 
     /// The next batch of events: the fastest way. Cancel-safe. Gaps that retention left are counted and skipped; damage is
-    /// an error. Mixed with
-    /// [`next`](Self::next), it drops what is left of the batch that is being handed out one by one.
+    /// an error. Mixed with [`next`](Self::next), it drops what is left of the batch that is being handed out one by one.
     pub async fn next_batch(&mut self) -> Option<Result<EventBatch, SubscribeError>> {
         self.events = None;
         loop {

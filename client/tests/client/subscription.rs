@@ -119,6 +119,18 @@ async fn damage_names_its_offsets_and_stops_only_its_partition() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn damage_that_the_broker_steps_over_is_an_error_and_reading_goes_on_behind_it() {
+    let (mut broker, client) = Broker::start(1);
+    let (stream, mut events) = open(&mut broker, &client, Start::Earliest, &[(0, 0, None)]).await;
+    let gap = v1::Gap { from: 0, to: 10, reason: v1::gap::Reason::Damaged.into() };
+    stream.answer(0, Event::Gap(gap)).await;
+    stream.answer(0, batches(vec![stored(10, 1)])).await;
+    let error = events.next().await.expect("not over").expect_err("damaged");
+    assert!(matches!(error, SubscribeError::Damaged { partition: 0, from: 0, to: 10 }), "{error}");
+    assert_eq!(offsets(&mut events, 1).await, [(0, 10)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_partition_that_fails_for_good_is_an_error_and_the_others_go_on() {
     let (mut broker, client) = Broker::start(2);
     let (stream, mut events) = open(&mut broker, &client, Start::Earliest, &[(0, 0, None), (1, 0, None)]).await;
