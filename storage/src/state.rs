@@ -298,3 +298,80 @@ fn crc_of(slot: &[u8]) -> u32 {
     hasher.update(&slot[CRC_AT + 4..SLOT_BYTES]);
     hasher.finalize()
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    const ID: LogId = LogId([5; 16]);
+
+    fn state(epoch: u32, durable_end: Offset) -> State {
+        let boot = BootTime { boot_id: [1; 16], since_boot_us: 7 };
+        let last = LastSegment { base: 3, position: 64, kind: SegmentKind::Active };
+        State {
+            epoch,
+            log_start: 2,
+            durable_end,
+            last_segment: Some(last),
+            segments_crc: 9,
+            stop: Stop::Running,
+            last_append_time_us: Some(-1),
+            age: AgeClock { age_us: 8, boot, wall_us: None },
+        }
+    }
+
+    fn load(disk: &SimDisk) -> (StateFile, State) {
+        match StateFile::load(disk.shared(), Path::new("/"), ID).expect("load") {
+            Loaded::State(file, state) => (file, state),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn created() -> (SimDisk, StateFile) {
+        let disk = SimDisk::new();
+        let file = StateFile::create(disk.shared(), Path::new("/"), ID, &state(1, 0)).expect("create");
+        disk.shared().sync_dir(Path::new("/")).expect("sync");
+        (disk, file)
+    }
+
+    #[test]
+    fn the_newest_state_is_loaded_as_it_was_written() {
+        let (disk, mut file) = created();
+        for epoch in 2..6 {
+            file.write_synced(&state(epoch, 10)).expect("write");
+            assert_eq!(load(&disk).1, state(epoch, 10));
+            file.write_hint(&state(epoch, 20)).expect("write");
+            assert_eq!(load(&disk).1, state(epoch, 20));
+        }
+    }
+
+    #[test]
+    fn a_torn_write_after_hints_and_kills_never_costs_a_synced_fact() {
+        for operations in 0..6 {
+            let (disk, mut file) = created();
+            file.write_synced(&state(2, 10)).expect("write");
+            file.write_hint(&state(2, 20)).expect("write");
+            file.write_hint(&state(2, 30)).expect("write");
+            let disk = disk.after_kill();
+            let (mut file, found) = load(&disk);
+            assert_eq!(found, state(2, 30));
+            disk.crash_at(disk.operation_count() + operations);
+            let epoch_min = if file.write_synced(&state(3, 40)).is_ok() { 3 } else { 2 };
+            for seed in 0..3000 {
+                let (_, found) = load(&disk.after_power_loss(seed));
+                assert!(found.epoch >= epoch_min, "crash after {operations} operations, seed {seed}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_log_is_told_from_damage() {
+        let (disk, _) = created();
+        let other = StateFile::load(disk.shared(), Path::new("/"), LogId([6; 16])).expect("load");
+        assert!(matches!(other, Loaded::OtherLog(ID)), "{other:?}");
+        disk.overwrite(Path::new("/partition.state"), &[0; 100]).expect("overwrite");
+        let damaged = StateFile::load(disk.shared(), Path::new("/"), ID).expect("load");
+        assert!(matches!(damaged, Loaded::Damaged), "{damaged:?}");
+    }
+}

@@ -102,19 +102,23 @@ fn a_crash_at_any_operation_of_recovery_converges_however_often() {
     for crash_at in (0..=operations).step_by(3) {
         let (model, crashed) = crashed_at(crash_at, Durability::Fsync);
         for recovery_crash_at in 0.. {
-            let seed = crash_at * 1000 + recovery_crash_at;
-            let disk = crashed.after_power_loss(seed);
-            disk.crash_at(recovery_crash_at);
-            let is_through = model.open(&disk).is_ok();
-            // Twice more at the same place, each time with other losses.
-            let mut next = disk.after_power_loss(seed + 1);
-            next.crash_at(recovery_crash_at);
-            drop(model.open(&next));
-            next = if seed.is_multiple_of(2) { next.after_power_loss(seed + 2) } else { next.after_kill() };
-            let context = format!("power loss at operation {crash_at}, then at {recovery_crash_at} of recovery");
-            let mut model = model.clone();
-            if let Some(log) = model.reopen(&next, &context) {
-                prove_usable(&mut model, &next, log, &context);
+            let mut is_through = false;
+            for round in 0..6 {
+                let seed = crash_at * 1000 + recovery_crash_at * 10 + round;
+                let disk = if round == 0 { crashed.after_power_loss(seed) } else { crashed.after_kill() };
+                disk.crash_at(recovery_crash_at);
+                is_through = model.open(&disk).is_ok();
+                // Once more at the same place, with other losses.
+                let mut next = disk.after_power_loss(seed + 1);
+                next.crash_at(recovery_crash_at);
+                drop(model.open(&next));
+                next = if seed.is_multiple_of(2) { next.after_power_loss(seed + 2) } else { next.after_kill() };
+                let context =
+                    format!("crash at operation {crash_at}, then at {recovery_crash_at} of recovery, {round}");
+                let mut model = model.clone();
+                if let Some(log) = model.reopen(&next, &context) {
+                    prove_usable(&mut model, &next, log, &context);
+                }
             }
             if is_through || recovery_crash_at > 60 {
                 break;

@@ -89,8 +89,9 @@ fn after_a_failed_sync_and_a_kill_what_recovery_shows_is_on_the_disk() {
 
 #[test]
 fn a_full_disk_refuses_the_group_whole_and_later_appends_succeed() {
-    for room in [0, 1, 63, 64, 100, 500, 2000] {
-        for before in [0, 1, 3] {
+    for room in [0, 1, 63, 64, 100, 500, 1000] {
+        // In a new segment, in one that has room, and in one that has not.
+        for (before, group) in [(0, [1500; 2]), (1, [700; 2]), (3, [1500; 2])] {
             let disk = SimDisk::new();
             let mut log = new_log(&disk);
             let mut acked = Vec::new();
@@ -101,14 +102,14 @@ fn a_full_disk_refuses_the_group_whole_and_later_appends_succeed() {
             let context = format!("room {room}, {before} before");
             let used_bytes = disk.used_bytes();
             for _ in 0..3 {
-                let full = append(&mut log, &[1500, 1500]);
+                let full = append(&mut log, &group);
                 assert!(matches!(full, Err(AppendError::Full)), "{context}: {full:?}");
                 // A segment may have been sealed to make room in the log, which takes 64 bytes and an index.
                 assert!(disk.used_bytes() < used_bytes + 500, "{context}: torn bytes are cut");
                 assert_same(&read_all(&log.reader()), &acked, &context);
             }
             disk.set_capacity(None);
-            acked.extend(append(&mut log, &[1500, 1500]).expect("room again"));
+            acked.extend(append(&mut log, &group).expect("room again"));
             assert_same(&read_all(&log.reader()), &acked, &context);
             for seed in 0..5 {
                 let (log, report) = open(&disk.after_power_loss(seed).shared(), &log_dir()).expect("open");

@@ -301,8 +301,9 @@ impl File {
                     // Torn: the rest of the sector is as it was.
                     let torn_at = sector * SECTOR_BYTES + rng.usize(..SECTOR_BYTES);
                     let end = ((sector + 1) * SECTOR_BYTES).min(content.len());
-                    for at in torn_at..end {
-                        content[at] = self.durable.get(at).copied().unwrap_or(0);
+                    let old = self.durable.iter().copied().chain(std::iter::repeat(0));
+                    for (byte, old) in content.iter_mut().zip(old).take(end).skip(torn_at) {
+                        *byte = old;
                     }
                 }
             }
