@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use aqueduct_storage::Durability;
 use tokio::sync::watch;
 
 use crate::{
@@ -37,9 +38,10 @@ impl BrokerCore {
             .map_err(|panic| EngineError(panic.to_string()))??;
         let broker_id = uuid::Uuid::from_bytes(engine.broker_id()).to_string();
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
-        let topics = Topics::open(Arc::clone(&meta), config.topic_budget_bytes).await?;
-        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
         let producer_names = ProducerNames::open(Arc::clone(&meta)).await?;
+        let topics = Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences()).await?;
+        warn_of_os_durability(&topics);
+        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock::now_us();
@@ -84,5 +86,17 @@ impl BrokerCore {
         tokio::time::timeout(deadline, close).await.unwrap_or_else(|_| {
             Err(EngineError(format!("not everything was closed within {deadline:?}; the next start recovers it")))
         })
+    }
+}
+
+/// Whoever runs the broker should know which acknowledgements do not mean "on disk".
+fn warn_of_os_durability(topics: &Topics) {
+    let is_os = |topic: &Arc<Topic>| topic.meta().durability == Durability::Os;
+    let names: Vec<String> = topics.list().iter().filter(|&topic| is_os(topic)).map(|topic| topic.meta().name.clone()).collect();
+    if !names.is_empty() {
+        tracing::warn!(
+            topics = names.join(", "),
+            "durability = os: acknowledged events of these topics may be lost on a power cut"
+        );
     }
 }

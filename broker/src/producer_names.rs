@@ -1,6 +1,11 @@
 //! Named producers: each opening of a name gets the next epoch, durably, so that older instances are fenced.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use parking_lot::RwLock;
 
 use prost::Message as _;
 use tokio::sync::Mutex;
@@ -27,9 +32,32 @@ pub struct OpenedProducer {
     pub epoch: u32,
 }
 
+/// The epoch in force of every named producer. Whoever opens a name fences older instances in every partition at once,
+/// also where the new instance has not published yet.
+#[derive(Debug, Default)]
+pub struct Fences {
+    epochs: RwLock<HashMap<[u8; 16], u32>>,
+}
+
+impl Fences {
+    /// The epoch in force, if it is newer than `epoch`.
+    pub fn newer_than(&self, id: &[u8; 16], epoch: u32) -> Option<u32> {
+        self.epochs.read().get(id).copied().filter(|current| *current > epoch)
+    }
+
+    fn raise(&self, producer: OpenedProducer) {
+        self.epochs.write().insert(producer.id, producer.epoch);
+    }
+
+    fn forget(&self, producer: OpenedProducer) {
+        self.epochs.write().remove(&producer.id);
+    }
+}
+
 /// See the [module](self).
 pub struct ProducerNames {
     meta: Arc<dyn MetaStore>,
+    fences: Arc<Fences>,
     /// Held while the table is saved: openings are rare, and one at a time.
     table: Mutex<BTreeMap<Key, Entry>>,
 }
@@ -53,7 +81,14 @@ impl ProducerNames {
             })?,
             None => BTreeMap::new(),
         };
-        Ok(Self { meta, table: Mutex::new(table) })
+        let fences = Arc::<Fences>::default();
+        table.values().for_each(|entry: &Entry| fences.raise(entry.producer));
+        Ok(Self { meta, fences, table: Mutex::new(table) })
+    }
+
+    /// The epochs in force, for those who append.
+    pub fn fences(&self) -> Arc<Fences> {
+        Arc::clone(&self.fences)
     }
 
     /// Gives the name its id and its next epoch, durable before this returns.
@@ -72,11 +107,12 @@ impl ProducerNames {
             && !table.contains_key(&key)
             && let Some(oldest) = table.iter().min_by_key(|(_, entry)| entry.opened_us).map(|(key, _)| key.clone())
         {
-            table.remove(&oldest);
+            table.remove(&oldest).into_iter().for_each(|entry| self.fences.forget(entry.producer));
         }
         table.insert(key, Entry { producer, opened_us: clock::now_us() });
         // If saving fails the epoch is used up all the same, which fences one instance more than needed.
         self.meta.save(STATE, encode(&table).into()).await?;
+        self.fences.raise(producer);
         Ok(producer)
     }
 }

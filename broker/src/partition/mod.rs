@@ -16,6 +16,7 @@ use crate::{
     budget::{Budget, Permit},
     engine::{EngineError, PartitionLog, ReadError},
     error::{PublishError, TopicError},
+    producer_names::Fences,
 };
 
 mod owner;
@@ -78,12 +79,22 @@ struct Request {
 struct Shared {
     topic: String,
     index: u32,
+    fences: Arc<Fences>,
     failure: Mutex<Option<String>>,
 }
 
 impl Shared {
     fn set_failure(&self, reason: Option<String>) {
         *self.failure.lock() = reason;
+    }
+
+    /// Refuses a batch of a named producer that has been opened again since.
+    fn check_fence(&self, batch: &Batch) -> Result<(), PublishError> {
+        let Some(producer) = batch.header.producer else { return Ok(()) };
+        match self.fences.newer_than(&producer.id, producer.epoch) {
+            Some(current) => Err(PublishError::ProducerFenced { actual: producer.epoch, current }),
+            None => Ok(()),
+        }
     }
 
     fn unavailable(&self) -> PublishError {
@@ -111,9 +122,15 @@ pub type AppendReply = oneshot::Receiver<Result<Appended, PublishError>>;
 
 impl Partition {
     /// A partition of `topic`, with the topic's budget. `log` may be an error: everything then answers with it.
-    pub fn new(topic: String, index: u32, log: Result<Arc<dyn PartitionLog>, EngineError>, budget: Arc<Budget>) -> Self {
+    pub fn new(
+        topic: String,
+        index: u32,
+        log: Result<Arc<dyn PartitionLog>, EngineError>,
+        budget: Arc<Budget>,
+        fences: Arc<Fences>,
+    ) -> Self {
         let failure = log.as_ref().err().map(ToString::to_string);
-        let shared = Arc::new(Shared { topic, index, failure: Mutex::new(failure) });
+        let shared = Arc::new(Shared { topic, index, fences, failure: Mutex::new(failure) });
         Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted) }
     }
 

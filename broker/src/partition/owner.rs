@@ -101,7 +101,7 @@ impl Owner {
         let mut bytes = 0;
         for Request { batch, permit, reply } in requests.drain(..) {
             let request = Answer { reply, _permit: permit };
-            match self.sequencer.admit(batch, now_us) {
+            match self.shared.check_fence(&batch).and_then(|()| self.sequencer.admit(batch, now_us)) {
                 Ok(Admission::Append(batch)) => {
                     bytes += batch.stored_bytes();
                     waiters.push(Waiter { appended: Appended::of(&batch), request });

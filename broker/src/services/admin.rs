@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aqueduct_proto::v1::{self, admin_server};
 use tonic::{Request, Response, Status};
 
-use crate::{BrokerCore, partition::producers::BATCHES_REMEMBERED, topics::settings::PARTITIONS_MAX};
+use crate::{AutoCreateTopics, BrokerCore, partition::producers::BATCHES_REMEMBERED, topics::settings::PARTITIONS_MAX};
 
 /// Grows when methods or fields are added to the API.
 const API_LEVEL: u32 = 1;
@@ -26,10 +26,14 @@ impl AdminService {
 impl admin_server::Admin for AdminService {
     async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let limits = &self.core.config.limits;
+        let mut features = vec!["idempotent_producers", "named_producers", "ordered_groups"];
+        if self.core.config.auto_create_topics != AutoCreateTopics::Refuse {
+            features.push("auto_create_topics");
+        }
         Ok(Response::new(v1::InfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_level: API_LEVEL,
-            features: ["idempotent_producers", "named_producers", "ordered_groups"].map(str::to_owned).to_vec(),
+            features: features.into_iter().map(str::to_owned).collect(),
             engine: self.core.meta.name().to_owned(),
             durability_levels: vec![v1::Durability::Fsync.into(), v1::Durability::Os.into()],
             limits: Some(v1::Limits {

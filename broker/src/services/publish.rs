@@ -10,6 +10,7 @@ use std::{
 
 use aqueduct_proto::v1;
 use aqueduct_storage::Batch;
+use bytes::Bytes;
 use futures_util::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, join_all},
@@ -119,6 +120,7 @@ pub(super) fn publish_stream(
         requests: Requests::Open(Box::new(requests)),
         draining,
         topic_name: String::new(),
+        topic_id: Bytes::new(),
         topic: None,
         in_flight: FuturesUnordered::new(),
         waiting: None,
@@ -132,6 +134,8 @@ struct Publisher {
     requests: Requests,
     draining: watch::Receiver<bool>,
     topic_name: String,
+    /// The identity that the first request with one has named: it holds for all.
+    topic_id: Bytes,
     topic: Option<Arc<Topic>>,
     in_flight: FuturesUnordered<Answer>,
     /// A request that has been read but not admitted: nothing more is read.
@@ -224,14 +228,19 @@ impl Publisher {
     }
 
     /// Finds the topic and the partitions.
-    async fn place(&mut self, request: v1::PublishRequest) -> Result<Vec<(Part, Arc<Partition>)>, PublishError> {
+    async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Vec<(Part, Arc<Partition>)>, PublishError> {
         if self.topic_name.is_empty() {
             self.topic_name.clone_from(&request.topic);
         } else if !request.topic.is_empty() && request.topic != self.topic_name {
             let reason = format!("this stream publishes to {:?}; open another one for {:?}", self.topic_name, request.topic);
             return Err(PublishError::Invalid { field: "topic", reason });
         }
-        // A topic deleted and made again is another one, but requests without an id do not mind.
+        if self.topic_id.is_empty() {
+            self.topic_id.clone_from(&request.topic_id);
+        } else if request.topic_id.is_empty() {
+            request.topic_id.clone_from(&self.topic_id);
+        }
+        // A topic deleted and made again is another one; a stream without an id does not mind.
         self.topic = self.topic.take().filter(|topic| !topic.is_deleted());
         let topic = match &self.topic {
             Some(topic) => Arc::clone(topic),

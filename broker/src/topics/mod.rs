@@ -19,6 +19,7 @@ use crate::{
     error::TopicError,
     names,
     partition::Partition,
+    producer_names::Fences,
 };
 
 pub mod settings;
@@ -85,16 +86,22 @@ pub struct Topics {
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
     budget_bytes: u64,
+    fences: Arc<Fences>,
 }
 
 impl Topics {
-    /// Opens every topic that is stored. `budget_bytes` bounds what waits for the disk, for each topic.
+    /// Opens every topic that is stored. `budget_bytes` bounds what waits for the disk, for each topic; `fences` tells
+    /// which producers are out of date.
     ///
     /// # Errors
     /// If the engine cannot list them; a partition that does not open is part of its topic, and says why.
-    pub async fn open(meta: Arc<dyn MetaStore>, budget_bytes: u64) -> Result<Arc<Self>, EngineError> {
+    pub async fn open(
+        meta: Arc<dyn MetaStore>,
+        budget_bytes: u64,
+        fences: Arc<Fences>,
+    ) -> Result<Arc<Self>, EngineError> {
         let stored = meta.open_topics().await?;
-        let topics = Self { meta, by_name: RwLock::default(), changing: Mutex::default(), budget_bytes };
+        let topics = Self { meta, by_name: RwLock::default(), changing: Mutex::default(), budget_bytes, fences };
         for logs in stored {
             topics.insert(logs);
         }
@@ -152,7 +159,7 @@ impl Topics {
         let budget = topic_budget(name, self.budget_bytes);
         let budget = partitions.first().map_or(budget, |first| Arc::clone(first.budget()));
         for log in added {
-            partitions.push(partition_of(name, partitions.len(), Ok(log), &budget));
+            partitions.push(self.partition_of(name, partitions.len(), Ok(log), &budget));
         }
         *topic.partitions.write() = partitions.into();
         *topic.meta.write() = Arc::new(meta);
@@ -186,7 +193,7 @@ impl Topics {
         let name = logs.meta.name.clone();
         let budget = topic_budget(&name, self.budget_bytes);
         let partitions =
-            logs.partitions.into_iter().enumerate().map(|(i, log)| partition_of(&name, i, log, &budget)).collect();
+            logs.partitions.into_iter().enumerate().map(|(i, log)| self.partition_of(&name, i, log, &budget)).collect();
         let topic = Arc::new(Topic {
             meta: RwLock::new(Arc::new(logs.meta)),
             partitions: RwLock::new(partitions),
@@ -194,6 +201,18 @@ impl Topics {
         });
         self.by_name.write().insert(name, Arc::clone(&topic));
         topic
+    }
+
+    fn partition_of(
+        &self,
+        topic: &str,
+        index: usize,
+        log: Result<Arc<dyn PartitionLog>, EngineError>,
+        budget: &Arc<Budget>,
+    ) -> Arc<Partition> {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        let fences = Arc::clone(&self.fences);
+        Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget), fences))
     }
 }
 
@@ -225,16 +244,6 @@ fn check_name(name: &str) -> Result<(), TopicError> {
 
 fn topic_budget(name: &str, bytes: u64) -> Arc<Budget> {
     Arc::new(Budget::new("TOPIC_BUDGET", &format!("topic {name:?}"), bytes))
-}
-
-fn partition_of(
-    topic: &str,
-    index: usize,
-    log: Result<Arc<dyn PartitionLog>, EngineError>,
-    budget: &Arc<Budget>,
-) -> Arc<Partition> {
-    let index = u32::try_from(index).unwrap_or(u32::MAX);
-    Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget)))
 }
 
 async fn close_all(topics: impl IntoIterator<Item = Arc<Topic>>) {
