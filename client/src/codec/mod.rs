@@ -127,6 +127,12 @@ pub fn decode_batch(topic: &Arc<str>, partition: u32, batch: v1::Batch) -> Resul
     EventBatch::new(topic, partition, batch)
 }
 
+/// The record at `index` of an unpacked `RecordSet`, if it is there and can be read.
+pub(crate) fn record_at(bytes: &Bytes, index: usize) -> Option<Record> {
+    let body = decode::Bodies::new(bytes).nth(index)?.ok()?;
+    Some(decode::RecordRef::parse(0, body).ok()?.to_record(bytes))
+}
+
 /// All records of an unpacked `RecordSet`, as views of `bytes`.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! Settings of a producer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use aqueduct_proto::v1;
 use parking_lot::Mutex;
@@ -147,6 +150,7 @@ impl ProducerBuilder {
             work: Notify::new(),
             interrupt: Notify::new(),
             budget: Semaphore::new(self.buffer_bytes_max),
+            short_of_room: AtomicUsize::new(0),
             buffer_bytes_max: self.buffer_bytes_max,
             codec: self.codec,
             topic,

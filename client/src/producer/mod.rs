@@ -102,7 +102,7 @@ impl Producer {
             return shared.admit(record, length);
         }
         let record = self.check_length(record, length)?;
-        match shared.budget.acquire_many(length.permits()).await {
+        match shared.room(length.permits()).await {
             Ok(permit) => {
                 permit.forget();
                 shared.admit(record, length)
@@ -160,7 +160,7 @@ impl Producer {
                     self.check_length(record, length)?;
                 }
                 // Room for one; the run goes on with it.
-                match shared.budget.acquire_many(length.permits()).await {
+                match shared.room(length.permits()).await {
                     Ok(permit) => drop(permit),
                     Err(_) => return Err(PublishError::Closed { record: run.next().map(Box::new) }),
                 }

@@ -237,16 +237,20 @@ impl Pipeline {
 
     /// The end of everything that has been admitted so far; all of it goes as soon as it may.
     pub(super) fn hurry(&mut self) -> Vec<Arc<Completion>> {
+        self.stop_lingering();
+        self.lanes.iter().flat_map(Lane::completions).map(Arc::clone).collect()
+    }
+
+    /// What is open goes as soon as it may.
+    pub(super) fn stop_lingering(&mut self) {
         self.asleep = false;
         self.lanes.iter_mut().for_each(Lane::hurry);
-        self.lanes.iter().flat_map(Lane::completions).map(Arc::clone).collect()
     }
 
     /// No records any more; what was admitted goes as soon as it may.
     pub(super) fn drain(&mut self) {
         self.intake = Intake::Draining;
-        self.asleep = false;
-        self.lanes.iter_mut().for_each(Lane::hurry);
+        self.stop_lingering();
     }
 
     /// A stream is being opened.

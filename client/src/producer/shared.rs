@@ -5,14 +5,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
 };
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{AcquireError, Notify, Semaphore, SemaphorePermit},
     time::Instant,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) interrupt: Notify,
     /// Bytes of records that are neither stored nor given up.
     pub(super) budget: Semaphore,
+    /// Callers that wait for the budget: meanwhile no batch lingers, for it could not fill.
+    pub(super) short_of_room: AtomicUsize,
     pub(super) buffer_bytes_max: usize,
     pub(super) codec: Codec,
     pub(super) topic: Arc<TopicRef>,
@@ -56,7 +58,25 @@ pub(super) struct Counters {
     pub(super) reconnects: AtomicU64,
 }
 
+/// One caller that waits for the budget.
+struct ShortOfRoom<'a>(&'a AtomicUsize);
+
+impl Drop for ShortOfRoom<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
+    /// Waits for room in the budget. What has been admitted goes at once: nothing else makes room.
+    pub(super) async fn room(&self, permits: u32) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.short_of_room.fetch_add(1, Ordering::Relaxed);
+        let _waiting = ShortOfRoom(&self.short_of_room);
+        // Under the lock: whoever admits a record later sees the count.
+        drop(self.hurry());
+        self.budget.acquire_many(permits).await
+    }
+
     /// Adds one record whose bytes have been taken from the budget.
     ///
     /// # Errors
@@ -70,6 +90,9 @@ impl Shared {
             return Err(PublishError::closed(record));
         }
         let (completion, index) = state.pipeline.push(&record, length.record, now);
+        if self.short_of_room.load(Ordering::Relaxed) > 0 {
+            state.pipeline.stop_lingering();
+        }
         let waker = if state.pipeline.take_wake(now) { Wake::take(&mut state) } else { Wake::Nobody };
         drop(state);
         self.wake(waker);
@@ -94,6 +117,9 @@ impl Shared {
             permit.forget();
             let (completion, index) = state.pipeline.push(record, length.record, now);
             ticket.add(completion, index);
+            if self.short_of_room.load(Ordering::Relaxed) > 0 {
+                state.pipeline.stop_lingering();
+            }
             wake |= state.pipeline.take_wake(now);
             records.next();
         }
