@@ -14,7 +14,7 @@ use aqueduct_client::{Codec, Header, Producer, PublishError, Ticket};
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Global;
 use super::exit::{CliError, Exit};
@@ -152,13 +152,16 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
     let started = Instant::now();
     let pieces = input::read(input, decoder);
     let (tickets, waiting) = mpsc::channel(TICKETS_MAX);
-    let (fed, settled) =
-        tokio::join!(feed(pieces, &producer, tickets), settle(waiting, global.output, progress.as_ref()));
+    let (durable, last_durable) = watch::channel(None);
+    let (fed, settled) = tokio::join!(
+        feed(pieces, &producer, tickets, last_durable),
+        settle(waiting, global.output, progress.as_ref(), &durable)
+    );
     if let Some(progress) = progress {
         progress.finish_and_clear();
     }
     render::note(&report(&args.topic, &fed, &settled, started.elapsed(), args.key_field.as_deref()));
-    let durable_lines = durable_lines(&settled);
+    let durable_lines = durable_lines(settled.last_durable_line, settled.durable_beyond);
     let result = outcome(fed, settled);
     match &result {
         Ok(_) => session.close().await?,
@@ -204,57 +207,58 @@ fn progress(args: &PublishArgs, format: Format) -> Option<ProgressBar> {
     Some(progress)
 }
 
-/// Turns input into tickets until it ends, fails, or nobody awaits them any more.
-async fn feed(mut pieces: mpsc::Receiver<Piece>, producer: &Producer, tickets: mpsc::Sender<InFlight>) -> Fed {
-    let mut fed = Fed { end: FeedEnd::EndOfInput, without_key: 0 };
-    let mut interrupted = std::pin::pin!(super::interrupted());
-    loop {
-        let piece = tokio::select! {
-            biased;
-            () = &mut interrupted => {
-                leave_at_second_interrupt();
-                fed.end = FeedEnd::Interrupted;
-                return fed;
-            }
-            () = tickets.closed() => {
-                fed.end = FeedEnd::Settled;
-                return fed;
-            }
-            piece = pieces.recv() => piece,
-        };
-        let Some(piece) = piece else { return fed };
-        if let Err(end) = enqueue(piece.records, producer, &tickets, &mut fed).await {
-            fed.end = end;
-            return fed;
+/// Turns input into tickets until it ends, fails, is interrupted, or nobody awaits them any more.
+async fn feed(
+    pieces: mpsc::Receiver<Piece>,
+    producer: &Producer,
+    tickets: mpsc::Sender<InFlight>,
+    last_durable: watch::Receiver<Option<u64>>,
+) -> Fed {
+    let mut without_key = 0;
+    let end = tokio::select! {
+        biased;
+        () = super::interrupted() => {
+            leave_at_second_interrupt(last_durable);
+            FeedEnd::Interrupted
         }
-        if let Some(failure) = piece.failure {
-            fed.end = FeedEnd::Input(failure);
-            return fed;
-        }
-    }
+        // Somebody may have to be told although the input is silent.
+        () = tickets.closed() => FeedEnd::Settled,
+        end = feed_pieces(pieces, producer, &tickets, &mut without_key) => end,
+    };
+    Fed { end, without_key }
 }
 
-async fn enqueue(
-    records: Vec<Numbered>,
+async fn feed_pieces(
+    mut pieces: mpsc::Receiver<Piece>,
     producer: &Producer,
     tickets: &mpsc::Sender<InFlight>,
-    fed: &mut Fed,
-) -> Result<(), FeedEnd> {
-    for Numbered { line, record } in records {
-        let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;
-        let without_key = record.key.is_none();
-        let ticket = producer.enqueue(record).await.map_err(|error| FeedEnd::Refused(LineFailure { line, error }))?;
-        fed.without_key += u64::from(without_key);
-        tickets.send(InFlight { line, bytes, ticket }).await.map_err(|_| FeedEnd::Settled)?;
+    without_key: &mut u64,
+) -> FeedEnd {
+    while let Some(piece) = pieces.recv().await {
+        for Numbered { line, record } in piece.records {
+            let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;
+            let keyless = record.key.is_none();
+            // Room for the ticket first: an interruption must not come between a record and its ticket.
+            let Ok(room) = tickets.reserve().await else { return FeedEnd::Settled };
+            match producer.enqueue(record).await {
+                Ok(ticket) => room.send(InFlight { line, bytes, ticket }),
+                Err(error) => return FeedEnd::Refused(LineFailure { line, error }),
+            }
+            *without_key += u64::from(keyless);
+        }
+        if let Some(failure) = piece.failure {
+            return FeedEnd::Input(failure);
+        }
     }
-    Ok(())
+    FeedEnd::EndOfInput
 }
 
 /// What is in flight settles within the time-out; who cannot wait for that asks twice.
-fn leave_at_second_interrupt() {
+fn leave_at_second_interrupt(last_durable: watch::Receiver<Option<u64>>) {
     render::note("interrupted: waiting for what is in flight (once more to leave at once)");
-    tokio::spawn(async {
+    tokio::spawn(async move {
         super::interrupted().await;
+        render::note(&durable_lines(*last_durable.borrow(), 0));
         render::note("error: left before every receipt had come: what is in flight may be stored");
         std::process::exit(Exit::Unknown as i32);
     });
@@ -307,13 +311,13 @@ fn outcome(fed: Fed, settled: Settled) -> anyhow::Result<Exit> {
 }
 
 /// `last durable input line: 41`, for whoever must send the rest.
-fn durable_lines(settled: &Settled) -> String {
-    let mut text = match settled.last_durable_line {
+fn durable_lines(last: Option<u64>, beyond: u64) -> String {
+    let mut text = match last {
         Some(line) => format!("last durable input line: {line}; go on with line {}", line + 1),
         None => "last durable input line: none; start again with line 1".to_owned(),
     };
-    if settled.durable_beyond > 0 {
-        let beyond = counted(settled.durable_beyond, "later line");
+    if beyond > 0 {
+        let beyond = counted(beyond, "later line");
         text.push_str(&format!(" ({beyond} had been sent already and would be stored again)"));
     }
     text

@@ -136,7 +136,7 @@ impl Story<'_> {
         let total = airports.iter().map(Airport::len).sum::<usize>() as u64 * u64::from(rounds);
         narrator.step("Three airports publish, two groups read");
         narrator.line(&format!("5,000 departures from New York, {rounds} times: {} events", grouped(total)));
-        narrator.line(&format!("group {FAST} reads as fast as it can, {SLOW} takes its time; their lag:"));
+        narrator.line(&format!("{FAST} reads as fast as it can, {SLOW} takes its time; their lag:"));
         let rate = u32::try_from(total).unwrap_or(u32::MAX) / SLOW_TAKES;
         let partitions = usize::try_from(PARTITIONS)?;
         let fast = Reading::start(client, TOPIC, partitions, FAST, Pace::Fast).await?;
@@ -196,7 +196,7 @@ impl Story<'_> {
     }
 }
 
-/// A line of bars now and then; the end is always shown.
+/// A line of bars now and then; zero is always shown.
 struct LagLines {
     total: u64,
     last: Option<Instant>,
@@ -204,8 +204,9 @@ struct LagLines {
 
 impl LagLines {
     fn tell(&mut self, narrator: &Narrator, lag: [u64; 2]) {
-        let due = self.last.is_none_or(|last| last.elapsed() >= LAG_LINES_EVERY);
-        if due || lag == [0, 0] {
+        // Before the first events arrive there is nothing to see; afterwards, zero is the best line of all.
+        let due = self.last.map_or(lag != [0, 0], |last| lag == [0, 0] || last.elapsed() >= LAG_LINES_EVERY);
+        if due {
             self.last = Some(Instant::now());
             let [fast, slow] = lag;
             narrator.line(&format!("{}   {}", bar(FAST, fast, self.total), bar(SLOW, slow, self.total)));
@@ -215,7 +216,7 @@ impl LagLines {
 
 fn tell_published(narrator: &Narrator, ledger: &Ledger, published: Published) {
     narrator.line(&format!("all {} receipts have come", grouped(ledger.receipts())));
-    narrator.line("nobody told the producers: they reconnected and sent again what had no receipt");
+    narrator.line("the producers reconnected by themselves and resent what had no receipt");
     if published.duplicates > 0 {
         let duplicates = counted(published.duplicates, "event");
         narrator.line(&format!("{duplicates} had reached the disk already: recognised, not stored twice"));

@@ -4,7 +4,7 @@ use aqueduct_client::{Durability, Receipt};
 use futures_util::FutureExt as _;
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{InFlight, LineFailure};
 use crate::cli::render::{self, Format};
@@ -37,6 +37,7 @@ pub(super) async fn settle(
     mut tickets: mpsc::Receiver<InFlight>,
     format: Format,
     progress: Option<&ProgressBar>,
+    last_durable: &watch::Sender<Option<u64>>,
 ) -> Settled {
     let mut settled = Settled::default();
     let mut stdout = Stdout::default();
@@ -61,6 +62,7 @@ pub(super) async fn settle(
             Ok(receipt) => {
                 settled.bytes += bytes;
                 settled.durable(line, &receipt, format, &mut stdout);
+                last_durable.send_replace(settled.last_durable_line);
             }
             Err(error) if settled.failure.is_none() => {
                 settled.failure = Some(LineFailure { line, error });
