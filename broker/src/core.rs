@@ -70,16 +70,16 @@ impl BrokerCore {
         self.draining.subscribe()
     }
 
-    /// Asks every stream to end.
-    pub(crate) fn drain(&self) {
+    /// Asks every stream to end, and waits until group members have: what they have settled is durable then.
+    pub(crate) async fn drain(&self, deadline: Duration) {
         self.draining.send_replace(true);
+        self.groups.shutdown(deadline).await;
     }
 
     /// Finishes what is queued, syncs, and marks a clean stop.
     pub(crate) async fn close(&self, deadline: Duration) -> Result<(), EngineError> {
-        self.drain();
         let close = async {
-            self.groups.shutdown(deadline).await;
+            self.drain(deadline).await;
             self.topics.close().await;
             self.meta.close(deadline).await
         };

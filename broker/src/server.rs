@@ -38,6 +38,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const ACCEPT_BACKLOG: i32 = 1024;
 
+/// How long members of groups may take to settle what they have when the server stops.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -110,7 +113,7 @@ impl Server {
             stop.await;
             // Whoever watches sends nothing new; then the streams are asked to end.
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-            core.drain();
+            core.drain(DRAIN_MAX).await;
         };
         tonic::transport::Server::builder()
             .max_frame_size(FRAME_BYTES_MAX)

@@ -173,6 +173,7 @@ impl Driver {
             Ok(Event::Gap(v1::PartitionGap { partition, gap })) => {
                 let gap = Gap::from_proto(partition, &gap.unwrap_or_default());
                 shared.counters.gap_records.fetch_add(gap.records(), Ordering::Relaxed);
+                state.rewinding.remove(&partition);
                 state.inbox.note(Note::Gap(gap));
             }
             Ok(Event::Failure(failure)) => {
@@ -231,6 +232,12 @@ fn wakes_requests(state: &mut State) -> Option<std::task::Waker> {
 fn receive_delivery(shared: &Shared, state: &mut State, delivered: Delivered) {
     let claim = delivered.claim;
     let current = state.assignment.get(&claim.partition) == Some(&claim.generation);
+    let first = delivered.ranges.first().map_or(delivered.next, |range| range.from);
+    if current && !state.in_order(claim, first) {
+        // Sent before the broker had heard that an earlier record was given back: it comes again.
+        state.settlements.give_back(delivered.credit);
+        return;
+    }
     state.inbox.deliver(delivered);
     if !current || state.phase != Phase::Consuming {
         shared.release(state, |other| other == claim);
@@ -240,6 +247,10 @@ fn receive_delivery(shared: &Shared, state: &mut State, delivered: Delivered) {
 fn reassign(shared: &Shared, state: &mut State, assignment: v1::Assignment) {
     for partition in &assignment.revoked {
         state.assignment.remove(partition);
+        state.rewinding.remove(partition);
+    }
+    for assigned in &assignment.assigned {
+        state.rewinding.remove(&assigned.partition);
     }
     let assigned: BTreeMap<_, _> =
         assignment.assigned.iter().map(|assigned| (assigned.partition, assigned.generation)).collect();

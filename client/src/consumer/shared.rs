@@ -35,6 +35,9 @@ pub(super) struct State {
     pub(super) inbox: Inbox,
     /// Generation by partition.
     pub(super) assignment: BTreeMap<u32, u64>,
+    /// Partitions with a record that was given back, and its offset: the broker delivers again from there, so what comes
+    /// from behind it before that is out of order.
+    pub(super) rewinding: BTreeMap<u32, Offset>,
     pub(super) member: Option<v1::Joined>,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
@@ -81,6 +84,7 @@ impl Shared {
             settlements,
             inbox: Inbox::default(),
             assignment: BTreeMap::new(),
+            rewinding: BTreeMap::new(),
             member: None,
             open: 0,
             phase: Phase::Consuming,
@@ -105,7 +109,10 @@ impl Shared {
         state.open = state.open.saturating_sub(1);
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
-            Verdict::Nack { delay_ms, error } => state.settlements.nack(claim, offset, delay_ms, error),
+            Verdict::Nack { delay_ms, error } => {
+                state.settlements.nack(claim, offset, delay_ms, error);
+                state.rewind(claim, offset);
+            }
         }
         let waker = state.wake_requests();
         drop(state);
@@ -129,6 +136,7 @@ impl Shared {
             state.open = 0;
             state.member = None;
             state.inbox.remove(|_| true);
+            state.rewinding.clear();
             let revoked: Vec<u32> = std::mem::take(&mut state.assignment).into_keys().collect();
             if !revoked.is_empty() {
                 state.inbox.note(Note::Assignment { assigned: Vec::new(), revoked: revoked.clone() });
@@ -186,6 +194,32 @@ impl Shared {
 }
 
 impl State {
+    /// Forgets what has arrived of the partition from behind `offset`: it comes again, in order, after the record at
+    /// `offset`.
+    fn rewind(&mut self, claim: Claim, offset: Offset) {
+        if self.assignment.get(&claim.partition) != Some(&claim.generation) {
+            return;
+        }
+        let from = self.rewinding.entry(claim.partition).or_insert(offset);
+        *from = offset.min(*from);
+        for removed in self.inbox.remove(|other| other == claim) {
+            self.settlements.give_back(removed.credit);
+        }
+    }
+
+    /// Whether a delivery that begins at `first` keeps the order: after a record was given back, the next one to be
+    /// handed out is that record.
+    pub(super) fn in_order(&mut self, claim: Claim, first: Offset) -> bool {
+        match self.rewinding.get(&claim.partition) {
+            Some(from) if first > *from => false,
+            Some(_) => {
+                self.rewinding.remove(&claim.partition);
+                true
+            }
+            None => true,
+        }
+    }
+
     /// The request stream's waker, if it sleeps and there is something to send.
     pub(super) fn wake_requests(&mut self) -> Option<Waker> {
         if self.settlements.is_ready() { self.requests.take() } else { None }
