@@ -9,7 +9,7 @@ use std::{
 };
 
 use aqueduct_client::{Client, Record};
-use aqueduct_tests::{BrokerProcess, Launch};
+use aqueduct_tests::BrokerProcess;
 use bytes::Bytes;
 use futures_util::future::join_all;
 

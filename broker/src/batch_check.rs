@@ -17,7 +17,7 @@ const MANDATORY_ATTRIBUTES: u32 = 0xffff;
 ///
 /// # Errors
 /// [`PublishError::Invalid`] and [`PublishError::TooLarge`] name what is wrong; nothing may be written.
-pub fn check(batch: Batch, limits: &Limits) -> Result<Batch, PublishError> {
+pub(crate) fn check(batch: Batch, limits: &Limits) -> Result<Batch, PublishError> {
     check_header(&batch.header)?;
     let bytes = batch.payload.len() as u64;
     check_limit("the encoded batch", bytes, limits.batch_bytes_max, "bytes")?;
@@ -25,7 +25,8 @@ pub fn check(batch: Batch, limits: &Limits) -> Result<Batch, PublishError> {
     check_limit("the batch", records, u64::from(limits.batch_records_max), "records")?;
     let crc = payload_crc(&batch.payload);
     if crc != batch.header.payload_crc {
-        let reason = format!("does not match `records`: their CRC-32 is {crc:#010x}, not {:#010x}", batch.header.payload_crc);
+        let reason =
+            format!("does not match `records`: their CRC-32 is {crc:#010x}, not {:#010x}", batch.header.payload_crc);
         return Err(PublishError::Invalid { field: "batch.crc32", reason });
     }
     let count = count_records(&batch.payload, batch.header.codec, limits)?;
@@ -45,7 +46,10 @@ fn check_header(header: &BatchHeader) -> Result<(), PublishError> {
         return invalid("batch.attributes", "a bit among 0 to 15 is set that this broker does not know");
     }
     if !header.offset_deltas.is_empty() || (header.offset_span != 0 && header.offset_span != header.record_count) {
-        return invalid("batch.offset_deltas", "a published batch must be dense: offset_span and offset_deltas stay unset");
+        return invalid(
+            "batch.offset_deltas",
+            "a published batch must be dense: offset_span and offset_deltas stay unset",
+        );
     }
     if !header.key_hashes.is_empty() && header.key_hashes.len() != header.record_count as usize {
         return invalid("batch.key_hashes", "must be empty or have one entry per record");
@@ -57,7 +61,7 @@ fn check_header(header: &BatchHeader) -> Result<(), PublishError> {
 ///
 /// # Errors
 /// [`PublishError::Invalid`] unless the id has 16 bytes.
-pub fn producer_sequence(id: &[u8], epoch: u32, sequence: u64) -> Result<ProducerSequence, PublishError> {
+pub(crate) fn producer_sequence(id: &[u8], epoch: u32, sequence: u64) -> Result<ProducerSequence, PublishError> {
     let id = id.try_into().map_err(|_| PublishError::Invalid {
         field: "producer.id",
         reason: format!("must have 16 bytes, not {}", id.len()),
@@ -69,7 +73,7 @@ pub fn producer_sequence(id: &[u8], epoch: u32, sequence: u64) -> Result<Produce
 ///
 /// # Errors
 /// [`PublishError::TooLarge`].
-pub fn check_limit(what: &'static str, actual: u64, limit: u64, unit: &'static str) -> Result<(), PublishError> {
+pub(crate) fn check_limit(what: &'static str, actual: u64, limit: u64, unit: &'static str) -> Result<(), PublishError> {
     if actual <= limit { Ok(()) } else { Err(PublishError::TooLarge { what, actual, limit, unit }) }
 }
 
@@ -258,7 +262,10 @@ mod tests {
         let zstd = zstd::encode_all(bomb.as_slice(), 3).unwrap();
         for (payload, codec) in [(lz4(&bomb), Codec::Lz4), (zstd, Codec::Zstd)] {
             assert!(payload.len() < 2 << 20);
-            assert_eq!(field_of(check(batch(payload, 100, codec), &Limits::default()).unwrap_err()), "the unpacked batch");
+            assert_eq!(
+                field_of(check(batch(payload, 100, codec), &Limits::default()).unwrap_err()),
+                "the unpacked batch"
+            );
         }
     }
 

@@ -7,11 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::PublishError;
 
 /// When a held publisher should try again: about the time a disk under load needs for a few groups.
-pub const RETRY_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// A number of bytes that may be on their way to the disk.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     reason: &'static str,
     culprit: String,
     bytes_max: u32,
@@ -20,7 +20,7 @@ pub struct Budget {
 
 /// Bytes admitted by several budgets; given back when it is dropped.
 #[derive(Debug, Default)]
-pub struct Permit {
+pub(crate) struct Permit {
     _held: [Option<OwnedSemaphorePermit>; 3],
 }
 
@@ -41,15 +41,11 @@ impl From<Held> for PublishError {
 
 impl Budget {
     /// `reason` is machine-readable (`TOPIC_BUDGET`), `culprit` tells people whose budget it is.
-    pub fn new(reason: &'static str, culprit: &str, bytes_max: u64) -> Self {
-        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX).min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+    pub(crate) fn new(reason: &'static str, culprit: &str, bytes_max: u64) -> Self {
+        let bytes_max =
+            u32::try_from(bytes_max).unwrap_or(u32::MAX).min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
         let culprit = format!("{culprit} (the limit of {bytes_max} bytes waiting for the disk is reached)");
         Self { reason, culprit, bytes_max, semaphore: Arc::new(Semaphore::new(bytes_max as usize)) }
-    }
-
-    /// Bytes in use.
-    pub fn used_bytes(&self) -> u64 {
-        u64::from(self.bytes_max).saturating_sub(self.semaphore.available_permits() as u64)
     }
 
     fn held(&self) -> Held {
@@ -65,7 +61,7 @@ impl Budget {
 /// The budgets that one request must pass, narrowest first, so that one connection cannot sit on the broker's budget
 /// while it waits for its own.
 #[derive(Debug, Clone, Copy)]
-pub struct Admission<'a> {
+pub(crate) struct Admission<'a> {
     /// Of the connection.
     pub connection: &'a Arc<Budget>,
     /// Of the topic.
@@ -79,7 +75,7 @@ impl Admission<'_> {
     ///
     /// # Errors
     /// [`Held`] names the first budget without room.
-    pub fn try_admit(&self, bytes: u64) -> Result<Permit, Held> {
+    pub(crate) fn try_admit(&self, bytes: u64) -> Result<Permit, Held> {
         let mut held = [None, None, None];
         for (place, budget) in held.iter_mut().zip(self.budgets()) {
             let permit = Arc::clone(&budget.semaphore).try_acquire_many_owned(budget.share(bytes));
@@ -89,7 +85,7 @@ impl Admission<'_> {
     }
 
     /// Admits `bytes`, in the order in which the calls were made, once there is room.
-    pub async fn admit(&self, bytes: u64) -> Permit {
+    pub(crate) async fn admit(&self, bytes: u64) -> Permit {
         let mut held = [None, None, None];
         for (place, budget) in held.iter_mut().zip(self.budgets()) {
             // The semaphores are never closed.
@@ -124,7 +120,7 @@ mod tests {
         let admission = admission(&budgets);
         let _permit = admission.try_admit(40).unwrap();
         assert_eq!(admission.try_admit(20).unwrap_err().reason, "TOPIC_BUDGET");
-        assert_eq!(budgets[0].used_bytes(), 40);
+        assert_eq!(budgets[0].semaphore.available_permits(), 60);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct BrokerConfig {
     pub topic_budget_bytes: u64,
     /// Of these, for one connection. Default 16 MiB.
     pub connection_budget_bytes: u64,
-    /// Memory for the newest batches of all partitions, which readers at the tail get without the disk. Default 32 MiB.
+    /// Memory for the newest batches of all partitions, which readers at the tail get without the disk. Default 8 MiB.
     pub tail_cache_bytes: u64,
     /// Size at which a segment is sealed, unless the topic says otherwise. Default 256 MiB; 64 KiB to 16 GiB.
     pub segment_bytes: u64,
@@ -82,7 +82,7 @@ impl Default for BrokerConfig {
             budget_bytes: 64 * MIB,
             topic_budget_bytes: 64 * MIB,
             connection_budget_bytes: 16 * MIB,
-            tail_cache_bytes: 32 * MIB,
+            tail_cache_bytes: 8 * MIB,
             segment_bytes: 256 * MIB,
             io_threads: 8,
             publish_wait_max: Duration::from_secs(10),
@@ -107,7 +107,12 @@ impl BrokerConfig {
         in_bounds("io_threads", self.io_threads as u64, 1, 256)?;
         in_bounds("record_bytes_max", self.limits.record_bytes_max, 1, self.limits.batch_bytes_max)?;
         in_bounds("batch_bytes_max", self.limits.batch_bytes_max, 1 << 10, 32 * MIB)?;
-        in_bounds("batch_decoded_bytes_max", self.limits.batch_decoded_bytes_max, self.limits.batch_bytes_max, 128 * MIB)?;
+        in_bounds(
+            "batch_decoded_bytes_max",
+            self.limits.batch_decoded_bytes_max,
+            self.limits.batch_bytes_max,
+            128 * MIB,
+        )?;
         in_bounds("batch_records_max", u64::from(self.limits.batch_records_max), 1, 1 << 20)?;
         in_bounds("response_bytes_max", self.limits.response_bytes_max, 64 << 10, 64 * MIB)?;
         if self.retention_interval < Duration::from_millis(100) {

@@ -8,25 +8,25 @@ use crate::budget::Budget;
 
 /// One connection: a socket, or one client inside the process.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// For what this connection has waiting for the disk.
     pub budget: Arc<Budget>,
 }
 
 impl Connection {
     /// A connection of `peer`, with a budget of its own.
-    pub fn new(peer: &str, budget_bytes: u64) -> Self {
+    pub(crate) fn new(peer: &str, budget_bytes: u64) -> Self {
         Self { budget: Arc::new(Budget::new("CONNECTION_BUDGET", &format!("connection {peer}"), budget_bytes)) }
     }
 
     /// The connection a request came by.
-    pub fn of(extensions: &Extensions, budget_bytes: u64) -> Self {
+    pub(crate) fn of(extensions: &Extensions, budget_bytes: u64) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_else(|| Self::new("of unknown origin", budget_bytes))
     }
 }
 
 /// How long the caller will wait, if it said so: the header `grpc-timeout`, at most eight digits and a unit.
-pub fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+pub(crate) fn timeout(metadata: &MetadataMap) -> Option<Duration> {
     let value = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let amount: u64 = (digits.len() <= 8).then(|| digits.parse().ok())??;

@@ -92,7 +92,8 @@ impl BrokerCore {
 /// Whoever runs the broker should know which acknowledgements do not mean "on disk".
 fn warn_of_os_durability(topics: &Topics) {
     let is_os = |topic: &Arc<Topic>| topic.meta().durability == Durability::Os;
-    let names: Vec<String> = topics.list().iter().filter(|&topic| is_os(topic)).map(|topic| topic.meta().name.clone()).collect();
+    let names: Vec<String> =
+        topics.list().iter().filter(|&topic| is_os(topic)).map(|topic| topic.meta().name.clone()).collect();
     if !names.is_empty() {
         tracing::warn!(
             topics = names.join(", "),

@@ -22,12 +22,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 pub use aqueduct_client as client;
 
-use crate::{core::BrokerCore, in_process::InProcess};
 pub use crate::{
     config::{AutoCreateTopics, BrokerConfig, Limits},
     engine::EngineError,
     error::OpenError,
 };
+use crate::{core::BrokerCore, in_process::InProcess};
 
 mod batch_check;
 mod budget;

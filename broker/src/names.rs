@@ -3,7 +3,7 @@
 use crate::error::NameError;
 
 /// Longest name, in bytes.
-pub const NAME_BYTES_MAX: usize = 249;
+pub(crate) const NAME_BYTES_MAX: usize = 249;
 
 /// Checks a name that a user chose: 1 to 249 of `[A-Za-z0-9._-]`, beginning with a letter, a digit or `_`.
 ///
@@ -11,7 +11,7 @@ pub const NAME_BYTES_MAX: usize = 249;
 ///
 /// # Errors
 /// [`NameError`] says which rule is broken.
-pub fn check(name: &str) -> Result<(), NameError> {
+pub(crate) fn check(name: &str) -> Result<(), NameError> {
     let Some(first) = name.chars().next() else { return Err(NameError::Empty) };
     if name.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong { bytes: name.len() });

@@ -25,7 +25,7 @@ const NAMES_MAX: usize = 10_000;
 
 /// Who publishes under a name now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenedProducer {
+pub(crate) struct OpenedProducer {
     /// The same at each opening.
     pub id: [u8; 16],
     /// Higher at each opening.
@@ -35,13 +35,13 @@ pub struct OpenedProducer {
 /// The epoch in force of every named producer. Whoever opens a name fences older instances in every partition at once,
 /// also where the new instance has not published yet.
 #[derive(Debug, Default)]
-pub struct Fences {
+pub(crate) struct Fences {
     epochs: RwLock<HashMap<[u8; 16], u32>>,
 }
 
 impl Fences {
     /// The epoch in force, if it is newer than `epoch`.
-    pub fn newer_than(&self, id: &[u8; 16], epoch: u32) -> Option<u32> {
+    pub(crate) fn newer_than(&self, id: &[u8; 16], epoch: u32) -> Option<u32> {
         self.epochs.read().get(id).copied().filter(|current| *current > epoch)
     }
 
@@ -55,7 +55,7 @@ impl Fences {
 }
 
 /// See the [module](self).
-pub struct ProducerNames {
+pub(crate) struct ProducerNames {
     meta: Arc<dyn MetaStore>,
     fences: Arc<Fences>,
     /// Held while the table is saved: openings are rare, and one at a time.
@@ -74,10 +74,12 @@ impl ProducerNames {
     ///
     /// # Errors
     /// If it cannot be read, or is damaged.
-    pub async fn open(meta: Arc<dyn MetaStore>) -> Result<Self, EngineError> {
+    pub(crate) async fn open(meta: Arc<dyn MetaStore>) -> Result<Self, EngineError> {
         let table = match meta.load(STATE).await? {
             Some(bytes) => decode(&bytes).ok_or_else(|| {
-                EngineError("the table of named producers is damaged: restore system/producers.state from a backup".into())
+                EngineError(
+                    "the table of named producers is damaged: restore system/producers.state from a backup".into(),
+                )
             })?,
             None => BTreeMap::new(),
         };
@@ -87,7 +89,7 @@ impl ProducerNames {
     }
 
     /// The epochs in force, for those who append.
-    pub fn fences(&self) -> Arc<Fences> {
+    pub(crate) fn fences(&self) -> Arc<Fences> {
         Arc::clone(&self.fences)
     }
 
@@ -95,8 +97,9 @@ impl ProducerNames {
     ///
     /// # Errors
     /// A name that breaks the rules, or what the engine says.
-    pub async fn open_name(&self, topic_id: [u8; 16], name: &str) -> Result<OpenedProducer, TopicError> {
-        names::check(name).map_err(|source: NameError| TopicError::Config { field: "name", reason: source.to_string() })?;
+    pub(crate) async fn open_name(&self, topic_id: [u8; 16], name: &str) -> Result<OpenedProducer, TopicError> {
+        names::check(name)
+            .map_err(|source: NameError| TopicError::Config { field: "name", reason: source.to_string() })?;
         let mut table = self.table.lock().await;
         let key = (topic_id.to_vec(), name.to_owned());
         let producer = match table.get(&key) {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The domain of every `ErrorInfo`.
-pub const ERROR_DOMAIN: &str = "aqueduct";
+pub(crate) const ERROR_DOMAIN: &str = "aqueduct";
 
 /// When to try again what failed for a passing reason.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -84,7 +84,9 @@ fn topic_parts(error: &TopicError) -> StatusParts {
         TopicError::Config { field, reason } => {
             StatusParts::new(Code::InvalidArgument, "INVALID_CONFIG", &[]).field(field, reason)
         }
-        TopicError::InUse { topic: name, .. } => StatusParts::new(Code::FailedPrecondition, "TOPIC_IN_USE", &topic(name)),
+        TopicError::InUse { topic: name, .. } => {
+            StatusParts::new(Code::FailedPrecondition, "TOPIC_IN_USE", &topic(name))
+        }
         TopicError::PartitionFailed { topic, partition, .. } => StatusParts::new(
             Code::Internal,
             "PARTITION_FAILED",
@@ -124,7 +126,8 @@ impl From<PublishError> for Status {
                 StatusParts::new(Code::FailedPrecondition, "PRODUCER_FENCED", &[("epoch", current.to_string())])
             }
             PublishError::Overloaded { reason, culprit, retry_after } => {
-                StatusParts::new(Code::ResourceExhausted, reason, &[("culprit", culprit.clone())]).retry_after(*retry_after)
+                StatusParts::new(Code::ResourceExhausted, reason, &[("culprit", culprit.clone())])
+                    .retry_after(*retry_after)
             }
             PublishError::DiskFull => {
                 StatusParts::new(Code::ResourceExhausted, "DISK_FULL", &[("culprit", "the disk of the broker".into())])

@@ -1,5 +1,6 @@
 //! The command line against a broker process: what scripts rely on.
 #![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests may fail the test")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 
 #[cfg(test)]
 mod conformance;
-pub mod embedded;
+pub(crate) mod embedded;
 
 /// The right to append, granted by [`PartitionLog::acquire`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// Fences every lease with a smaller one.
     pub epoch: u32,
     /// The log end when the lease was granted: the first offset to append at.
@@ -26,7 +26,7 @@ pub struct Lease {
 
 /// Why an append was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
+pub(crate) enum AppendError {
     /// The batches break a rule of the engine. Nothing was written.
     #[error("the engine refused the batch: {0}")]
     Rejected(String),
@@ -83,7 +83,7 @@ pub struct EngineError(pub String);
 
 /// The state of one partition's log, for `Describe`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionStats {
+pub(crate) struct PartitionStats {
     /// Stored bytes.
     pub size_bytes: u64,
     /// Files.
@@ -94,7 +94,7 @@ pub struct PartitionStats {
 
 /// Bounds that the engine sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineLimits {
+pub(crate) struct EngineLimits {
     /// The largest payload of one batch, in bytes.
     pub batch_bytes_max: usize,
     /// Batches of one append call.
@@ -105,7 +105,7 @@ pub struct EngineLimits {
 ///
 /// An append takes its place in the order when the method is called, not when the future is first polled, so that the
 /// owner pipelines by calling again before the first answer is there.
-pub trait PartitionLog: Send + Sync + 'static {
+pub(crate) trait PartitionLog: Send + Sync + 'static {
     /// Takes the partition over: fences every older epoch, and after an unknown outcome cuts what was not acknowledged.
     fn acquire(&self) -> BoxFuture<'static, Result<Lease, EngineError>>;
 
@@ -120,6 +120,10 @@ pub trait PartitionLog: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), AppendError>>;
 
     /// After [`AppendError::Unknown`] and a new lease: whether the batch that was sent for `offset` is in the log.
+    #[allow(
+        dead_code,
+        reason = "the embedded engine's new lease cuts what was unknown; other engines may have kept it"
+    )]
     fn resolve_unknown(
         &self,
         lease: Lease,
@@ -174,7 +178,7 @@ pub trait PartitionLog: Send + Sync + 'static {
 }
 
 /// A topic as the engine keeps it: its metadata and its partitions' logs, in order.
-pub struct TopicLogs {
+pub(crate) struct TopicLogs {
     /// Name, identity and configuration.
     pub meta: TopicMeta,
     /// One per partition; the error says why a partition cannot be opened.
@@ -182,7 +186,7 @@ pub struct TopicLogs {
 }
 
 /// Topics, and small named states of the broker.
-pub trait MetaStore: Send + Sync + 'static {
+pub(crate) trait MetaStore: Send + Sync + 'static {
     /// Opens everything that is stored, in order of topic names.
     fn open_topics(&self) -> BoxFuture<'static, Result<Vec<TopicLogs>, EngineError>>;
 

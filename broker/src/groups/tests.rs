@@ -29,7 +29,7 @@ impl Stack {
         let options = crate::BrokerConfig::default().embedded();
         let engine = EmbeddedEngine::open(directory, options).expect("the directory opens");
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
-        let topics = Topics::open(Arc::clone(&meta), 1 << 20).await.expect("the topics open");
+        let topics = Topics::open(Arc::clone(&meta), 1 << 20, Arc::default()).await.expect("the topics open");
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the groups open");
         Self { meta, topics, groups }
     }

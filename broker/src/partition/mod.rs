@@ -20,7 +20,7 @@ use crate::{
 };
 
 mod owner;
-pub mod producers;
+pub(crate) mod producers;
 mod sequencer;
 
 /// Requests that wait for the owner; their bytes are bounded by the budgets.
@@ -31,7 +31,7 @@ const HEADERS_READ: usize = 4096;
 
 /// A place in the log, granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
+pub(crate) struct Appended {
     /// Of the first record.
     pub base_offset: Offset,
     /// How many.
@@ -104,7 +104,7 @@ impl Shared {
 }
 
 /// One partition. Dropping it lets the owner finish what it has.
-pub struct Partition {
+pub(crate) struct Partition {
     shared: Arc<Shared>,
     log: Result<Arc<dyn PartitionLog>, EngineError>,
     budget: Arc<Budget>,
@@ -118,11 +118,11 @@ enum OwnerHandle {
 }
 
 /// The answer to an append, once it is there.
-pub type AppendReply = oneshot::Receiver<Result<Appended, PublishError>>;
+pub(crate) type AppendReply = oneshot::Receiver<Result<Appended, PublishError>>;
 
 impl Partition {
     /// A partition of `topic`, with the topic's budget. `log` may be an error: everything then answers with it.
-    pub fn new(
+    pub(crate) fn new(
         topic: String,
         index: u32,
         log: Result<Arc<dyn PartitionLog>, EngineError>,
@@ -135,17 +135,17 @@ impl Partition {
     }
 
     /// The topic's name.
-    pub fn topic_name(&self) -> &str {
+    pub(crate) fn topic_name(&self) -> &str {
         &self.shared.topic
     }
 
     /// Its number.
-    pub fn index(&self) -> u32 {
+    pub(crate) fn index(&self) -> u32 {
         self.shared.index
     }
 
     /// The topic's budget for bytes that wait to be written.
-    pub fn budget(&self) -> &Arc<Budget> {
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
@@ -153,7 +153,7 @@ impl Partition {
     ///
     /// # Errors
     /// [`TopicError::PartitionFailed`] if it could not be opened.
-    pub fn log(&self) -> Result<&Arc<dyn PartitionLog>, TopicError> {
+    pub(crate) fn log(&self) -> Result<&Arc<dyn PartitionLog>, TopicError> {
         self.log.as_ref().map_err(|error| TopicError::PartitionFailed {
             topic: self.shared.topic.clone(),
             partition: self.shared.index,
@@ -162,7 +162,7 @@ impl Partition {
     }
 
     /// Why it takes no writes, if it does not.
-    pub fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         self.shared.failure.lock().clone()
     }
 
@@ -171,7 +171,7 @@ impl Partition {
     /// # Errors
     /// [`PublishError::Unavailable`] while closing, [`TopicError::PartitionFailed`] if there is no log. Nothing was
     /// written.
-    pub async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
+    pub(crate) async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
         let mailbox = self.mailbox()?;
         let (reply, answer) = oneshot::channel();
         let request = Request { batch, permit, reply };
@@ -179,25 +179,11 @@ impl Partition {
         Ok(answer)
     }
 
-    /// Reads where a producer has got to in this partition: its epoch and its next sequence.
-    ///
-    /// # Errors
-    /// If the log cannot be read.
-    pub async fn producer_position(&self, id: &[u8; 16]) -> Result<Option<(u32, u64)>, PublishError> {
-        let log = self.log()?;
-        let producers = load_producers(&**log).await.map_err(|error| PublishError::Unavailable {
-            topic: self.shared.topic.clone(),
-            partition: self.shared.index,
-            reason: error.to_string(),
-        })?;
-        Ok(producers.position(id))
-    }
-
     /// Answers what is queued, then closes the log with the mark of a clean stop.
     ///
     /// # Errors
     /// What the engine says.
-    pub async fn close(&self) -> Result<(), EngineError> {
+    pub(crate) async fn close(&self) -> Result<(), EngineError> {
         let owner = std::mem::replace(&mut *self.owner.lock(), OwnerHandle::Closed);
         if let OwnerHandle::Running { mailbox, task } = owner {
             drop(mailbox);

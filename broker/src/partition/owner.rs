@@ -137,9 +137,7 @@ impl Owner {
                 }
                 return;
             }
-            Err(AppendError::Full) => {
-                Trouble::NotWritten { log_end: group.base_offset, cause: PublishError::DiskFull }
-            }
+            Err(AppendError::Full) => Trouble::NotWritten { log_end: group.base_offset, cause: PublishError::DiskFull },
             Err(AppendError::Rejected(reason)) => {
                 let cause = PublishError::Invalid { field: "batch", reason: reason.clone() };
                 Trouble::NotWritten { log_end: group.base_offset, cause }

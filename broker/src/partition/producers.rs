@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 /// Batches of one producer that are remembered, and so the most that it may have in flight.
-pub const BATCHES_REMEMBERED: usize = 64;
+pub(crate) const BATCHES_REMEMBERED: usize = 64;
 
 /// Producers that one partition remembers; the ones that were silent for longest are forgotten first.
 const PRODUCERS_MAX: usize = 4096;
@@ -23,7 +23,7 @@ const PRODUCER_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A batch that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Of its first record.
     pub base_offset: Offset,
     /// Its records.
@@ -37,7 +37,7 @@ pub struct Stored {
 
 /// What to do with a sequenced batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It comes next: store it.
     Next,
     /// It has been stored.
@@ -58,7 +58,7 @@ pub enum Verdict {
 
 /// See the [module](self).
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Producers {
+pub(crate) struct Producers {
     by_id: HashMap<[u8; 16], Producer>,
 }
 
@@ -81,7 +81,7 @@ impl Producer {
 
 impl Producers {
     /// Judges a batch of `record_count` records.
-    pub fn judge(&self, producer: &ProducerSequence, record_count: u32) -> Verdict {
+    pub(crate) fn judge(&self, producer: &ProducerSequence, record_count: u32) -> Verdict {
         let Some(known) = self.by_id.get(&producer.id) else { return next_or_gap(0, producer.sequence) };
         if producer.epoch < known.epoch {
             return Verdict::Fenced { current: known.epoch };
@@ -98,7 +98,7 @@ impl Producers {
     }
 
     /// Remembers a batch that follows the producer's last one, as it is about to be stored.
-    pub fn remember(&mut self, header: &BatchHeader) {
+    pub(crate) fn remember(&mut self, header: &BatchHeader) {
         let Some(sequence) = header.producer else { return };
         if self.by_id.len() >= PRODUCERS_MAX && !self.by_id.contains_key(&sequence.id) {
             self.forget_silent(header.append_time_us);
@@ -125,7 +125,7 @@ impl Producers {
     }
 
     /// Forgets batches at or above `log_end`: they have not been stored after all.
-    pub fn roll_back(&mut self, log_end: Offset) {
+    pub(crate) fn roll_back(&mut self, log_end: Offset) {
         self.by_id.retain(|_, producer| {
             while producer.stored.back().is_some_and(|last| last.base_offset >= log_end) {
                 producer.stored.pop_back();
@@ -134,13 +134,8 @@ impl Producers {
         });
     }
 
-    /// Where the producer goes on in this partition, if it is known with this epoch or an older one.
-    pub fn position(&self, id: &[u8; 16]) -> Option<(u32, u64)> {
-        self.by_id.get(id).map(|producer| (producer.epoch, producer.next_sequence()))
-    }
-
     /// Whether there is anything to remember.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
@@ -158,14 +153,19 @@ impl Producers {
     }
 
     /// Encodes what lies below `high_watermark`, which is durable, with a checksum.
-    pub fn checkpoint(&self, high_watermark: Offset) -> Bytes {
+    pub(crate) fn checkpoint(&self, high_watermark: Offset) -> Bytes {
         let producers = self
             .by_id
             .iter()
             .map(|(id, producer)| ProducerState {
                 id: id.to_vec(),
                 epoch: producer.epoch,
-                stored: producer.stored.iter().filter(|s| s.base_offset < high_watermark).map(StoredState::from).collect(),
+                stored: producer
+                    .stored
+                    .iter()
+                    .filter(|s| s.base_offset < high_watermark)
+                    .map(StoredState::from)
+                    .collect(),
             })
             .filter(|producer| !producer.stored.is_empty())
             .collect();
@@ -178,7 +178,7 @@ impl Producers {
 
     /// Decodes a checkpoint: the table, and the offset from which the log's headers complete it. `None` if it is
     /// damaged or of another version: the log then tells everything.
-    pub fn from_checkpoint(bytes: &[u8]) -> Option<(Self, Offset)> {
+    pub(crate) fn from_checkpoint(bytes: &[u8]) -> Option<(Self, Offset)> {
         let (state, checksum) = bytes.split_last_chunk::<4>()?;
         if aqueduct_storage::payload_crc(state) != u32::from_le_bytes(*checksum) {
             return None;
@@ -320,6 +320,6 @@ mod tests {
         }
         assert!(producers.by_id.len() <= PRODUCERS_MAX);
         let last = u128::from(3 * PRODUCERS_MAX as u64 - 1).to_be_bytes();
-        assert!(producers.position(&last).is_some());
+        assert!(producers.by_id.contains_key(&last));
     }
 }

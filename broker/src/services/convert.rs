@@ -108,15 +108,17 @@ fn durability_from_wire(durability: i32) -> Result<Durability, TopicError> {
     }
 }
 
-pub(super) fn ack_to_wire(topic: &TopicMeta, partition: u32, appended: Appended) -> v1::PublishAck {
+pub(super) fn ack_to_wire(topic: &TopicMeta, partition: &Partition, appended: Appended) -> v1::PublishAck {
+    // The engine knows what it has done; the topic says what is wanted from now on.
+    let durability = partition.log().map_or(topic.durability, |log| log.durability());
     v1::PublishAck {
         topic: topic.name.clone(),
         topic_id: topic.id.to_vec().into(),
-        partition,
+        partition: partition.index(),
         base_offset: appended.base_offset,
         record_count: appended.record_count,
         append_time_us: appended.append_time_us,
-        durability: durability_to_wire(topic.durability).into(),
+        durability: durability_to_wire(durability).into(),
         duplicate: appended.duplicate,
         epoch: appended.epoch,
     }

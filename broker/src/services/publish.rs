@@ -59,11 +59,11 @@ pub(super) async fn publish(
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
         let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
-        outcome(partition.append(batch, permit).await?).await
+        let appended = outcome(partition.append(batch, permit).await?).await?;
+        Ok::<_, PublishError>(convert::ack_to_wire(&topic.meta(), &partition, appended))
     };
     let appends = parts.into_iter().map(async |Part { partition: index, batch, record_indexes }| {
-        let appended = append(index, batch).await;
-        (index, record_indexes, appended.map(|appended| convert::ack_to_wire(&topic.meta(), index, appended)))
+        (index, record_indexes, append(index, batch).await)
     });
     let mut outcomes = join_all(appends).await;
     match outcomes.as_mut_slice() {
@@ -75,7 +75,11 @@ pub(super) async fn publish(
     }
 }
 
-fn result(partition: u32, record_indexes: Vec<u32>, outcome: Result<v1::PublishAck, PublishError>) -> v1::PublishResult {
+fn result(
+    partition: u32,
+    record_indexes: Vec<u32>,
+    outcome: Result<v1::PublishAck, PublishError>,
+) -> v1::PublishResult {
     let outcome = match outcome {
         Ok(ack) => v1::publish_result::Outcome::Ack(ack),
         Err(error) => v1::publish_result::Outcome::Error(status::to_message(&error.into())),
@@ -205,13 +209,15 @@ impl Publisher {
         for (part, partition) in placed {
             let permit = match held {
                 Some(_) => None,
-                None => match admission(&self.core, &self.connection, &partition).try_admit(part.batch.stored_bytes()) {
-                    Ok(permit) => Some(permit),
-                    Err(by) => {
-                        held = Some(by);
-                        None
+                None => {
+                    match admission(&self.core, &self.connection, &partition).try_admit(part.batch.stored_bytes()) {
+                        Ok(permit) => Some(permit),
+                        Err(by) => {
+                            held = Some(by);
+                            None
+                        }
                     }
-                },
+                }
             };
             parts.push((part, partition, permit));
         }
@@ -232,7 +238,8 @@ impl Publisher {
         if self.topic_name.is_empty() {
             self.topic_name.clone_from(&request.topic);
         } else if !request.topic.is_empty() && request.topic != self.topic_name {
-            let reason = format!("this stream publishes to {:?}; open another one for {:?}", self.topic_name, request.topic);
+            let reason =
+                format!("this stream publishes to {:?}; open another one for {:?}", self.topic_name, request.topic);
             return Err(PublishError::Invalid { field: "topic", reason });
         }
         if self.topic_id.is_empty() {
@@ -263,22 +270,23 @@ async fn append_parts(
     parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
 ) -> Answer {
     let mut replies = Vec::with_capacity(parts.len());
-    for (Part { partition: index, batch, record_indexes }, partition, permit) in parts {
+    for (Part { batch, record_indexes, .. }, partition, permit) in parts {
         let permit = match permit {
             Some(permit) => permit,
             None => admission(&core, &connection, &partition).admit(batch.stored_bytes()).await,
         };
-        replies.push((index, record_indexes, partition.append(batch, permit).await));
+        let reply = partition.append(batch, permit).await;
+        replies.push((partition, record_indexes, reply));
     }
     async move {
         let mut results = Vec::with_capacity(replies.len());
-        for (index, record_indexes, reply) in replies {
+        for (partition, record_indexes, reply) in replies {
             let appended = match reply {
                 Ok(reply) => outcome(reply).await,
                 Err(error) => Err(error),
             };
-            let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), index, appended));
-            results.push(result(index, record_indexes, ack));
+            let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), &partition, appended));
+            results.push(result(partition.index(), record_indexes, ack));
         }
         v1::Outcome { request_id, outcome: Some(as_outcome(results)) }
     }

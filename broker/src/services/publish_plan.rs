@@ -158,7 +158,8 @@ mod tests {
         let sequence = v1::ProducerSequence { id: vec![1; 16].into(), ..v1::ProducerSequence::default() };
         assert_eq!(field(v1::PublishRequest::default()), "payload");
         assert_eq!(field(request(Vec::new(), None)), "records");
-        let sequenced = |producer| v1::PublishRequest { producer: Some(producer), ..request(vec![record(None, "v")], None) };
+        let sequenced =
+            |producer| v1::PublishRequest { producer: Some(producer), ..request(vec![record(None, "v")], None) };
         assert_eq!(field(sequenced(sequence.clone())), "partition");
         assert_eq!(field(sequenced(v1::ProducerSequence { id: vec![1].into(), ..sequence })), "producer.id");
         let batch = v1::PublishRequest { payload: Some(Payload::Batch(v1::Batch::default())), ..Default::default() };

@@ -80,7 +80,9 @@ fn wanted_partitions(topic: &Topic, request: &v1::SubscribeRequest) -> Vec<v1::P
     let start_of = |start: Option<v1::Start>| start.or(request.start);
     if request.partitions.is_empty() {
         let all = 0..topic.meta().partitions;
-        return all.map(|partition| v1::PartitionStart { partition, start: start_of(None), end_offset: None }).collect();
+        return all
+            .map(|partition| v1::PartitionStart { partition, start: start_of(None), end_offset: None })
+            .collect();
     }
     let wanted = request.partitions.iter();
     wanted.map(|one| v1::PartitionStart { start: start_of(one.start), ..*one }).collect()
@@ -209,7 +211,11 @@ impl Subscriber {
                 let offset = cursor.offset;
                 let moved = async move {
                     // The sender lives as long as the log; without it the topic is gone, which is noticed elsewhere.
-                    if window.wait_for(|window| window.high_watermark > offset || window.log_start > offset).await.is_err() {
+                    if window
+                        .wait_for(|window| window.high_watermark > offset || window.log_start > offset)
+                        .await
+                        .is_err()
+                    {
                         futures_util::future::pending::<()>().await;
                     }
                     index
@@ -255,7 +261,10 @@ impl Cursor {
             }
             Err(ReadError::Damaged { from, to, what }) if to > self.offset => {
                 tracing::error!(
-                    topic = self.partition.topic_name(), partition = self.partition.index(), from, to,
+                    topic = self.partition.topic_name(),
+                    partition = self.partition.index(),
+                    from,
+                    to,
                     "damaged offsets cannot be delivered: {what}"
                 );
                 // Named, and then the rest: damage must not keep what lies behind it from anybody.

@@ -6,7 +6,7 @@ use aqueduct_proto::v1::{self, topics_server};
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::{BrokerCore, error::TopicError};
+use crate::{AutoCreateTopics, BrokerCore, error::TopicError, topics::settings::NewTopic};
 
 /// See the [module](self).
 #[derive(Clone)]
@@ -27,7 +27,11 @@ impl topics_server::Topics for TopicsService {
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
         let request = request.into_inner();
-        let new = convert::new_topic_from_wire(request.config)?;
+        let new = match (request.config, self.core.config.auto_create_topics) {
+            // Publishing would make it just so.
+            (None, AutoCreateTopics::WithPartitions(partitions)) => NewTopic { partitions, ..NewTopic::default() },
+            (config, _) => convert::new_topic_from_wire(config)?,
+        };
         let topic = self.core.topics.create(&request.name, new).await?;
         tracing::info!(topic = request.name, partitions = topic.partitions().len(), "topic created");
         Ok(Response::new(v1::CreateTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))

@@ -22,10 +22,10 @@ use crate::{
     producer_names::Fences,
 };
 
-pub mod settings;
+pub(crate) mod settings;
 
 /// A topic that is open.
-pub struct Topic {
+pub(crate) struct Topic {
     meta: RwLock<Arc<TopicMeta>>,
     partitions: RwLock<Arc<[Arc<Partition>]>>,
     deleted: watch::Sender<bool>,
@@ -33,12 +33,12 @@ pub struct Topic {
 
 impl Topic {
     /// Name, identity and configuration as of now.
-    pub fn meta(&self) -> Arc<TopicMeta> {
+    pub(crate) fn meta(&self) -> Arc<TopicMeta> {
         Arc::clone(&self.meta.read())
     }
 
     /// In order of their numbers.
-    pub fn partitions(&self) -> Arc<[Arc<Partition>]> {
+    pub(crate) fn partitions(&self) -> Arc<[Arc<Partition>]> {
         Arc::clone(&self.partitions.read())
     }
 
@@ -46,7 +46,7 @@ impl Topic {
     ///
     /// # Errors
     /// [`TopicError::UnknownPartition`].
-    pub fn partition(&self, index: u32) -> Result<Arc<Partition>, TopicError> {
+    pub(crate) fn partition(&self, index: u32) -> Result<Arc<Partition>, TopicError> {
         let partitions = self.partitions.read();
         usize::try_from(index).ok().and_then(|i| partitions.get(i)).cloned().ok_or_else(|| {
             TopicError::UnknownPartition {
@@ -58,12 +58,12 @@ impl Topic {
     }
 
     /// Becomes `true` once, when the topic is deleted.
-    pub fn deleted(&self) -> watch::Receiver<bool> {
+    pub(crate) fn deleted(&self) -> watch::Receiver<bool> {
         self.deleted.subscribe()
     }
 
     /// Whether it has gone.
-    pub fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         *self.deleted.borrow()
     }
 
@@ -71,7 +71,7 @@ impl Topic {
     ///
     /// # Errors
     /// [`TopicError::WrongId`] unless `id` is empty or this topic's.
-    pub fn check_id(&self, id: &[u8]) -> Result<(), TopicError> {
+    pub(crate) fn check_id(&self, id: &[u8]) -> Result<(), TopicError> {
         let meta = self.meta();
         if id.is_empty() || id == meta.id {
             return Ok(());
@@ -81,7 +81,7 @@ impl Topic {
 }
 
 /// All topics. Reading takes no lock for longer than a look; changes are made one at a time.
-pub struct Topics {
+pub(crate) struct Topics {
     meta: Arc<dyn MetaStore>,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
@@ -95,7 +95,7 @@ impl Topics {
     ///
     /// # Errors
     /// If the engine cannot list them; a partition that does not open is part of its topic, and says why.
-    pub async fn open(
+    pub(crate) async fn open(
         meta: Arc<dyn MetaStore>,
         budget_bytes: u64,
         fences: Arc<Fences>,
@@ -112,7 +112,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::Unknown`], or [`TopicError::Name`] if there cannot be one.
-    pub fn find(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
         if let Some(topic) = self.by_name.read().get(name) {
             return Ok(Arc::clone(topic));
         }
@@ -121,12 +121,12 @@ impl Topics {
     }
 
     /// The topic with that identity.
-    pub fn find_by_id(&self, id: &[u8; 16]) -> Option<Arc<Topic>> {
+    pub(crate) fn find_by_id(&self, id: &[u8; 16]) -> Option<Arc<Topic>> {
         self.by_name.read().values().find(|topic| topic.meta().id == *id).cloned()
     }
 
     /// Every topic, in order of names.
-    pub fn list(&self) -> Vec<Arc<Topic>> {
+    pub(crate) fn list(&self) -> Vec<Arc<Topic>> {
         self.by_name.read().values().cloned().collect()
     }
 
@@ -134,7 +134,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::Exists`], [`TopicError::Name`], [`TopicError::Config`], or what the engine says.
-    pub async fn create(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) async fn create(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         check_name(name)?;
         let new = new.checked()?;
         let _changing = self.changing.lock().await;
@@ -150,7 +150,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::Unknown`], [`TopicError::Config`], or what the engine says.
-    pub async fn alter(&self, name: &str, change: TopicChange) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) async fn alter(&self, name: &str, change: TopicChange) -> Result<Arc<Topic>, TopicError> {
         let _changing = self.changing.lock().await;
         let topic = self.find(name)?;
         let meta = change.apply(&topic.meta())?;
@@ -171,7 +171,7 @@ impl Topics {
     ///
     /// # Errors
     /// [`TopicError::Unknown`], [`TopicError::WrongId`], or what the engine says.
-    pub async fn delete(&self, name: &str, id: &[u8]) -> Result<(), TopicError> {
+    pub(crate) async fn delete(&self, name: &str, id: &[u8]) -> Result<(), TopicError> {
         let _changing = self.changing.lock().await;
         let topic = self.find(name)?;
         topic.check_id(id)?;
@@ -183,7 +183,7 @@ impl Topics {
     }
 
     /// Finishes what is queued and closes every log with the mark of a clean stop.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let _changing = self.changing.lock().await;
         let topics = std::mem::take(&mut *self.by_name.write());
         close_all(topics.into_values()).await;
@@ -217,7 +217,7 @@ impl Topics {
 }
 
 /// Applies the retention of every topic that has one, every `interval`, for as long as the registry lives.
-pub async fn enforce_retention(topics: Weak<Topics>, interval: std::time::Duration) {
+pub(crate) async fn enforce_retention(topics: Weak<Topics>, interval: std::time::Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -251,7 +251,8 @@ async fn close_all(topics: impl IntoIterator<Item = Arc<Topic>>) {
     let closing = partitions.iter().map(|partition| async move {
         if let Err(error) = partition.close().await {
             tracing::error!(
-                topic = partition.topic_name(), partition = partition.index(),
+                topic = partition.topic_name(),
+                partition = partition.index(),
                 "not closed cleanly, so the next start recovers it: {error}"
             );
         }

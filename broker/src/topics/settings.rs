@@ -7,19 +7,19 @@ use aqueduct_storage::{Durability, TopicMeta};
 use crate::error::TopicError;
 
 /// Most partitions of one topic.
-pub const PARTITIONS_MAX: u32 = 10_000;
+pub(crate) const PARTITIONS_MAX: u32 = 10_000;
 
 /// Smallest segment, in bytes: smaller ones would make a file out of every few batches.
-pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Largest segment, in bytes.
-pub const SEGMENT_BYTES_MAX: u64 = 16 << 30;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 30;
 
 const OWNER_BYTES_MAX: usize = 1024;
 
 /// A topic to be made.
 #[derive(Debug, Clone)]
-pub struct NewTopic {
+pub(crate) struct NewTopic {
     /// 1 to [`PARTITIONS_MAX`].
     pub partitions: u32,
     /// Per partition; `None`: unlimited.
@@ -80,7 +80,7 @@ impl NewTopic {
 
 /// A change of settings. The outer `None`: as it is.
 #[derive(Debug, Clone, Default)]
-pub struct TopicChange {
+pub(crate) struct TopicChange {
     /// Can only grow.
     pub partitions: Option<u32>,
     /// `Some(None)`: unlimited from now on.

@@ -14,7 +14,8 @@ use std::{
 };
 
 use aqueduct_storage::{
-    self as storage, Batch, BatchHeader, DataDir, Durability, LogOptions, LogReader, Offset, PartitionLog as Writer, Window,
+    self as storage, Batch, BatchHeader, DataDir, Durability, LogOptions, LogReader, Offset, PartitionLog as Writer,
+    Window,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};

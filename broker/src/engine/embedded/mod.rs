@@ -12,8 +12,8 @@ use std::{
 };
 
 use aqueduct_storage::{
-    self as storage, CacheBudget, DataDir, DataDirError, LogId, LogOptions, OpenError as LogOpenError, PartitionLog as Writer,
-    RealDisk, TopicMeta,
+    self as storage, CacheBudget, DataDir, DataDirError, LogId, LogOptions, OpenError as LogOpenError,
+    PartitionLog as Writer, RealDisk, TopicMeta,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -34,7 +34,7 @@ const PRODUCERS_FILE: &str = "producers.state";
 
 /// Settings of the embedded engine.
 #[derive(Debug, Clone)]
-pub struct EmbeddedOptions {
+pub(crate) struct EmbeddedOptions {
     /// Threads that write and sync. Syncs of different files run in parallel, so more than the cores is useful.
     pub io_threads: usize,
     /// Size at which a segment is sealed, unless the topic says otherwise, in bytes.
@@ -44,7 +44,7 @@ pub struct EmbeddedOptions {
 }
 
 /// See the [module](self).
-pub struct EmbeddedEngine {
+pub(crate) struct EmbeddedEngine {
     data: Arc<DataDir>,
     pool: IoPool,
     options: EmbeddedOptions,
@@ -59,7 +59,7 @@ impl EmbeddedEngine {
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process has it; otherwise what the disk says.
-    pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
         let data = DataDir::open(Arc::new(RealDisk::new()), path)?;
         let broker_id = match data.read_file(Path::new(BROKER_ID_FILE)).map_err(EngineError::from)? {
             Some(bytes) => <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| {
@@ -79,7 +79,7 @@ impl EmbeddedEngine {
     }
 
     /// The identity of this data directory.
-    pub fn broker_id(&self) -> [u8; 16] {
+    pub(crate) fn broker_id(&self) -> [u8; 16] {
         self.broker_id
     }
 
@@ -166,7 +166,9 @@ impl MetaStore for Arc<EmbeddedEngine> {
 
     fn system_log(&self, name: &'static str) -> BoxFuture<'static, Result<Arc<dyn PartitionLog>, EngineError>> {
         let engine = Arc::clone(self);
-        blocking_engine(move || Ok(Arc::new(engine.opener().open_system(name, engine.broker_id)?) as Arc<dyn PartitionLog>))
+        blocking_engine(move || {
+            Ok(Arc::new(engine.opener().open_system(name, engine.broker_id)?) as Arc<dyn PartitionLog>)
+        })
     }
 
     fn load(&self, name: &'static str) -> BoxFuture<'static, Result<Option<Bytes>, EngineError>> {
@@ -335,7 +337,9 @@ impl From<storage::AppendError> for AppendError {
             storage::AppendError::Rejected(storage::Rejection::OffsetMismatch { expected, .. }) => {
                 Self::TailMoved { tail: expected }
             }
-            storage::AppendError::Rejected(storage::Rejection::WrongEpoch { current, .. }) => Self::Fenced { epoch: current },
+            storage::AppendError::Rejected(storage::Rejection::WrongEpoch { current, .. }) => {
+                Self::Fenced { epoch: current }
+            }
             storage::AppendError::Rejected(rejection) => Self::Rejected(rejection.to_string()),
             storage::AppendError::Full => Self::Full,
             storage::AppendError::Failed => Self::Rejected("the log has failed and waits to be acquired again".into()),
