@@ -1,11 +1,17 @@
 //! The command line, run to its end.
 
 use std::{
-    io::Write as _,
+    io::{Read, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
+
+/// Generous: a command that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a command left behind.
 #[derive(Debug, Clone)]
@@ -64,7 +70,11 @@ pub fn aqueduct_binary() -> PathBuf {
         path.pop();
     }
     let path = path.join("aqueduct");
-    assert!(path.exists(), "{} is not built: run `cargo build -p aqueduct` or test the whole workspace", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build -p aqueduct` or test the whole workspace",
+        path.display()
+    );
     path
 }
 
@@ -76,10 +86,15 @@ pub fn aqueduct(server: Option<&str>, args: &[&str]) -> Output {
 /// As [`aqueduct`], with `input` on standard input.
 ///
 /// # Panics
-/// If the process cannot be started.
+/// If the process cannot be started, or does not end.
 pub fn aqueduct_with_input(server: Option<&str>, args: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new(aqueduct_binary());
-    command.args(args).env_remove("AQUEDUCT_SERVER").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env_remove("AQUEDUCT_SERVER")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if let Some(server) = server {
         command.env("AQUEDUCT_SERVER", server);
     }
@@ -90,11 +105,31 @@ pub fn aqueduct_with_input(server: Option<&str>, args: &[&str], input: &[u8]) ->
         // A command that ends early closes the pipe; that is its right.
         let _ = stdin.write_all(&input);
     });
-    let output = child.wait_with_output().expect("aqueduct ends");
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("its status") {
+            break status;
+        }
+        if started.elapsed() > DEADLINE {
+            // It may end this very moment.
+            let _ = child.kill();
+            panic!("aqueduct {args:?} did not end within {DEADLINE:?}");
+        }
+        thread::sleep(PROBE_INTERVAL);
+    };
     writer.join().expect("the writer of stdin");
-    Output {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    let text = |collected: thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&collected.join().expect("the reader of a pipe")).into_owned()
+    };
+    Output { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    let mut pipe = pipe.expect("it is piped");
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("the pipe can be read");
+        bytes
+    })
 }

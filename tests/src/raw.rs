@@ -54,8 +54,13 @@ impl Raw {
     /// # Errors
     /// The broker's.
     pub async fn fetch(&mut self, topic: &str, partition: u32, offset: u64) -> Result<v1::FetchResponse, Status> {
-        let request =
-            v1::FetchRequest { topic: topic.to_owned(), partition, offset, decode: true, ..v1::FetchRequest::default() };
+        let request = v1::FetchRequest {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            decode: true,
+            ..v1::FetchRequest::default()
+        };
         self.log.fetch(request).await.map(tonic::Response::into_inner)
     }
 }

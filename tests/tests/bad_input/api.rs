@@ -38,7 +38,9 @@ async fn names_outside_the_rules_are_refused_for_topics_groups_and_producers() {
 async fn the_longest_and_strangest_legal_names_work() {
     let victim = Victim::start().await;
     let client = victim.broker.client().await;
-    for name in ["n".repeat(249), "_".to_owned(), "0".to_owned(), "a..b".to_owned(), "a-_.Z".to_owned(), "CON".to_owned()] {
+    for name in
+        ["n".repeat(249), "_".to_owned(), "0".to_owned(), "a..b".to_owned(), "a-_.Z".to_owned(), "CON".to_owned()]
+    {
         client.topics().create(&name).build().await.expect("a new topic");
         client.publish(&name, aqueduct_client::Record::new("x")).await.expect("a receipt");
         client.group(&name).create(aqueduct_client::GroupPolicy::default()).await.expect("a new group");
@@ -79,7 +81,9 @@ async fn an_unknown_partition_is_not_found_and_the_answer_says_how_many_there_ar
         Refusal::of(raw.publish(v1::PublishRequest { partition: Some(1), ..publish }).await),
         Refusal::of(raw.fetch("orders", u32::MAX, 0).await),
         Refusal::of(raw.log.subscribe(v1::SubscribeRequest { topic: topic(), partitions, ..Default::default() }).await),
-        Refusal::of(raw.topics.truncate(v1::TruncateTopicRequest { name: topic(), partition: 1, before_offset: 0 }).await),
+        Refusal::of(
+            raw.topics.truncate(v1::TruncateTopicRequest { name: topic(), partition: 1, before_offset: 0 }).await,
+        ),
     ];
     for refusal in refusals {
         assert_eq!(refusal.expect(Code::NotFound, "PARTITION_NOT_FOUND").fact("partitions"), "1");
@@ -95,12 +99,15 @@ async fn a_topic_needs_a_sensible_number_of_partitions() {
         let refused = victim.raw.topics.create(v1::CreateTopicRequest { name: "t".to_owned(), config }).await;
         let refusal = Refusal::of(refused).expect(Code::InvalidArgument, "INVALID_CONFIG");
         assert!(refusal.message.contains("partitions"), "{}", refusal.message);
-        let alter = v1::AlterTopicRequest { name: "orders".to_owned(), partitions: Some(partitions), ..Default::default() };
+        let alter =
+            v1::AlterTopicRequest { name: "orders".to_owned(), partitions: Some(partitions), ..Default::default() };
         Refusal::of(victim.raw.topics.alter(alter).await).expect(Code::InvalidArgument, "INVALID_CONFIG");
     }
     for segment_bytes in [0, 1, u64::MAX] {
-        let config = v1::TopicConfig { partitions: 1, segment_bytes: Some(segment_bytes), ..v1::TopicConfig::default() };
-        let refused = victim.raw.topics.create(v1::CreateTopicRequest { name: "t".to_owned(), config: Some(config) }).await;
+        let config =
+            v1::TopicConfig { partitions: 1, segment_bytes: Some(segment_bytes), ..v1::TopicConfig::default() };
+        let refused =
+            victim.raw.topics.create(v1::CreateTopicRequest { name: "t".to_owned(), config: Some(config) }).await;
         Refusal::of(refused).expect(Code::InvalidArgument, "INVALID_CONFIG");
     }
     assert_eq!(victim.broker.client().await.topics().list().await.expect("a list").len(), 1);

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use aqueduct_proto::v1::{self, publish_request::Payload};
-use aqueduct_tests::{Raw, Refusal, eventually, raw};
+use aqueduct_tests::{Raw, Refusal, eventually, raw, resident_anonymous_bytes};
 use prost::Message as _;
 use tonic::Code;
 
@@ -123,12 +123,6 @@ async fn decompression_bombs_are_refused_at_the_decoded_limit_without_costing_me
     victim.still_works().await;
 }
 
-fn resident_anonymous_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the broker runs");
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux tells it");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
-}
-
 #[tokio::test]
 async fn requests_that_lack_something_are_refused_by_field() {
     let mut victim = Victim::start().await;
@@ -161,7 +155,8 @@ async fn one_bad_request_of_a_stream_does_not_end_it() {
     }
     let elsewhere = raw::publish_records("elsewhere", vec![raw::record("bad")]);
     let unknown_partition = v1::PublishRequest { partition: Some(9), ..good.clone() };
-    let requests = [good.clone(), lying, elsewhere, unknown_partition, v1::PublishRequest { topic: String::new(), ..good }];
+    let requests =
+        [good.clone(), lying, elsewhere, unknown_partition, v1::PublishRequest { topic: String::new(), ..good }];
     let requests = (1..).zip(requests).map(|(request_id, request)| v1::PublishRequest { request_id, ..request });
     let requests: Vec<_> = requests.collect();
     let stream = victim.raw.log.publish_stream(futures_util::stream::iter(requests)).await.expect("a stream");

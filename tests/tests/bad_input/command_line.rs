@@ -8,7 +8,9 @@ use crate::Victim;
 async fn a_malformed_json_line_is_named_with_the_last_durable_one() {
     let victim = Victim::start().await;
     let url = victim.broker.url();
-    for (bad, why) in [("{\"value\": \"c\"", "line 3"), ("no json", "line 3"), ("[1]", "line 3"), ("{\"key\":\"k\"}", "value")] {
+    for (bad, why) in
+        [("{\"value\": \"c\"", "line 3"), ("no json", "line 3"), ("[1]", "line 3"), ("{\"key\":\"k\"}", "value")]
+    {
         let input = format!("{{\"value\":\"a\"}}\n{{\"value\":\"b\"}}\n{bad}\n{{\"value\":\"d\"}}\n");
         let output = aqueduct_with_input(Some(&url), &["publish", "orders", "--format", "json"], input.as_bytes());
         let output = output.failure(1, &["line 3", why]);
@@ -41,7 +43,8 @@ async fn what_does_not_exist_exits_with_4_and_a_hint() {
         &["group", "delete", "nobody"],
         &["lag", "nobody"],
     ] {
-        aqueduct(Some(&url), command).failure(4, &[command.iter().find(|word| word.starts_with("no")).expect("a name")]);
+        aqueduct(Some(&url), command)
+            .failure(4, &[command.iter().find(|word| word.starts_with("no")).expect("a name")]);
     }
 }
 

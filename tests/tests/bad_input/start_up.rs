@@ -89,7 +89,9 @@ fn a_directory_that_cannot_be_written_is_told() {
     let file = directory.path().join("file");
     fs::write(&file, "in the way").expect("written");
     // Not permissions: they do not hold whoever runs as root.
-    for data in [file.join("data"), file.clone(), PathBuf::from("/proc/aqueduct"), PathBuf::from("/proc/self/nowhere/data")] {
+    for data in
+        [file.join("data"), file.clone(), PathBuf::from("/proc/aqueduct"), PathBuf::from("/proc/self/nowhere/data")]
+    {
         let output = serve(&data, &[]).failure(1, &[data.to_str().expect("a path")]);
         assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
     }

@@ -19,7 +19,8 @@ pub(crate) async fn lag_falls_to_zero_as_records_are_acked(stage: Stage) {
     assert!(lag[0].lag_bytes > 0 && lag[0].lag_seconds > 0.0, "{lag:?}");
     assert!(lag[1].lag_bytes == 0 && lag[1].lag_seconds == 0.0, "{lag:?}");
 
-    let mut consumer = stage.client.consumer("numbers", "billing").member_name("clerk").build().await.expect("a member");
+    let mut consumer =
+        stage.client.consumer("numbers", "billing").member_name("clerk").build().await.expect("a member");
     for done in 1..=10 {
         next(&mut consumer).await.ack_durable().await.expect("durable");
         let lag = group.lag("numbers").await.expect("a report");

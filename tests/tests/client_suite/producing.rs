@@ -115,7 +115,8 @@ pub(crate) async fn flush_reports_failures_of_dropped_tickets(stage: Stage) {
     producer.publish(Record::new("a")).await.expect("a receipt");
     stage.client.topics().delete("doomed").await.expect("deleted");
     drop(producer.enqueue(Record::new("b")).await.expect("room"));
-    let FlushError::Failed { records, first } = producer.flush().await.expect_err("the ticket was dropped, not the event");
+    let FlushError::Failed { records, first } =
+        producer.flush().await.expect_err("the ticket was dropped, not the event");
     assert_eq!(records, 1);
     Refusal::of::<(), _>(Err(*first)).expect(Code::NotFound, "TOPIC_NOT_FOUND");
     producer.flush().await.expect("it is told once");

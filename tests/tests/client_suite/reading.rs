@@ -17,7 +17,12 @@ fn awkward_records() -> Vec<Record> {
         Record::new(every_byte.clone()).key(every_byte.clone()),
         Record::tombstone("gone"),
         Record::tombstone(""),
-        Record::new("h").header("a", "1").header("b", every_byte).header("a", "2").header("a", "").header("", "nameless"),
+        Record::new("h")
+            .header("a", "1")
+            .header("b", every_byte)
+            .header("a", "2")
+            .header("a", "")
+            .header("", "nameless"),
         Record::new("past").timestamp(Timestamp::from_micros(-1)),
         Record::new("epoch").timestamp(Timestamp::from_micros(0)),
         Record::new("future").timestamp(Timestamp::from_micros(i64::MAX)).key("clé ключ 鍵"),
@@ -39,7 +44,8 @@ pub(crate) async fn every_part_of_a_record_comes_back(stage: Stage) {
 
     let mut fetched = Vec::<Event>::new();
     while fetched.len() < records.len() {
-        let answer = stage.client.fetch("awkward", 0, fetched.len() as u64).max_bytes(1).build().await.expect("a batch");
+        let answer =
+            stage.client.fetch("awkward", 0, fetched.len() as u64).max_bytes(1).build().await.expect("a batch");
         assert_eq!((answer.log_start, answer.high_watermark), (0, 10));
         fetched.extend(answer.events().map(|event| event.expect("an event")));
     }
@@ -51,7 +57,9 @@ pub(crate) async fn batches_of_every_codec_come_back(stage: Stage) {
     let mut expected = Vec::new();
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
         let records: Vec<Record> = (0..500)
-            .map(|number| Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![0xff, 0, number as u8]))
+            .map(|number| {
+                Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![0xff, 0, number as u8])
+            })
             .collect();
         let producer = stage.client.producer("codecs").codec(codec).build().await.expect("a producer");
         producer.publish_all(records.clone()).await.expect("receipts");
@@ -121,10 +129,8 @@ pub(crate) async fn a_fetch_waits_for_the_first_record(stage: Stage) {
     let at_once = stage.client.fetch("quiet", 0, 0).build().await.expect("an answer");
     assert_eq!((at_once.batches.len(), at_once.high_watermark), (0, 0));
     let waiting = stage.client.fetch("quiet", 0, 0).max_wait(Duration::from_secs(60)).build();
-    let (fetched, receipt) = tokio::join!(
-        within("the answer", waiting),
-        stage.client.publish("quiet", Record::new("hush"))
-    );
+    let (fetched, receipt) =
+        tokio::join!(within("the answer", waiting), stage.client.publish("quiet", Record::new("hush")));
     let fetched = fetched.expect("an answer");
     let events: Vec<Event> = fetched.events().map(|event| event.expect("an event")).collect();
     assert_eq!(events.iter().map(text).collect::<Vec<_>>(), ["hush"]);
@@ -171,7 +177,8 @@ pub(crate) async fn what_is_truncated_under_a_reader_is_a_gap(stage: Stage) {
     let stored = producer.publish_all((0..RECORDS).map(|_| Record::new(vec![b'x'; 1000]))).await;
     stored.expect("receipts");
 
-    let mut reader = stage.client.subscribe("numbers").from(Start::Earliest).until_end().build().await.expect("a reader");
+    let mut reader =
+        stage.client.subscribe("numbers").from(Start::Earliest).until_end().build().await.expect("a reader");
     let first = within("the first event", reader.next()).await.expect("no end").expect("an event");
     assert_eq!(first.offset, 0);
     stage.client.topics().truncate("numbers", 0, RECORDS - 10).await.expect("truncated");

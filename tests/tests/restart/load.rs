@@ -98,7 +98,9 @@ impl Load {
         Witnessed {
             receipts,
             consumed: within("the member has seen everything", self.consumer).await.expect("it does not fail"),
-            subscribed: within("the subscription has seen everything", self.subscriber).await.expect("it does not fail"),
+            subscribed: within("the subscription has seen everything", self.subscriber)
+                .await
+                .expect("it does not fail"),
         }
     }
 }

@@ -177,7 +177,8 @@ async fn a_subscription_waits_for_the_broker_to_come_back() {
     let error = eventually("the client notices", async || client.topics().list().await.err()).await;
     assert!(error.broker().is_none(), "{error}");
     let _broker = stopped.restart();
-    let publish = eventually("publishing works again", async || client.publish("news", Record::new("after")).await.ok());
+    let publish =
+        eventually("publishing works again", async || client.publish("news", Record::new("after")).await.ok());
     let receipt = publish.await;
     assert_eq!(receipt.offset, 1);
     let event = within("the event after", reader.next()).await.expect("no end").expect("an event");

@@ -29,9 +29,8 @@ pub(crate) async fn check(client: &Client, witnessed: &Witnessed) {
         }
         assert!(events.is_sorted_by_key(|event| event.append_time), "time goes back in partition {partition}");
     }
-    let stored = |partition: u32, offset: u64| -> Option<&Event> {
-        log.get(&partition)?.get(usize::try_from(offset).ok()?)
-    };
+    let stored =
+        |partition: u32, offset: u64| -> Option<&Event> { log.get(&partition)?.get(usize::try_from(offset).ok()?) };
     let mut promised = 0;
     for receipts in &witnessed.receipts {
         let mut last = BTreeMap::<u32, u64>::new();
