@@ -2,12 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aqueduct_storage::Batch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::PublishError;
 
 /// When a held publisher should try again: about the time a disk under load needs for a few groups.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// What `batch` takes of the budgets while it waits, in bytes. Its payload is a slice of the buffer that it was received
+/// into, which may be twice as large: the budgets bound memory, not payloads.
+pub(crate) fn charge(batch: &Batch) -> u64 {
+    2 * batch.stored_bytes()
+}
 
 /// A number of bytes that may be on their way to the disk.
 #[derive(Debug)]

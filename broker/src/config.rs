@@ -55,11 +55,11 @@ pub enum AutoCreateTopics {
 pub struct BrokerConfig {
     /// Bounds on requests and responses.
     pub limits: Limits,
-    /// Bytes that may wait for the disk in the whole broker. Default 64 MiB; at least 4 MiB.
+    /// Memory for what waits for the disk in the whole broker: about twice the bytes of the batches. Default 64 MiB; at least 4 MiB.
     pub budget_bytes: u64,
     /// Of these, for one topic. Default 64 MiB.
     pub topic_budget_bytes: u64,
-    /// Of these, for one connection. Default 16 MiB.
+    /// Of these, for one connection. Default 32 MiB.
     pub connection_budget_bytes: u64,
     /// Memory for the newest batches of all partitions, which readers at the tail get without the disk. Default 8 MiB.
     pub tail_cache_bytes: u64,
@@ -81,7 +81,7 @@ impl Default for BrokerConfig {
             limits: Limits::default(),
             budget_bytes: 64 * MIB,
             topic_budget_bytes: 64 * MIB,
-            connection_budget_bytes: 16 * MIB,
+            connection_budget_bytes: 32 * MIB,
             tail_cache_bytes: 8 * MIB,
             segment_bytes: 256 * MIB,
             io_threads: 8,

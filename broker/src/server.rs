@@ -23,7 +23,7 @@ use crate::{Broker, connection::Connection, in_process::InProcess};
 const FRAME_BYTES_MAX: u32 = 256 << 10;
 
 /// What a held publisher can leave in the broker's memory, per stream, on top of its budget.
-const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 
 /// HTTP/2's own default is unlimited.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     BrokerCore,
-    budget::{Admission, Held, Permit, RETRY_AFTER},
+    budget::{Admission, Held, Permit, RETRY_AFTER, charge},
     connection::Connection,
     error::{PublishError, TopicError},
     partition::{AppendReply, Partition},
@@ -104,11 +104,11 @@ async fn admit_by(
     deadline: tokio::time::Instant,
 ) -> Result<Permit, PublishError> {
     let admission = admission(core, connection, partition);
-    let held: Held = match admission.try_admit(batch.stored_bytes()) {
+    let held: Held = match admission.try_admit(charge(batch)) {
         Ok(permit) => return Ok(permit),
         Err(held) => held,
     };
-    tokio::time::timeout_at(deadline, admission.admit(batch.stored_bytes())).await.map_err(|_| held.into())
+    tokio::time::timeout_at(deadline, admission.admit(charge(batch))).await.map_err(|_| held.into())
 }
 
 /// A stream of requests to one topic. It is read only while there is room in the budgets.
@@ -209,15 +209,13 @@ impl Publisher {
         for (part, partition) in placed {
             let permit = match held {
                 Some(_) => None,
-                None => {
-                    match admission(&self.core, &self.connection, &partition).try_admit(part.batch.stored_bytes()) {
-                        Ok(permit) => Some(permit),
-                        Err(by) => {
-                            held = Some(by);
-                            None
-                        }
+                None => match admission(&self.core, &self.connection, &partition).try_admit(charge(&part.batch)) {
+                    Ok(permit) => Some(permit),
+                    Err(by) => {
+                        held = Some(by);
+                        None
                     }
-                }
+                },
             };
             parts.push((part, partition, permit));
         }
@@ -273,7 +271,7 @@ async fn append_parts(
     for (Part { batch, record_indexes, .. }, partition, permit) in parts {
         let permit = match permit {
             Some(permit) => permit,
-            None => admission(&core, &connection, &partition).admit(batch.stored_bytes()).await,
+            None => admission(&core, &connection, &partition).admit(charge(&batch)).await,
         };
         let reply = partition.append(batch, permit).await;
         replies.push((partition, record_indexes, reply));
