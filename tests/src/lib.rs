@@ -7,6 +7,7 @@ mod memory;
 pub mod raw;
 mod reading;
 mod refusal;
+pub mod segments;
 mod wait;
 
 pub use crate::{

@@ -65,7 +65,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "budget_bytes",
-        help: "bytes that may wait for the disk",
+        help: "memory for what waits for the disk",
         slot: Slot::Bytes(|s| &mut s.broker.budget_bytes),
     },
     Key {
