@@ -13,6 +13,7 @@ use crate::{
     error::{OpenError, TopicError},
     groups::Groups,
     producer_names::ProducerNames,
+    to_the_end::to_the_end,
     topics::{self, Topic, Topics, settings::NewTopic},
 };
 
@@ -50,7 +51,7 @@ impl BrokerCore {
     }
 
     /// The topic to publish to; made now if the broker is set so.
-    pub(crate) async fn find_or_create(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+    pub(crate) async fn find_or_create(self: &Arc<Self>, name: &str) -> Result<Arc<Topic>, TopicError> {
         let AutoCreateTopics::WithPartitions(partitions) = self.config.auto_create_topics else {
             return self.topics.find(name);
         };
@@ -58,7 +59,9 @@ impl BrokerCore {
             Err(TopicError::Unknown(_)) => {}
             found => return found,
         }
-        match self.topics.create(name, NewTopic { partitions, ..NewTopic::default() }).await {
+        let (core, new_name) = (Arc::clone(self), name.to_owned());
+        let new = NewTopic { partitions, ..NewTopic::default() };
+        match to_the_end(async move { core.topics.create(&new_name, new).await }).await {
             // Somebody else was first.
             Err(TopicError::Exists(_)) => self.topics.find(name),
             created => created,
@@ -68,6 +71,12 @@ impl BrokerCore {
     /// Becomes `true` when streams must finish what they have and end.
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Resolves when streams must end.
+    pub(crate) async fn drained(&self) {
+        // The sender is a field of this very core.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
     }
 
     /// Asks every stream to end, and waits until group members have: what they have settled is durable then.

@@ -40,6 +40,9 @@ pub enum TopicError {
         /// The rule it breaks.
         source: NameError,
     },
+    /// The broker has been closed.
+    #[error("the broker is shutting down: connect again")]
+    ShuttingDown,
     /// No such topic.
     #[error("topic {0:?} does not exist; create it with `aqueduct topic create {0}`")]
     Unknown(String),

@@ -47,6 +47,7 @@ pub mod server;
 mod services;
 mod status;
 pub mod testing;
+mod to_the_end;
 mod topics;
 
 /// A running broker on a data directory.

@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
 };
 use tonic::transport::server::Connected;
 
@@ -94,7 +95,7 @@ impl Server {
     }
 
     /// Serves until `stop` resolves; then accepts nothing more, lets streams finish what they have, and returns once
-    /// every connection has ended. The broker is left open.
+    /// every connection has ended, or after 10 s. The broker is left open.
     ///
     /// # Errors
     /// [`ServerError`].
@@ -109,13 +110,20 @@ impl Server {
         for service in ["", "aqueduct.v1.Log", "aqueduct.v1.Topics", "aqueduct.v1.Groups", "aqueduct.v1.Admin"] {
             health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
         }
+        let (draining, drained_since) = oneshot::channel();
         let stop = async {
             stop.await;
             // Whoever watches sends nothing new; then the streams are asked to end.
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            let _ = draining.send(());
             core.drain(DRAIN_MAX).await;
         };
-        tonic::transport::Server::builder()
+        // Some streams, those that watch health among them, never end by themselves.
+        let out_of_patience = async {
+            let _ = drained_since.await;
+            tokio::time::sleep(DRAIN_MAX).await;
+        };
+        let serving = tonic::transport::Server::builder()
             .max_frame_size(FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -128,9 +136,14 @@ impl Server {
             // grpcurl 1.8 and Python's client ask for v1alpha.
             .add_service(descriptors().build_v1()?)
             .add_service(descriptors().build_v1alpha()?)
-            .serve_with_incoming_shutdown(incoming(self.listener, core.config.connection_budget_bytes), stop)
-            .await?;
-        Ok(())
+            .serve_with_incoming_shutdown(incoming(self.listener, core.config.connection_budget_bytes), stop);
+        tokio::select! {
+            served = serving => Ok(served?),
+            () = out_of_patience => {
+                tracing::warn!("some clients were still connected after {DRAIN_MAX:?}");
+                Ok(())
+            }
+        }
     }
 }
 

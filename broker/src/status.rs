@@ -71,6 +71,7 @@ fn topic_parts(error: &TopicError) -> StatusParts {
         TopicError::Name { source, .. } => {
             StatusParts::new(Code::InvalidArgument, "INVALID_NAME", &[]).field("topic", &source.to_string())
         }
+        TopicError::ShuttingDown => StatusParts::new(Code::Unavailable, "SHUTTING_DOWN", &[]).retry_after(RETRY_DELAY),
         TopicError::Unknown(name) => StatusParts::new(Code::NotFound, "TOPIC_NOT_FOUND", &topic(name)),
         TopicError::UnknownPartition { topic, partition, partitions } => StatusParts::new(
             Code::NotFound,

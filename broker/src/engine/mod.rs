@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     pub epoch: u32,
     /// The log end when the lease was granted: the first offset to append at.
     pub tail: Offset,
+    /// Append time of the last batch that the log has ever held: later ones must not be earlier.
+    pub last_append_time_us: Option<i64>,
 }
 
 /// Why an append was not acknowledged.
@@ -36,6 +38,9 @@ pub(crate) enum AppendError {
         /// Of the lease in force.
         epoch: u32,
     },
+    /// The log takes nothing: it has failed and waits to be acquired again, or is closed. Nothing was written.
+    #[error("the log takes no writes: {0}")]
+    Closed(&'static str),
     /// `expected_offset` is not the log end, because an earlier append of the pipeline failed. Nothing was written.
     #[error("the log ends at {tail}")]
     TailMoved {

@@ -199,6 +199,11 @@ impl Partition {
         let log = self.log()?;
         let mut owner = self.owner.lock();
         match &*owner {
+            OwnerHandle::Running { mailbox, .. } if mailbox.is_closed() => {
+                // It ends by itself only in a panic: no acks from here on, and whoever looks is told.
+                self.shared.set_failure(Some("its owner has failed (see the log): restart the broker".to_owned()));
+                Err(self.shared.unavailable())
+            }
             OwnerHandle::Running { mailbox, .. } => Ok(mailbox.clone()),
             OwnerHandle::Closed => Err(self.shared.unavailable()),
             OwnerHandle::NotStarted => {

@@ -23,6 +23,9 @@ use crate::{
 /// Requests admitted in one go: they share one call of the engine.
 const ADMIT_MAX: usize = 256;
 
+/// Bytes that go to the engine in one call. It bounds its groups between calls.
+const APPEND_BYTES_MAX: u64 = 4 << 20;
+
 /// Appends under way at the engine. The engine groups what waits, so more only costs memory.
 const IN_FLIGHT_MAX: usize = 64;
 
@@ -106,13 +109,19 @@ impl Owner {
                     bytes += batch.stored_bytes();
                     waiters.push(Waiter { appended: Appended::of(&batch), request });
                     batches.push(batch);
+                    if bytes >= APPEND_BYTES_MAX {
+                        self.append(std::mem::take(&mut waiters), std::mem::take(&mut batches), bytes);
+                        bytes = 0;
+                    }
                 }
                 // Answered with its neighbours: the original may still be on its way to the disk.
                 Ok(Admission::Duplicate(stored)) => waiters.push(Waiter { appended: stored.into(), request }),
                 Err(refused) => drop(request.reply.send(Err(refused))),
             }
         }
-        self.append(waiters, batches, bytes);
+        if !waiters.is_empty() {
+            self.append(waiters, batches, bytes);
+        }
     }
 
     fn append(&mut self, waiters: Vec<Waiter>, batches: Vec<Batch>, bytes: u64) {
@@ -142,11 +151,12 @@ impl Owner {
                 let cause = PublishError::Invalid { field: "batch", reason: reason.clone() };
                 Trouble::NotWritten { log_end: group.base_offset, cause }
             }
-            Err(error @ (AppendError::Fenced { .. } | AppendError::TailMoved { .. })) => {
+            Err(error @ (AppendError::Fenced { .. } | AppendError::TailMoved { .. } | AppendError::Closed(_))) => {
                 Trouble::LeaseLost { cause: error.to_string() }
             }
             Err(AppendError::Unknown(cause)) => Trouble::LeaseLost { cause: cause.clone() },
         };
+        let high_watermark = self.log.watch().borrow().high_watermark;
         let mut failed = vec![group];
         while let Some(group) = self.in_flight.next().await {
             failed.push(group);
@@ -155,13 +165,14 @@ impl Owner {
             Trouble::NotWritten { log_end, cause } => {
                 tracing::warn!(topic = %self.shared.topic, partition = self.shared.index, "publishing refused: {cause}");
                 self.sequencer.roll_back(log_end);
-                failed.into_iter().for_each(|group| group.fail(|_| cause.clone()));
+                failed.into_iter().for_each(|group| group.fail(high_watermark, |_| cause.clone()));
             }
             Trouble::LeaseLost { cause } => {
                 tracing::error!(topic = %self.shared.topic, partition = self.shared.index, "the log is fenced: {cause}");
                 self.shared.set_failure(Some(cause));
                 let unavailable = self.shared.unavailable();
-                failed.into_iter().for_each(|group| group.fail(|error| outcome_of(error, &unavailable)));
+                let cause = |error: &AppendError| outcome_of(error, &unavailable);
+                failed.into_iter().for_each(|group| group.fail(high_watermark, cause));
                 self.reacquire(mailbox).await;
             }
         }
@@ -205,11 +216,16 @@ impl Owner {
 }
 
 impl Group {
-    fn fail(self, error: impl Fn(&AppendError) -> PublishError) {
-        // A duplicate that waited among them has been stored, but whether durably depended on its neighbours.
-        let outcome = self.outcome.err().unwrap_or_else(|| AppendError::Unknown("an earlier write failed".into()));
-        for waiter in self.waiters {
-            let _ = waiter.request.reply.send(Err(error(&outcome)));
+    /// Answers with the failure; a duplicate, with what is true of its original.
+    fn fail(self, high_watermark: Offset, error: impl Fn(&AppendError) -> PublishError) {
+        let original_is_unknown = || PublishError::Unknown("the write of the original has failed".into());
+        for Waiter { appended, request } in self.waiters {
+            let answer = match &self.outcome {
+                _ if appended.duplicate && appended.base_offset < high_watermark => Ok(appended),
+                Err(outcome) if !appended.duplicate => Err(error(outcome)),
+                Ok(()) | Err(_) => Err(original_is_unknown()),
+            };
+            let _ = request.reply.send(answer);
         }
     }
 }
@@ -225,7 +241,10 @@ fn outcome_of(error: &AppendError, unavailable: &PublishError) -> PublishError {
     match error {
         AppendError::Unknown(cause) => PublishError::Unknown(cause.clone()),
         AppendError::Full => PublishError::DiskFull,
-        AppendError::Rejected(_) | AppendError::Fenced { .. } | AppendError::TailMoved { .. } => unavailable.clone(),
+        AppendError::Rejected(_)
+        | AppendError::Fenced { .. }
+        | AppendError::TailMoved { .. }
+        | AppendError::Closed(_) => unavailable.clone(),
     }
 }
 
@@ -252,12 +271,8 @@ async fn start(shared: &Shared, log: &dyn PartitionLog, mailbox: &mut mpsc::Rece
 
 async fn take_over(log: &dyn PartitionLog) -> Result<Sequencer, EngineError> {
     let lease = log.acquire().await?;
-    let last_append_time_us = match lease.tail.checked_sub(1) {
-        Some(last) => log.append_time_at(last).await.ok().flatten().unwrap_or(i64::MIN),
-        None => i64::MIN,
-    };
     let producers = super::load_producers(log).await.map_err(|error: ReadError| EngineError(error.to_string()))?;
-    Ok(Sequencer::new(lease, last_append_time_us, producers))
+    Ok(Sequencer::new(lease, producers))
 }
 
 /// Refuses requests for as long as `pause`. `false` once the mailbox is closed.

@@ -146,10 +146,12 @@ impl Producers {
         if self.by_id.len() < PRODUCERS_MAX {
             return;
         }
-        let mut seen: Vec<i64> = self.by_id.values().map(Producer::last_seen_us).collect();
-        let (_, threshold, _) = seen.select_nth_unstable(PRODUCERS_MAX / 8);
-        let threshold = *threshold;
-        self.by_id.retain(|_, producer| producer.last_seen_us() > threshold);
+        let mut seen: Vec<(i64, [u8; 16])> =
+            self.by_id.iter().map(|(id, producer)| (producer.last_seen_us(), *id)).collect();
+        let (silent, _, _) = seen.select_nth_unstable(PRODUCERS_MAX / 8);
+        for (_, id) in silent {
+            self.by_id.remove(id);
+        }
     }
 
     /// Encodes what lies below `high_watermark`, which is durable, with a checksum.

@@ -26,7 +26,8 @@ pub(super) enum Admission {
 }
 
 impl Sequencer {
-    pub(super) fn new(lease: Lease, last_append_time_us: i64, producers: Producers) -> Self {
+    pub(super) fn new(lease: Lease, producers: Producers) -> Self {
+        let last_append_time_us = lease.last_append_time_us.unwrap_or(i64::MIN);
         Self { lease, next_offset: lease.tail, last_append_time_us, producers }
     }
 
@@ -104,7 +105,7 @@ mod tests {
     }
 
     fn sequencer() -> Sequencer {
-        Sequencer::new(Lease { epoch: 3, tail: 10 }, 1_000, Producers::default())
+        Sequencer::new(Lease { epoch: 3, tail: 10, last_append_time_us: Some(1_000) }, Producers::default())
     }
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
     fn a_new_lease_goes_on_at_its_tail() {
         let mut sequencer = sequencer();
         admit(&mut sequencer, batch(5, Some(0)), 0);
-        sequencer.renew(Lease { epoch: 4, tail: 10 });
+        sequencer.renew(Lease { epoch: 4, tail: 10, last_append_time_us: None });
         let again = admit(&mut sequencer, batch(5, Some(0)), 0);
         assert_eq!((again.base_offset, again.epoch), (10, 4));
     }

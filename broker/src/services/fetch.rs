@@ -33,7 +33,11 @@ pub(super) async fn fetch(core: &BrokerCore, request: v1::FetchRequest) -> Resul
     };
     let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let batches = read_or_wait(&topic, &partition, &**log, request.offset, bytes_max, wait).await?;
+    let batches = tokio::select! {
+        batches = read_or_wait(&topic, &partition, &**log, request.offset, bytes_max, wait) => batches?,
+        // A broker that stops does not wait for events to come.
+        () = core.drained() => Vec::new(),
+    };
     let window = *log.watch().borrow();
     let response = v1::FetchResponse {
         log_start: window.log_start,

@@ -11,6 +11,7 @@ use crate::{
     BrokerCore,
     connection::{self, Connection},
     partition::producers::BATCHES_REMEMBERED,
+    to_the_end::to_the_end,
 };
 
 /// See the [module](self).
@@ -56,7 +57,8 @@ impl log_server::Log for LogService {
         let v1::OpenProducerRequest { topic, name } = request.into_inner();
         let topic = self.core.find_or_create(&topic).await?;
         let topic_id = topic.meta().id;
-        let opened = self.core.producer_names.open_name(topic_id, &name).await?;
+        let core = Arc::clone(&self.core);
+        let opened = to_the_end(async move { core.producer_names.open_name(topic_id, &name).await }).await?;
         Ok(Response::new(v1::OpenProducerResponse {
             topic_id: topic_id.to_vec().into(),
             producer_id: opened.id.to_vec().into(),

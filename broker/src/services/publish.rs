@@ -16,7 +16,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
     stream::{self, BoxStream, FuturesUnordered},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -48,7 +48,7 @@ fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Re
 
 /// Appends one request; answers once it is durable.
 pub(super) async fn publish(
-    core: &BrokerCore,
+    core: &Arc<BrokerCore>,
     connection: &Connection,
     wait_max: Duration,
     request: v1::PublishRequest,
@@ -143,7 +143,16 @@ struct Publisher {
     topic: Option<Arc<Topic>>,
     in_flight: FuturesUnordered<Answer>,
     /// A request that has been read but not admitted: nothing more is read.
-    waiting: Option<BoxFuture<'static, Answer>>,
+    waiting: Option<HeldRequest>,
+}
+
+/// A request on its way into the budgets. Given up when it is dropped.
+struct HeldRequest(JoinHandle<Answer>);
+
+impl Drop for HeldRequest {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Resolves once the request is durable, or has failed.
@@ -226,7 +235,8 @@ impl Publisher {
             self.in_flight.push(in_flight);
             return None;
         };
-        self.waiting = Some(append.boxed());
+        // A task of its own: bytes that are granted are used at once, even if this client reads no answers.
+        self.waiting = Some(HeldRequest(tokio::spawn(append)));
         let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
         Some(v1::Hold { reason: reason.to_owned(), culprit, retry_after_ms })
     }
@@ -302,10 +312,14 @@ fn as_outcome(mut results: Vec<v1::PublishResult>) -> v1::outcome::Outcome {
 }
 
 /// The request that is held, once it has been admitted.
-async fn admitted(waiting: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
-    match waiting {
-        Some(waiting) => waiting.await,
-        None => futures_util::future::pending().await,
+async fn admitted(waiting: &mut Option<HeldRequest>) -> Answer {
+    let Some(HeldRequest(admission)) = waiting else { return futures_util::future::pending().await };
+    match admission.await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => futures_util::future::pending().await,
+        },
     }
 }
 
@@ -319,12 +333,12 @@ impl Requests {
         let Self::Open(requests) = self else { return Err(None) };
         tokio::select! {
             biased;
+            _ = draining.wait_for(|draining| *draining) => Err(Some(super::draining_status())),
             request = requests.next() => match request {
                 Some(Ok(request)) => Ok(request),
                 Some(Err(status)) => Err(Some(status)),
                 None => Err(None),
             },
-            _ = draining.wait_for(|draining| *draining) => Err(Some(super::draining_status())),
         }
     }
 }

@@ -6,7 +6,12 @@ use aqueduct_proto::v1::{self, topics_server};
 use tonic::{Request, Response, Status};
 
 use super::convert;
-use crate::{AutoCreateTopics, BrokerCore, error::TopicError, topics::settings::NewTopic};
+use crate::{
+    AutoCreateTopics, BrokerCore,
+    error::TopicError,
+    to_the_end::to_the_end,
+    topics::{Topic, settings::NewTopic},
+};
 
 /// See the [module](self).
 #[derive(Clone)]
@@ -32,7 +37,8 @@ impl topics_server::Topics for TopicsService {
             (None, AutoCreateTopics::WithPartitions(partitions)) => NewTopic { partitions, ..NewTopic::default() },
             (config, _) => convert::new_topic_from_wire(config)?,
         };
-        let topic = self.core.topics.create(&request.name, new).await?;
+        let (core, name) = (Arc::clone(&self.core), request.name.clone());
+        let topic = to_the_end(async move { core.topics.create(&name, new).await }).await?;
         tracing::info!(topic = request.name, partitions = topic.partitions().len(), "topic created");
         Ok(Response::new(v1::CreateTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))
     }
@@ -56,11 +62,7 @@ impl topics_server::Topics for TopicsService {
     }
 
     async fn alter(&self, request: Request<v1::AlterTopicRequest>) -> Result<Response<v1::AlterTopicResponse>, Status> {
-        let request = request.into_inner();
-        let name = request.name.clone();
-        let topic = self.core.topics.alter(&name, convert::topic_change_from_wire(request)?).await?;
-        self.core.groups.topic_grown(Arc::clone(&topic)).await?;
-        tracing::info!(topic = name, "topic altered");
+        let topic = to_the_end(alter(Arc::clone(&self.core), request.into_inner())).await?;
         Ok(Response::new(v1::AlterTopicResponse { topic: Some(convert::topic_to_wire(&topic.meta())) }))
     }
 
@@ -68,15 +70,7 @@ impl topics_server::Topics for TopicsService {
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
-        let v1::DeleteTopicRequest { name, topic_id, force } = request.into_inner();
-        let id = self.core.topics.find(&name)?.meta().id;
-        let users = self.core.groups.active_groups(id).await?;
-        if !force && !users.is_empty() {
-            return Err(TopicError::InUse { topic: name, users: users.join(", ") }.into());
-        }
-        self.core.topics.delete(&name, &topic_id).await?;
-        self.core.groups.topic_deleted(id).await?;
-        tracing::info!(topic = name, "topic deleted");
+        to_the_end(delete(Arc::clone(&self.core), request.into_inner())).await?;
         Ok(Response::new(v1::DeleteTopicResponse {}))
     }
 
@@ -95,4 +89,28 @@ impl topics_server::Topics for TopicsService {
         let log_start = log.trim(before_offset).await.map_err(TopicError::from)?;
         Ok(Response::new(v1::TruncateTopicResponse { log_start }))
     }
+}
+
+async fn alter(core: Arc<BrokerCore>, request: v1::AlterTopicRequest) -> Result<Arc<Topic>, Status> {
+    let name = request.name.clone();
+    let topic = core.topics.alter(&name, convert::topic_change_from_wire(request)?).await?;
+    core.groups.topic_grown(Arc::clone(&topic)).await?;
+    tracing::info!(topic = name, "topic altered");
+    Ok(topic)
+}
+
+async fn delete(core: Arc<BrokerCore>, request: v1::DeleteTopicRequest) -> Result<(), Status> {
+    let v1::DeleteTopicRequest { name, topic_id, force } = request;
+    let topic = core.topics.find(&name)?;
+    topic.check_id(&topic_id)?;
+    let id = topic.meta().id;
+    let users = core.groups.active_groups(id).await?;
+    if !force && !users.is_empty() {
+        return Err(TopicError::InUse { topic: name, users: users.join(", ") }.into());
+    }
+    // By its identity: another one may have its name by now.
+    core.topics.delete(&name, &id).await?;
+    core.groups.topic_deleted(id).await?;
+    tracing::info!(topic = name, "topic deleted");
+    Ok(())
 }

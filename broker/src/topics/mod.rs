@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aqueduct_storage::TopicMeta;
@@ -85,6 +88,7 @@ pub(crate) struct Topics {
     meta: Arc<dyn MetaStore>,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
+    closed: AtomicBool,
     budget_bytes: u64,
     fences: Arc<Fences>,
 }
@@ -101,7 +105,14 @@ impl Topics {
         fences: Arc<Fences>,
     ) -> Result<Arc<Self>, EngineError> {
         let stored = meta.open_topics().await?;
-        let topics = Self { meta, by_name: RwLock::default(), changing: Mutex::default(), budget_bytes, fences };
+        let topics = Self {
+            meta,
+            by_name: RwLock::default(),
+            changing: Mutex::default(),
+            closed: AtomicBool::new(false),
+            budget_bytes,
+            fences,
+        };
         for logs in stored {
             topics.insert(logs);
         }
@@ -117,6 +128,7 @@ impl Topics {
             return Ok(Arc::clone(topic));
         }
         check_name(name)?;
+        self.check_open()?;
         Err(TopicError::Unknown(name.to_owned()))
     }
 
@@ -138,6 +150,7 @@ impl Topics {
         check_name(name)?;
         let new = new.checked()?;
         let _changing = self.changing.lock().await;
+        self.check_open()?;
         if self.by_name.read().contains_key(name) {
             return Err(TopicError::Exists(name.to_owned()));
         }
@@ -185,8 +198,13 @@ impl Topics {
     /// Finishes what is queued and closes every log with the mark of a clean stop.
     pub(crate) async fn close(&self) {
         let _changing = self.changing.lock().await;
+        self.closed.store(true, Ordering::Release);
         let topics = std::mem::take(&mut *self.by_name.write());
         close_all(topics.into_values()).await;
+    }
+
+    fn check_open(&self) -> Result<(), TopicError> {
+        if self.closed.load(Ordering::Acquire) { Err(TopicError::ShuttingDown) } else { Ok(()) }
     }
 
     fn insert(&self, logs: TopicLogs) -> Arc<Topic> {

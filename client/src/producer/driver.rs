@@ -105,7 +105,9 @@ impl Driver {
                     position.map_or(0, |position| position.next_sequence)
                 };
                 let (id, epoch) = (opened.producer_id.clone(), opened.epoch);
-                self.shared.update(|pipeline, _, _| pipeline.reopened(id, epoch, next_sequence));
+                self.shared.update(|pipeline, now, settled| {
+                    pipeline.reopened(id, epoch, next_sequence, now, settled);
+                });
                 Ok(())
             }
             Err(RequestError::Rejected(error)) => Err(judge(*error)),

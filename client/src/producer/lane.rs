@@ -299,7 +299,7 @@ impl Lane {
         let uncertain = self.batches.iter().any(|batch| batch.maybe_stored);
         match verdict {
             // What came before is stored or gone, and still the broker misses something: it has forgotten this producer.
-            Verdict::SequenceGap if predecessors_settled && uncertain => self.give_up(error, now, settled),
+            Verdict::SequenceGap if predecessors_settled && uncertain => self.give_up(&error, now, settled),
             Verdict::SequenceGap if predecessors_settled => {
                 self.rewind(0);
                 Numbering::Lost
@@ -328,7 +328,7 @@ impl Lane {
     fn refused(&mut self, index: usize, error: BrokerError, now: Instant, settled: &mut Vec<Settled>) -> Numbering {
         let later_uncertain = self.batches.iter().skip(index).any(|batch| batch.maybe_stored);
         if later_uncertain {
-            return self.give_up(error, now, settled);
+            return self.give_up(&error, now, settled);
         }
         let sequence = self.batches.get(index).and_then(|batch| batch.sequence);
         self.rewind(index);
@@ -341,7 +341,12 @@ impl Lane {
     }
 
     /// Ends every batch whose fate is uncertain; the rest needs a numbering of its own.
-    fn give_up(&mut self, error: BrokerError, now: Instant, settled: &mut Vec<Settled>) -> Numbering {
+    fn give_up(&mut self, error: &BrokerError, now: Instant, settled: &mut Vec<Settled>) -> Numbering {
+        self.end_uncertain(error, now, settled);
+        Numbering::Lost
+    }
+
+    fn end_uncertain(&mut self, error: &BrokerError, now: Instant, settled: &mut Vec<Settled>) {
         self.mark_uncertain(0);
         self.rewind(0);
         let mut index = 0;
@@ -352,7 +357,6 @@ impl Lane {
                 index += 1;
             }
         }
-        Numbering::Lost
     }
 
     /// A new numbering begins: the next batch carries `sequence`.
@@ -361,12 +365,11 @@ impl Lane {
         self.batches.iter_mut().skip(from_index).for_each(|batch| batch.sequence = None);
     }
 
-    /// The broker says where the numbering stands. What may be stored keeps its sequence: a duplicate is found by it.
-    pub(super) fn go_on_at(&mut self, next_sequence: u64) {
-        let kept = self.batches.iter().take_while(|batch| batch.maybe_stored).count();
-        let last = kept.checked_sub(1).and_then(|last| self.batches.get(last));
-        let after_kept = last.and_then(|last| Some(last.sequence? + last.records()));
-        self.renumber(kept, after_kept.unwrap_or(next_sequence));
+    /// The producer has a new epoch, in which the next batch carries `next_sequence`.
+    pub(super) fn begin_epoch(&mut self, next_sequence: u64, now: Instant, settled: &mut Vec<Settled>) {
+        let unknown = "the producer was opened again: what it had sent before cannot be checked any more";
+        self.end_uncertain(&BrokerError::transport(unknown), now, settled);
+        self.renumber(0, next_sequence);
     }
 
     /// Everything on its way may or may not arrive: it is sent again on the next stream.
@@ -418,7 +421,7 @@ impl Lane {
                 if config.idempotence == Idempotence::Disabled {
                     self.end(index, true, Some(error), now, settled);
                 } else {
-                    numbering = self.give_up(error, now, settled);
+                    numbering = self.give_up(&error, now, settled);
                     index = 0;
                 }
             } else {

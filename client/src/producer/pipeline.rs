@@ -368,12 +368,20 @@ impl Pipeline {
         }
     }
 
-    /// A named producer has been opened again: `next_sequence` tells where each partition goes on.
-    pub(super) fn reopened(&mut self, id: Bytes, epoch: u32, next_sequence: impl Fn(u32) -> u64) {
+    /// A named producer has been opened again: `next_sequence` tells where each partition goes on. What may have been
+    /// stored under the old epoch cannot be recognised under the new one: it ends as unknown, and is never stored twice.
+    pub(super) fn reopened(
+        &mut self,
+        id: Bytes,
+        epoch: u32,
+        next_sequence: impl Fn(u32) -> u64,
+        now: Instant,
+        settled: &mut Vec<Settled>,
+    ) {
         self.identity = Identity::Named { id, epoch };
         self.reopen = false;
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            lane.go_on_at(next_sequence(partition_of(index)));
+            lane.begin_epoch(next_sequence(partition_of(index)), now, settled);
         }
     }
 

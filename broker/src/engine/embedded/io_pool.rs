@@ -80,7 +80,21 @@ impl IoQueue {
 }
 
 impl Shared {
+    /// Queues a turn. Once the pool stops, a new one is dropped: nobody would come to run it.
     fn push(&self, turn: Box<dyn Turn>) {
+        let mut queue = self.queue.lock();
+        if queue.stopping {
+            drop(queue);
+            drop(turn);
+            return;
+        }
+        queue.turns.push_back(turn);
+        drop(queue);
+        self.not_empty.notify_one();
+    }
+
+    /// Queues a turn that has more to do, behind the others.
+    fn push_back(&self, turn: Box<dyn Turn>) {
         self.queue.lock().turns.push_back(turn);
         self.not_empty.notify_one();
     }
@@ -93,7 +107,7 @@ impl Shared {
                 // other partitions go on.
                 let more = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| current.run())).unwrap_or(None);
                 match more {
-                    Some(more) if self.others_wait() => self.push(more),
+                    Some(more) if self.others_wait() => self.push_back(more),
                     more => turn = more,
                 }
             }

@@ -59,7 +59,7 @@ struct Desk {
 enum WriterPlace {
     Idle(Box<Writer>),
     Working,
-    /// Closed, or lost in a panic.
+    /// Closed, or lost in a panic or with the pool: nothing is taken any more.
     Gone,
 }
 
@@ -142,11 +142,11 @@ impl PartitionLog for EmbeddedLog {
         let (done, answer) = oneshot::channel();
         let append = Append { lease, expected_offset, batches, done };
         if self.shared.submit(Command::Append(append)).is_err() {
-            return futures_util::future::ready(Err(AppendError::Rejected("the log is closed".into()))).boxed();
+            return futures_util::future::ready(Err(AppendError::Closed("it has been closed"))).boxed();
         }
         async move {
             // The writer is dropped without an answer only by a panic, in the middle of whatever it was doing.
-            answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has panicked".into())))
+            answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has stopped".into())))
         }
         .boxed()
     }
@@ -249,7 +249,9 @@ impl Shared {
     /// Queues a command, and sends the writer on its way if it lies idle.
     fn submit(self: &Arc<Self>, command: Command) -> Result<(), NotTaken> {
         let mut desk = self.desk.lock();
-        if matches!(desk.place, WriterPlace::Gone) || desk.commands.len() >= COMMANDS_MAX {
+        // Appends are bounded by their owner, which has few in flight; whoever else calls is not.
+        let is_full = desk.commands.len() >= COMMANDS_MAX && !matches!(command, Command::Append(_));
+        if matches!(desk.place, WriterPlace::Gone) || is_full {
             return Err(NotTaken);
         }
         desk.commands.push_back(command);
@@ -263,6 +265,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Takes nothing more; what waits learns that it will not be done.
+    fn shut(&self) {
+        let waiting = {
+            let mut desk = self.desk.lock();
+            desk.place = WriterPlace::Gone;
+            std::mem::take(&mut desk.commands)
+        };
+        drop(waiting);
+    }
+
     fn publish_window(&self) {
         let window = self.reader.window();
         self.window.send_if_modified(|current| std::mem::replace(current, window) != window);
@@ -271,7 +283,7 @@ impl Shared {
 
 /// The writer with what waits for it, on a thread of the pool.
 struct WriterTurn {
-    /// `None` only after [`Command::Close`].
+    /// `None` once it lies on the desk again, or is closed.
     writer: Option<Box<Writer>>,
     shared: Arc<Shared>,
 }
@@ -365,6 +377,8 @@ impl WriterTurn {
             }
             Command::Options(options) => writer.set_options(*options),
             Command::Close(done) => {
+                // First: whatever happens while it closes, nobody waits for a turn that never comes.
+                self.shared.shut();
                 let closed = self.writer.take().map_or(Ok(()), |writer| writer.close().map_err(EngineError::from));
                 let _ = done.send(closed);
             }
@@ -378,22 +392,19 @@ impl WriterTurn {
         if self.writer.is_some() && !desk.commands.is_empty() {
             return Some(self);
         }
+        // From here on the next turn owns the writer: this one must leave the desk alone.
         if let Some(writer) = self.writer.take() {
             desk.place = WriterPlace::Idle(writer);
         }
-        drop(desk);
-        // Without a writer, dropping the turn closes the desk.
         None
     }
 }
 
 impl Drop for WriterTurn {
     fn drop(&mut self) {
-        // Reached with a writer only when a panic unwinds through the turn: the log must be opened again.
-        let mut desk = self.shared.desk.lock();
-        if !matches!(desk.place, WriterPlace::Idle(_)) {
-            desk.place = WriterPlace::Gone;
-            desk.commands.clear();
+        // Only a panic, or the end of the pool, drops a turn that still has the writer: the log must be opened again.
+        if self.writer.is_some() {
+            self.shared.shut();
         }
     }
 }
@@ -402,5 +413,6 @@ fn acquire(writer: &mut Writer) -> Result<Lease, EngineError> {
     if writer.is_failed() {
         writer.recover_from_failure()?;
     }
-    Ok(Lease { epoch: writer.raise_epoch()?, tail: writer.log_end() })
+    let epoch = writer.raise_epoch()?;
+    Ok(Lease { epoch, tail: writer.log_end(), last_append_time_us: writer.last_append_time_us() })
 }

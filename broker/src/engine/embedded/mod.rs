@@ -342,7 +342,7 @@ impl From<storage::AppendError> for AppendError {
             }
             storage::AppendError::Rejected(rejection) => Self::Rejected(rejection.to_string()),
             storage::AppendError::Full => Self::Full,
-            storage::AppendError::Failed => Self::Rejected("the log has failed and waits to be acquired again".into()),
+            storage::AppendError::Failed => Self::Closed("it has failed and waits to be acquired again"),
             storage::AppendError::OutcomeUnknown(error) => Self::Unknown(error.to_string()),
         }
     }

@@ -84,3 +84,38 @@ async fn partitions_can_be_added_and_topics_deleted() {
     engine.delete_topic(logs.meta).await.unwrap();
     assert!(engine.open_topics().await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_follows_an_answer_at_once_is_always_taken() {
+    let subject = EmbeddedSubject::new();
+    let meta = TopicMeta { durability: storage::Durability::Os, ..meta("t", 1) };
+    let log = first(subject.engine().create_topic(meta).await.unwrap());
+    let lease = log.acquire().await.unwrap();
+    for offset in 0..5_000 {
+        let batch = storage::Batch {
+            header: storage::BatchHeader {
+                base_offset: offset,
+                record_count: 1,
+                epoch: lease.epoch,
+                ..Default::default()
+            },
+            payload: Bytes::new(),
+        };
+        assert_eq!(log.append(lease, offset, vec![batch]).await, Ok(()), "offset {offset}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_outlives_its_engine_answers_instead_of_waiting_for_ever() {
+    let subject = EmbeddedSubject::new();
+    let log = subject.log().await;
+    let lease = log.acquire().await.unwrap();
+    *subject.engine.lock() = None;
+    let batch = storage::Batch {
+        header: storage::BatchHeader { record_count: 1, epoch: lease.epoch, ..Default::default() },
+        payload: Bytes::new(),
+    };
+    assert!(log.append(lease, 0, vec![batch]).await.is_err());
+    drop(log);
+    EmbeddedEngine::open(&subject.path, options()).expect("the directory is free again");
+}

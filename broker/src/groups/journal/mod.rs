@@ -157,8 +157,9 @@ impl Journal {
         if outcome.is_err() {
             self.moved.append(&mut in_flight.moved);
         }
-        self.save_first_marker().await;
+        // Before anything else is awaited: a caller that stops waiting must not take the answers along.
         answer(&mut in_flight.waiters, &outcome);
+        self.save_first_marker().await;
     }
 
     /// Makes `changes` durable, now and in order. For what is rare: it waits for the append under way.
@@ -268,7 +269,7 @@ impl Journal {
                 return Err(JournalError::Fenced { epoch });
             }
             Err(AppendError::Unknown(what)) => JournalError::Unknown(what),
-            Err(error @ (AppendError::Rejected(_) | AppendError::TailMoved { .. })) => {
+            Err(error @ (AppendError::Rejected(_) | AppendError::TailMoved { .. } | AppendError::Closed(_))) => {
                 JournalError::Unavailable(error.to_string())
             }
         };
@@ -334,6 +335,7 @@ impl Journal {
                 lease.tail, marker.reached
             )));
         }
+        self.last_append_us = self.last_append_us.max(lease.last_append_time_us.unwrap_or(i64::MIN));
         let log_start = self.log.watch().borrow().log_start;
         let state = self.replay(marker.snapshot_begin.max(log_start), lease.tail).await?;
         self.hold = Hold::Held(lease);

@@ -48,7 +48,7 @@ impl Engine {
         let log = ScriptedLog {
             batches: Mutex::default(),
             window: watch::Sender::new(Window { log_start: 0, high_watermark: 0 }),
-            lease: Mutex::new(Lease { epoch: 0, tail: 0 }),
+            lease: Mutex::new(Lease { epoch: 0, tail: 0, last_append_time_us: None }),
             script: Mutex::default(),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             appends: Mutex::new(0),
@@ -78,7 +78,7 @@ impl ScriptedLog {
 impl PartitionLog for Arc<ScriptedLog> {
     fn acquire(&self) -> BoxFuture<'static, Result<Lease, EngineError>> {
         let mut lease = self.lease.lock();
-        *lease = Lease { epoch: lease.epoch + 1, tail: self.end() };
+        *lease = Lease { epoch: lease.epoch + 1, tail: self.end(), last_append_time_us: None };
         self.window.send_modify(|window| window.high_watermark = lease.tail);
         ready(Ok(*lease)).boxed()
     }

@@ -341,8 +341,25 @@ fn a_named_producer_is_opened_again_and_goes_on_where_the_broker_says() {
     assert!(rig.pipeline.needs_reopening());
     rig.disconnect();
     assert_eq!(rig.send(), None);
-    rig.pipeline.reopened(Bytes::from_static(&[9; 16]), 2, |_| 40);
+    rig.pipeline.reopened(Bytes::from_static(&[9; 16]), 2, |_| 40, rig.now, &mut Vec::new());
     assert_eq!(rig.send().and_then(|sent| sent.sequence), Some(40));
+}
+
+#[test]
+fn what_may_be_stored_under_an_old_epoch_is_unknown_and_never_sent_under_a_new_one() {
+    let topic = Arc::new(TopicRef { name: "orders".into(), id: TopicId([1; 16]), unseen: Default::default() });
+    let identity = Identity::Named { id: Bytes::from_static(&[9; 16]), epoch: 1 };
+    let mut rig = Rig::new(config(), 1);
+    rig.pipeline = Pipeline::new(config(), Routing::ByKey, identity, topic, 1);
+    rig.pipeline.connecting();
+    rig.pipeline.start_at(0, 0);
+    rig.push(4);
+    rig.send().expect("goes");
+    rig.disconnect();
+    let mut settled = Vec::new();
+    rig.pipeline.reopened(Bytes::from_static(&[9; 16]), 2, |_| 0, rig.now, &mut settled);
+    assert!(matches!(settled.as_slice(), [Settled { outcome: Outcome::Unknown { .. }, .. }]));
+    assert_eq!(rig.send(), None);
 }
 
 #[test]
