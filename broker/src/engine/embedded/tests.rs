@@ -91,7 +91,7 @@ async fn an_append_that_follows_an_answer_at_once_is_always_taken() {
     let meta = TopicMeta { durability: storage::Durability::Os, ..meta("t", 1) };
     let log = first(subject.engine().create_topic(meta).await.unwrap());
     let lease = log.acquire().await.unwrap();
-    for offset in 0..5_000 {
+    for offset in 0..20_000 {
         let batch = storage::Batch {
             header: storage::BatchHeader {
                 base_offset: offset,
