@@ -1,0 +1,128 @@
+//! Writes and syncs that fail.
+
+use std::time::Duration;
+
+use aqueduct_client::Record;
+use aqueduct_tests::{BrokerProcess, Fault, Launch, Raw, Refusal, eventually, raw, read_all, within};
+use tonic::Code;
+
+/// One thread writes and syncs, so that "the next sync" is one certain sync.
+fn one_io_thread() -> BrokerProcess {
+    BrokerProcess::launch(Launch::with_args(&["--set", "io_threads=1"]))
+}
+
+/// The path in a line such as `9328 fdatasync(14</data/…/00000000000000000000.log>) = 0`.
+fn path_of(line: &str) -> &str {
+    line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_is_unknown_and_the_partition_goes_on_by_itself_in_a_fresh_segment() {
+    let broker = one_io_thread();
+    let client = broker.client().await;
+    client.topics().create("orders").build().await.expect("a new topic");
+    client.publish("orders", Record::new("before")).await.expect("a receipt");
+    let partition = async || client.topics().describe("orders").await.expect("a description").partitions.remove(0);
+    let before = partition().await;
+    let mut raw = Raw::connect(&broker.url()).await;
+
+    let fault = Fault::inject(broker.pid(), "fdatasync,pwritev,pwrite64", &["fdatasync:error=EIO:when=1"]);
+    let unknown = within("an answer", raw.publish(raw::publish_records("orders", vec![raw::record("lost?")]))).await;
+    let unknown = Refusal::of(unknown).expect(Code::Unknown, "OUTCOME_UNKNOWN");
+    assert!(unknown.message.contains("retry"), "{}", unknown.message);
+
+    let request = raw::publish_records("orders", vec![raw::record("after")]);
+    let ack = eventually("the partition takes writes again", async || raw.clone().publish(request.clone()).await.ok());
+    let ack = ack.await;
+    let after = partition().await;
+    assert!(ack.epoch > before.epoch && after.segments > before.segments, "{before:?}, then {after:?}");
+    assert_eq!(after.failure, None);
+
+    // The file whose sync failed is never synced again as if nothing had happened, whatever the call would have said.
+    let trace = fault.trace();
+    let failed = trace.iter().position(|line| line.contains("fdatasync") && line.contains("EIO")).expect("it failed");
+    let path = path_of(&trace[failed]).to_owned();
+    assert!(path.ends_with(".log"), "{}", trace[failed]);
+    let renamed_over = |line: &&String| path_of(line) == path && line.contains("fdatasync");
+    let again: Vec<&String> = trace[failed + 1..].iter().filter(renamed_over).collect();
+    assert!(again.is_empty(), "{path} was synced again: {again:?}");
+    drop(fault);
+
+    let values = |events: Vec<aqueduct_client::Event>| -> Vec<String> {
+        events.iter().map(|event| aqueduct_tests::text(event).to_owned()).collect()
+    };
+    let shown = values(read_all(&client, "orders").await);
+    assert_eq!(shown, ["before", "after"], "what was neither acknowledged nor visible is cut");
+    let broker = broker.kill_and_restart();
+    assert_eq!(values(read_all(&broker.client().await, "orders").await), shown, "and stays so");
+}
+
+async fn idempotent_producer_through(injections: &[&str]) {
+    let broker = one_io_thread();
+    let client = broker.client().await;
+    client.topics().create("orders").partitions(2).segment_bytes(64 * 1024).build().await.expect("a new topic");
+    let producer = client.producer("orders").build().await.expect("a producer");
+    let mut tickets = Vec::new();
+    let mut publish = async |count: u32| {
+        for _ in 0..count {
+            let number = tickets.len().to_string();
+            let record = Record::new(number.clone()).key(number);
+            tickets.push(producer.enqueue(record).await.expect("room"));
+        }
+    };
+    publish(500).await;
+    producer.flush().await.expect("stored");
+    let fault = Fault::inject(broker.pid(), "fdatasync,pwritev,pwrite64", injections);
+    publish(500).await;
+    let hit = async || fault.trace().iter().any(|line| line.contains("INJECTED")).then_some(());
+    eventually("the disk has failed", hit).await;
+    publish(500).await;
+    drop(fault);
+    publish(500).await;
+    within("the end", producer.flush()).await.expect("no ticket was dropped");
+    let mut receipts = Vec::new();
+    for ticket in tickets {
+        receipts.push(within("a receipt", ticket).await.expect("an idempotent producer finds out"));
+    }
+    let broker = broker.kill_and_restart();
+    let events = read_all(&broker.client().await, "orders").await;
+    assert_eq!(events.len(), receipts.len(), "nothing lost, nothing twice");
+    for event in events {
+        let number: usize = aqueduct_tests::text(&event).parse().expect("a number");
+        assert_eq!((receipts[number].partition, receipts[number].offset), (event.partition, event.offset));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotent_producer_comes_through_failing_syncs_without_loss_or_duplicates() {
+    idempotent_producer_through(&["fdatasync:error=EIO:when=1+3"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotent_producer_comes_through_failing_writes_without_loss_or_duplicates() {
+    idempotent_producer_through(&["pwritev,pwrite64:error=EIO:when=1+4"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_for_good_is_reported_and_recovers_when_it_is_well_again() {
+    let broker = BrokerProcess::start();
+    let client = broker.client().await;
+    client.topics().create("orders").build().await.expect("a new topic");
+    client.publish("orders", Record::new("before")).await.expect("a receipt");
+    let fault = Fault::inject(broker.pid(), "fdatasync", &["fdatasync,fsync:error=EIO"]);
+    let mut raw = Raw::connect(&broker.url()).await;
+    let request = raw::publish_records("orders", vec![raw::record("x")]);
+    let refused = eventually("publishing is refused with the reason", async || {
+        let refusal = Refusal::of(raw.clone().publish(request.clone()).await);
+        (refusal.code == Code::Unavailable).then_some(refusal)
+    });
+    refused.await.expect(Code::Unavailable, "PARTITION_UNAVAILABLE");
+    let failure = async || client.topics().describe("orders").await.expect("a description").partitions.remove(0).failure;
+    assert!(failure().await.is_some(), "whoever looks is told");
+    assert_eq!(raw.fetch("orders", 0, 0).await.expect("reads go on").records.len(), 1);
+    drop(fault);
+    eventually("publishing works again", async || raw.clone().publish(request.clone()).await.ok()).await;
+    assert_eq!(failure().await, None);
+    within("a receipt", client.publish("orders", Record::new("after"))).await.expect("a receipt");
+    tokio::time::timeout(Duration::from_secs(30), raw.fetch("orders", 0, 0)).await.expect("in time").expect("readable");
+}
