@@ -58,7 +58,11 @@ pub(crate) async fn batches_of_every_codec_come_back(stage: Stage) {
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
         let records: Vec<Record> = (0..500)
             .map(|number| {
-                Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![0xff, 0, number as u8])
+                Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![
+                    0xff,
+                    0,
+                    u8::try_from(number).expect("a few numbers"),
+                ])
             })
             .collect();
         let producer = stage.client.producer("codecs").codec(codec).build().await.expect("a producer");

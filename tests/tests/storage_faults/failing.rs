@@ -117,7 +117,8 @@ async fn a_disk_that_fails_for_good_is_reported_and_recovers_when_it_is_well_aga
         (refusal.code == Code::Unavailable).then_some(refusal)
     });
     refused.await.expect(Code::Unavailable, "PARTITION_UNAVAILABLE");
-    let failure = async || client.topics().describe("orders").await.expect("a description").partitions.remove(0).failure;
+    let failure =
+        async || client.topics().describe("orders").await.expect("a description").partitions.remove(0).failure;
     assert!(failure().await.is_some(), "whoever looks is told");
     assert_eq!(raw.fetch("orders", 0, 0).await.expect("reads go on").records.len(), 1);
     drop(fault);
