@@ -165,7 +165,7 @@ fn of_consume(error: &ConsumeError) -> Exit {
     match error {
         ConsumeError::Request(error) => of_request(error),
         ConsumeError::Partition { error, .. } => of_broker(error),
-        ConsumeError::Decode(_) => Exit::Failed,
+        ConsumeError::Damaged { .. } | ConsumeError::Decode(_) => Exit::Failed,
     }
 }
 

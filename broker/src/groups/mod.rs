@@ -42,7 +42,8 @@ pub(crate) use self::{
     error::{GroupError, JournalError},
     lag::PartitionLag,
     member::{
-        Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, OUTBOUND_EVENTS, Outbound, Request, Settle,
+        Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Loss, OUTBOUND_EVENTS, Outbound, Request,
+        Settle,
     },
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},

@@ -221,13 +221,13 @@ impl Window {
         self.deadlines.front().map(|(deadline, _)| *deadline)
     }
 
-    /// Nothing below `log_start` can be read any more: goes on there. Returns the offsets that are lost to the group.
-    pub(crate) fn skip_to(&mut self, log_start: Offset) -> Range<Offset> {
-        let lost = self.cursor..log_start;
+    /// Nothing from the cursor up to `next` can be read: goes on there. Returns the offsets that are lost to the group.
+    pub(crate) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
+        let lost = self.cursor..next;
         self.progress.ack(lost.clone());
         self.attempts.carve(&lost);
         self.taken_along.remove(lost.clone());
-        self.cursor = self.cursor.max(log_start);
+        self.cursor = self.cursor.max(next);
         self.delivered_end = self.delivered_end.max(self.cursor);
         lost
     }

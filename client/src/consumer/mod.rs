@@ -33,7 +33,11 @@ use self::{
     inbox::{Note, Taken},
     shared::{Phase, Shared, wake},
 };
-use crate::{admin::GroupPolicy, error::ConsumeError, types::Gap};
+use crate::{
+    admin::GroupPolicy,
+    error::ConsumeError,
+    types::{Gap, GapReason},
+};
 
 /// A member of a group: a stream of deliveries.
 ///
@@ -149,6 +153,10 @@ impl Consumer {
         loop {
             match ready!(self.poll_item(cx)) {
                 Some(Ok(ConsumerItem::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                // Damaged events are never skipped in silence.
+                Some(Ok(ConsumerItem::Gap(Gap { partition, from, to, reason: GapReason::Damaged }))) => {
+                    return Poll::Ready(Some(Err(ConsumeError::Damaged { partition, from, to })));
+                }
                 Some(Ok(ConsumerItem::Gap(_) | ConsumerItem::Assignment { .. })) => {}
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),

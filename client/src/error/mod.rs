@@ -244,6 +244,16 @@ pub enum ConsumeError {
         /// The broker's reasons.
         error: Box<BrokerError>,
     },
+    /// The bytes of these offsets fail their checksum on the broker's disk. The group goes on behind them.
+    #[error("partition {partition}: offsets {from} to {to} (exclusive) are damaged on the broker's disk")]
+    Damaged {
+        /// Which partition.
+        partition: u32,
+        /// First damaged offset.
+        from: Offset,
+        /// First offset after the damage.
+        to: Offset,
+    },
     /// A delivery cannot be read: its records stay open until the ack time-out.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -71,7 +71,9 @@ async fn run(consumer: &mut Consumer, topic: &str, printer: &mut Printer, mut en
             Some(Ok(ConsumerItem::Gap(gap))) => render::note(&describe_gap(topic, &gap)),
             Some(Ok(ConsumerItem::Assignment { .. })) => {}
             Some(Err(error @ ConsumeError::Request(_))) => return Err(error.into()),
-            Some(Err(error @ (ConsumeError::Partition { .. } | ConsumeError::Decode(_)))) => {
+            Some(Err(
+                error @ (ConsumeError::Partition { .. } | ConsumeError::Damaged { .. } | ConsumeError::Decode(_)),
+            )) => {
                 render::note(&error.to_string());
                 failure.get_or_insert(error);
             }

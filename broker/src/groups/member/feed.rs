@@ -6,7 +6,10 @@ use aqueduct_storage::{Batch, Offset, Window};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{oneshot, watch};
 
-use super::session::{Session, Turn};
+use super::{
+    message::Loss,
+    session::{Session, Turn},
+};
 use crate::{
     engine::{PartitionLog, ReadError},
     groups::error::GroupError,
@@ -77,7 +80,7 @@ impl Feeds {
             let Some(feed) = self.feeds.get_mut(&turn.partition) else { continue };
             let window = *feed.window.borrow_and_update();
             if turn.cursor < window.log_start {
-                session.gap(turn, window.log_start);
+                session.gap(turn, window.log_start, Loss::Retention);
             } else if turn.cursor > window.high_watermark {
                 session.fail(turn.partition, turn.generation, beyond(turn, window));
             } else if turn.cursor == window.high_watermark {
@@ -118,10 +121,20 @@ impl Feeds {
         match outcome {
             Ok(batches) => session.deliver(turn, batches, high_watermark, tokio::time::Instant::now()),
             Err(ReadError::OutOfRange { window, .. }) if turn.cursor < window.log_start => {
-                session.gap(turn, window.log_start);
+                session.gap(turn, window.log_start, Loss::Retention);
             }
             Err(ReadError::OutOfRange { window, .. }) => {
                 session.fail(turn.partition, turn.generation, beyond(turn, window));
+            }
+            Err(ReadError::Damaged { from, to, what }) if to > turn.cursor => {
+                tracing::error!(
+                    topic = self.topic.meta().name,
+                    partition = turn.partition,
+                    from,
+                    to,
+                    "damaged offsets cannot be delivered: {what}"
+                );
+                session.gap(turn, to, Loss::Damage);
             }
             Err(source @ (ReadError::Damaged { .. } | ReadError::Failed(_))) => {
                 let topic = self.topic.meta().name.clone();

@@ -61,9 +61,18 @@ pub(crate) enum Event {
     Assignment { assigned: Vec<Assigned>, revoked: Vec<u32> },
     Delivery(Delivery),
     Settled { ack_id: NonZeroU64, committed: Offset, error: Option<GroupError> },
-    Gap { partition: u32, lost: Range<Offset> },
+    Gap { partition: u32, lost: Range<Offset>, cause: Loss },
     Failure { partition: u32, error: GroupError },
     Heartbeat,
+}
+
+/// Why offsets are not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Removed by retention or truncation.
+    Retention,
+    /// The bytes on disk fail their checksum.
+    Damage,
 }
 
 /// A partition that the member has from now on.

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Request, Settle};
+pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
 use self::{
     feed::{Feeds, Happened},
     session::{End, Session},

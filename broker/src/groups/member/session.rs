@@ -21,7 +21,7 @@ use self::{
     room::Room,
     settling::{Awaiting, Settling},
 };
-use super::message::{Assigned, Credit, Delivery, Event, Request, Settle};
+use super::message::{Assigned, Credit, Delivery, Event, Loss, Request, Settle};
 use crate::groups::{
     assignment::MemberId,
     coordinator::{MemberStats, PartitionGeneration, Target},
@@ -352,13 +352,13 @@ impl Session {
         self.count_open();
     }
 
-    /// Retention has taken what `turn` was to read.
-    pub(super) fn gap(&mut self, turn: Turn, log_start: Offset) {
+    /// What `turn` was to read is gone up to `next`: the member is told, and the group goes on there.
+    pub(super) fn gap(&mut self, turn: Turn, next: Offset, cause: Loss) {
         let Some(held) = running(&mut self.held, turn) else { return };
-        let lost = held.window.skip_to(log_start);
+        let lost = held.window.skip_to(next);
         if !lost.is_empty() {
             self.settling.moved.insert(turn.partition);
-            self.outbox.push_back(Event::Gap { partition: turn.partition, lost });
+            self.outbox.push_back(Event::Gap { partition: turn.partition, lost, cause });
         }
         self.queue(turn.partition);
     }

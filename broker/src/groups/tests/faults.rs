@@ -2,6 +2,7 @@ use super::*;
 use crate::groups::{
     coordinator::{Direction, PositionChange},
     error::JournalError,
+    member::Loss,
 };
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn records_that_retention_took_are_a_gap_and_delivery_goes_on_behind_it() 
 
     let mut member = stack.join(joining()).await;
     member.assignment().await;
-    assert_eq!(member.next().await, Ok(Event::Gap { partition: 0, lost: 1..5 }));
+    assert_eq!(member.next().await, Ok(Event::Gap { partition: 0, lost: 1..5, cause: Loss::Retention }));
     let delivery = member.delivery().await;
     assert_eq!(offsets(&delivery), [5, 6, 7, 8, 9]);
     assert_eq!(member.ack(&delivery, 5..6).await, Ok(6));

@@ -9,8 +9,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-        Assigned, Credit, Delivery, Event, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, MemberView, Mode, Moved,
-        PartitionLag, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, Settle, StartAt,
+        Assigned, Credit, Delivery, Event, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, Loss, MemberView, Mode,
+        Moved, PartitionLag, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, Settle, StartAt,
     },
     services::convert,
     status,
@@ -220,10 +220,14 @@ pub(super) fn event(event: Event) -> v1::ConsumeResponse {
             committed_offset: committed,
             error: error.map(error_message),
         }),
-        Event::Gap { partition, lost } => Wire::Gap(v1::PartitionGap {
-            partition,
-            gap: Some(v1::Gap { from: lost.start, to: lost.end, reason: v1::gap::Reason::Retention.into() }),
-        }),
+        Event::Gap { partition, lost, cause } => {
+            let reason = match cause {
+                Loss::Retention => v1::gap::Reason::Retention,
+                Loss::Damage => v1::gap::Reason::Damaged,
+            };
+            let gap = Some(v1::Gap { from: lost.start, to: lost.end, reason: reason.into() });
+            Wire::Gap(v1::PartitionGap { partition, gap })
+        }
         Event::Failure { partition, error } => {
             Wire::Failure(v1::PartitionFailure { partition, error: Some(error_message(error)) })
         }
