@@ -130,7 +130,8 @@ impl BrokerProcess {
         self.stopped()
     }
 
-    /// Asks it to end with SIGTERM and returns how it did.
+    /// Asks it to end with SIGTERM and returns how it did. Blocks: a client of the same test says goodbye only if its
+    /// runtime has another thread to do so, and the broker waits for that.
     ///
     /// # Panics
     /// If it cannot be signalled.

@@ -130,7 +130,9 @@ impl From<ConsumeError> for Refusal {
         match error {
             ConsumeError::Request(error) => error.into(),
             ConsumeError::Partition { error, .. } => (*error).into(),
-            other @ ConsumeError::Decode(_) => panic!("no answer of the broker: {other}"),
+            other @ (ConsumeError::Decode(_) | ConsumeError::Damaged { .. }) => {
+                panic!("no answer of the broker: {other}")
+            }
         }
     }
 }

@@ -128,6 +128,8 @@ pub(crate) async fn a_named_producer_fences_its_predecessor(stage: Stage) {
     let old = stage.client.producer("orders").name("importer").build().await.expect("a producer");
     old.publish(Record::new("old")).await.expect("a receipt");
     let new = other.producer("orders").name("importer").build().await.expect("a producer");
+    // The opening alone fences: nobody has published in the new epoch yet.
+    Refusal::of(old.publish(Record::new("zombie")).await).expect(Code::FailedPrecondition, "PRODUCER_FENCED");
     new.publish(Record::new("new")).await.expect("a receipt");
     Refusal::of(old.publish(Record::new("zombie")).await).expect(Code::FailedPrecondition, "PRODUCER_FENCED");
     new.publish(Record::new("newer")).await.expect("a receipt");

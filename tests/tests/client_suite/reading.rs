@@ -61,7 +61,7 @@ pub(crate) async fn batches_of_every_codec_come_back(stage: Stage) {
                 Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![
                     0xff,
                     0,
-                    u8::try_from(number).expect("a few numbers"),
+                    number.to_le_bytes()[0],
                 ])
             })
             .collect();

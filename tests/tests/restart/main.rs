@@ -102,17 +102,17 @@ async fn retry_across(ending: Ending) {
     assert_eq!(read_all(&broker.client().await, "orders").await.len(), 13);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_after_a_kill_is_answered_with_the_original_offset() {
     retry_across(Ending::Sigkill).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_after_a_clean_restart_is_answered_with_the_original_offset() {
     retry_across(Ending::Sigterm).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_epoch_of_a_producer_stays_fenced_after_a_kill() {
     let broker = BrokerProcess::start();
     let client = broker.client().await;
@@ -130,7 +130,7 @@ async fn an_older_epoch_of_a_producer_stays_fenced_after_a_kill() {
     assert_eq!(events.iter().map(text).collect::<Vec<_>>(), ["old", "new", "newest"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_and_groups_made_and_deleted_before_a_kill_stay_so() {
     let mut broker = BrokerProcess::start();
     for round in 0..3 {
@@ -151,7 +151,7 @@ async fn topics_and_groups_made_and_deleted_before_a_kill_stay_so() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn truncation_before_a_kill_is_not_undone() {
     let broker = BrokerProcess::start();
     let client = broker.client().await;
@@ -165,7 +165,7 @@ async fn truncation_before_a_kill_is_not_undone() {
     assert_eq!(client.publish("numbers", Record::new("next")).await.expect("a receipt").offset, 10);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_waits_for_the_broker_to_come_back() {
     let broker = BrokerProcess::start();
     let client = broker.client().await;

@@ -75,22 +75,22 @@ async fn damage_is_named(segment_of: fn(usize) -> usize) {
     assert_eq!(client.publish("numbers", record(RECORDS)).await.expect("a receipt").offset, RECORDS);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_in_a_sealed_segment_is_named_and_the_rest_stays_readable() {
     damage_is_named(|segments| segments / 2).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_in_the_first_segment_is_named_and_the_rest_stays_readable() {
     damage_is_named(|_| 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_in_the_last_segment_below_the_durable_end_is_no_tail() {
     damage_is_named(|segments| segments - 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_goes_on_behind_damaged_offsets_and_is_told() {
     let broker = BrokerProcess::start();
     numbered(&broker.client().await, "numbers", 300).await;
@@ -119,7 +119,7 @@ async fn a_group_goes_on_behind_damaged_offsets_and_is_told() {
     assert_eq!(client.group("billing").lag("numbers").await.expect("a report")[0].lag_records, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn torn_tails_after_a_kill_are_cut_and_appends_go_on() {
     let broker = BrokerProcess::start();
     numbered(&broker.client().await, "numbers", 95).await;
@@ -152,7 +152,7 @@ async fn torn_tails_after_a_kill_are_cut_and_appends_go_on() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn indexes_that_are_missing_or_nonsense_are_made_again() {
     let broker = BrokerProcess::start();
     let client = broker.client().await;
@@ -182,7 +182,7 @@ async fn indexes_that_are_missing_or_nonsense_are_made_again() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_segment_is_named_and_other_partitions_are_served() {
     let broker = BrokerProcess::start();
     let client = broker.client().await;
