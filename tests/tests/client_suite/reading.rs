@@ -56,7 +56,7 @@ pub(crate) async fn batches_of_every_codec_come_back(stage: Stage) {
     stage.topic("codecs", 1).await;
     let mut expected = Vec::new();
     for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
-        let records: Vec<Record> = (0..500)
+        let records: Vec<Record> = (0..500_u32)
             .map(|number| {
                 Record::new(format!("{codec} {number} {}", "abc".repeat(40))).key(vec![
                     0xff,
