@@ -83,7 +83,7 @@ pub fn aqueduct(server: Option<&str>, args: &[&str]) -> Output {
     aqueduct_with_input(server, args, b"")
 }
 
-/// As [`aqueduct`], with `input` on standard input.
+/// As [`aqueduct()`], with `input` on standard input.
 ///
 /// # Panics
 /// If the process cannot be started, or does not end.
