@@ -12,6 +12,10 @@ use super::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, EntryKind, Loc
 /// Buffers that one vectored call may carry (`IOV_MAX` on Linux and macOS).
 const BUFFERS_MAX: usize = 1024;
 
+/// Bytes of one call. The kernel makes the folios of the page cache as large as the call: measured on ext4 with groups of
+/// 1 MiB and more, 64 to 256 KiB copy at 3.3 to 3.9 GB/s, 16 KiB at 2.1, and 1 MiB at 0.6 to 3.7, whichever memory it got.
+const WRITE_BYTES_MAX: usize = 128 << 10;
+
 /// The file system of this machine.
 #[derive(Debug)]
 pub struct RealDisk {
@@ -138,10 +142,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, position: u64, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        write_fully(position, buffers, |at, rest| {
-            let some = &rest[..rest.len().min(BUFFERS_MAX)];
-            Ok(rustix::io::pwritev(&self.file, some, at)?)
-        })
+        write_fully(position, buffers, |at, rest| Ok(rustix::io::pwritev(&self.file, &front(rest), at)?))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -155,6 +156,21 @@ impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
+}
+
+/// The buffers that one call writes: [`BUFFERS_MAX`] and [`WRITE_BYTES_MAX`] at most.
+fn front<'a>(buffers: &'a [IoSlice<'_>]) -> Vec<IoSlice<'a>> {
+    let mut room = WRITE_BYTES_MAX;
+    let mut front = Vec::with_capacity(buffers.len().min(BUFFERS_MAX));
+    for buffer in buffers.iter().take(BUFFERS_MAX) {
+        if room == 0 {
+            break;
+        }
+        let part = &buffer[..buffer.len().min(room)];
+        room -= part.len();
+        front.push(IoSlice::new(part));
+    }
+    front
 }
 
 /// Linux names every boot; elsewhere each process counts as a boot of its own, which only makes retention later.
