@@ -8,6 +8,7 @@ mod append;
 mod failure;
 mod retain;
 mod roll;
+mod zero_ahead;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -233,7 +234,7 @@ impl PartitionLog {
     /// [`StorageError::Failed`] after a failure, the disk's: the next open is one after a kill.
     pub fn close(mut self) -> Result<(), StorageError> {
         self.check_health()?;
-        self.sync_tail()?;
+        self.cut_tail()?;
         if let Tail::Open(active) = &self.tail {
             let segment = &active.segment;
             // Not evidence, and built again if it cannot be written.

@@ -36,6 +36,9 @@ pub struct LogOptions {
     /// After this many appended bytes the durable end is noted for the next recovery, so that after a kill it scans, and
     /// writes again, about as much, bytes. A note costs one small write, no sync. Default 256 KiB; at least 4 KiB.
     pub checkpoint_bytes: u64,
+    /// While groups are small, as many zeros are written behind them at a time, and no more than the segment holds, so
+    /// that most syncs leave the file's metadata alone, bytes. Default 1 MiB; at most 16 MiB; 0 for none.
+    pub zero_ahead_bytes: u64,
 }
 
 impl Default for LogOptions {
@@ -49,6 +52,7 @@ impl Default for LogOptions {
             tail_cache_bytes: 4 << 20,
             cache_budget: None,
             checkpoint_bytes: 256 << 10,
+            zero_ahead_bytes: 1 << 20,
         }
     }
 }
@@ -59,6 +63,7 @@ impl LogOptions {
         self.segment_bytes = self.segment_bytes.clamp(4 << 10, 1 << 40);
         self.index_interval_bytes = self.index_interval_bytes.max(1);
         self.checkpoint_bytes = self.checkpoint_bytes.max(4 << 10);
+        self.zero_ahead_bytes = self.zero_ahead_bytes.min(16 << 20);
         self
     }
 

@@ -50,7 +50,7 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// Bytes above the last proof of durability that were intact, and were written again and synced.
     pub rewritten_bytes: u64,
-    /// Bytes above the last proof of durability that were not intact, and were cut.
+    /// Bytes above the last proof of durability that were not intact, and were cut; zeros written ahead do not count.
     pub cut_bytes: u64,
     /// Acknowledged records that are damaged. They are left as they are; the rest is readable.
     pub damage: Vec<DamagedRange>,

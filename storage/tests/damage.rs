@@ -78,13 +78,14 @@ fn a_flipped_bit_anywhere_in_a_sealed_segment_names_its_offsets_and_spares_the_r
 fn damage_below_a_later_proof_of_durability_is_reported_and_never_cut() {
     let (disk, log, batches) = written(&[100, 200, 300, 400, 500]);
     drop(log);
-    let before = disk.contents(&segment(0)).expect("segment");
+    // The file goes on with zeros, which may be cut and written over.
+    let batches_end = usize::try_from(position(&batches, batches.len())).expect("small");
     // Every batch but the last, which alone is not proven.
     for hit in 0..batches.len() - 1 {
         for (what, byte) in [("header", 20), ("payload", 80)] {
             let disk = disk.after_kill();
             disk.flip_bit(&segment(0), position(&batches, hit) + byte, 0).expect("flip");
-            let damaged_file = disk.contents(&segment(0)).expect("segment");
+            let damaged_file = disk.contents(&segment(0)).expect("segment")[..batches_end].to_vec();
             let (mut log, report) = open(&disk.shared(), &log_dir()).expect("open");
             let context = format!("{what} of batch {hit}");
             assert_eq!(report.cut_bytes, 0, "{context}");
@@ -95,9 +96,12 @@ fn damage_below_a_later_proof_of_durability_is_reported_and_never_cut() {
             let (found, damaged) = read_around_damage(&log);
             assert_eq!(damaged.len(), 1, "{context}");
             assert_eq!(found.len(), batches.len() - 1, "{context}");
-            assert_eq!(disk.contents(&segment(0)).expect("segment"), damaged_file, "{context}: left as it is");
+            assert!(
+                disk.contents(&segment(0)).expect("segment").starts_with(&damaged_file),
+                "{context}: left as it is"
+            );
             append(&mut log, &[50]).expect("appends go on");
-            assert_eq!(disk.contents(&segment(0)).expect("segment")[..before.len()], damaged_file, "{context}");
+            assert!(disk.contents(&segment(0)).expect("segment").starts_with(&damaged_file), "{context}");
         }
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct ActiveSegment {
     pub(crate) position: u64,
     /// Everything before is durable.
     pub(crate) synced_position: u64,
+    /// Between `position` and here the file holds zeros; not beyond `position` if it holds none.
+    pub(crate) zeroed_to: u64,
+    pub(crate) length: Length,
     pub(crate) entry: FileEntry,
     sampler: IndexSampler,
     /// The age clock before the first append.
@@ -46,7 +49,16 @@ impl ActiveSegment {
         segment.set_handle(Some(file.clone()));
         let SyncedUpTo { position, synced_position } = positions;
         let sampler = IndexSampler::new(index_interval_bytes);
-        Self { segment, file, position, synced_position, entry, sampler, begun_age_us }
+        let (zeroed_to, length) = (position, Length::AsSynced);
+        Self { segment, file, position, synced_position, zeroed_to, length, entry, sampler, begun_age_us }
+    }
+
+    /// Cuts the file after the last batch. Durable only with the next sync.
+    pub(crate) fn cut(&mut self) -> std::io::Result<()> {
+        self.file.truncate(self.position)?;
+        self.zeroed_to = self.position;
+        self.length = Length::Cut;
+        Ok(())
     }
 
     /// Takes note of a written batch.
@@ -55,6 +67,13 @@ impl ActiveSegment {
             self.segment.push_recent(&[entry]);
         }
     }
+}
+
+/// Whether the file was cut since its last sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    AsSynced,
+    Cut,
 }
 
 /// How much of a file is written, and how much of that is durable.

@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 
-use super::active::{ActiveSegment, Tail};
+use super::active::{ActiveSegment, Length, Tail};
 use super::{Health, PartitionLog};
 use crate::batch::encoding::{self, HEADER_BYTES_MAX};
 use crate::commit::{Committer, Reach, SyncEachGroup, SyncFailed, Synced, Written};
@@ -82,6 +82,7 @@ impl PartitionLog {
             active.segment.publish_bytes(written.position);
             if reach == Reach::Disk {
                 active.synced_position = active.synced_position.max(written.position);
+                active.length = Length::AsSynced;
                 active.entry = crate::commit::FileEntry::Durable;
             }
         }
@@ -162,6 +163,9 @@ impl PartitionLog {
             at += (header.len() + payload.len()) as u64;
         }
         active.position = at;
+        if self.options.durability == Durability::Fsync {
+            active.zero_ahead(at - position, &self.options)?;
+        }
         if segment_header.is_some() {
             self.list_segment(active.segment.clone());
         }
@@ -188,12 +192,12 @@ impl PartitionLog {
     }
 
     /// After a failed write: if the disk was full, cuts what was written of the group, so that the log can go on.
-    fn undo_write(&mut self, active: ActiveSegment, file: FileAge, error: std::io::Error) -> StorageError {
+    fn undo_write(&mut self, mut active: ActiveSegment, file: FileAge, error: std::io::Error) -> StorageError {
         let path = active.segment.path.clone();
         let (disk_full, error) = (is_disk_full(&error), StorageError::io("write", &path, error));
         let undone = match file {
             FileAge::New => self.shared.disk.remove_file(&path),
-            FileAge::Old => active.file.truncate(active.position),
+            FileAge::Old => active.cut(),
         };
         if let (FileAge::Old, Ok(())) = (file, &undone) {
             self.tail = Tail::Open(active);

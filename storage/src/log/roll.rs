@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::active::{ActiveSegment, SyncedUpTo, Tail};
+use super::active::{ActiveSegment, Length, SyncedUpTo, Tail};
 use super::{DurablePoint, PartitionLog};
 use crate::commit::FileEntry;
 use crate::disk::Access;
@@ -28,10 +28,22 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// Cuts what was zeroed ahead, and makes everything written and the length of the file durable.
+    pub(super) fn cut_tail(&mut self) -> Result<(), StorageError> {
+        if let Tail::Open(active) = &mut self.tail
+            && active.zeroed_to > active.position
+            && let Err(error) = active.cut()
+        {
+            let path = active.segment.path.clone();
+            return Err(self.fail(unlike_full(StorageError::io("truncate", &path, error))));
+        }
+        self.sync_tail()
+    }
+
     /// Makes everything written durable, if it is not yet.
     pub(super) fn sync_tail(&mut self) -> Result<(), StorageError> {
         let Tail::Open(active) = &mut self.tail else { return Ok(()) };
-        if active.synced_position < active.position {
+        if active.synced_position < active.position || active.length == Length::Cut {
             let path = &active.segment.path;
             let synced = active.file.sync_data().map_err(|error| StorageError::io("sync", path, error));
             let synced = synced.and_then(|()| match &active.entry {
@@ -42,6 +54,7 @@ impl PartitionLog {
                 return Err(self.fail(unlike_full(error)));
             }
             active.synced_position = active.position;
+            active.length = Length::AsSynced;
             active.entry = FileEntry::Durable;
         }
         let last_segment =
@@ -57,7 +70,8 @@ impl PartitionLog {
     /// Writes the trailer of the active segment and makes it durable. If the disk is full, the segment stays as it was.
     pub(super) fn seal(&mut self) -> Result<(), StorageError> {
         self.open_tail()?;
-        self.sync_tail()?;
+        // First, and with a sync of its own: a trailer is looked for at the end of the file.
+        self.cut_tail()?;
         let Tail::Open(active) = &self.tail else { return Ok(()) };
         let (path, position, base) = (active.segment.path.clone(), active.position, active.segment.base);
         let trailer = Trailer {

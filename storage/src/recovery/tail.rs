@@ -278,6 +278,23 @@ impl TailRecovery {
         Ok(tail_position)
     }
 
+    /// The end of the last byte above `from` that is not zero: zeros are nothing that could be lost.
+    fn content_end(&self, from: u64) -> Result<u64, StorageError> {
+        let (mut at, mut end) = (from, from);
+        while at < self.last.bytes {
+            let bytes = usize::try_from((self.last.bytes - at).min(PIECE_BYTES)).unwrap_or(0);
+            let piece = self.file.read_at(at, bytes).map_err(|error| StorageError::io("read", &self.path, error))?;
+            if piece.is_empty() {
+                break;
+            }
+            if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += piece.len() as u64;
+        }
+        Ok(end)
+    }
+
     /// Writes the bytes from `from` to `to` once more, cuts what follows, and makes that durable.
     fn rewrite(&mut self, from: u64, to: u64) -> Result<(), StorageError> {
         if from == to && to == self.last.bytes {
@@ -296,7 +313,7 @@ impl TailRecovery {
             at += piece.len() as u64;
         }
         self.outcome.rewritten_bytes = to - from;
-        self.outcome.cut_bytes = self.last.bytes - to;
+        self.outcome.cut_bytes = self.content_end(to)? - to;
         if self.last.bytes > to {
             self.file.truncate(to).map_err(|error| StorageError::io("truncate", &self.path, error))?;
         }

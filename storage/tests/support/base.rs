@@ -21,6 +21,7 @@ pub(crate) fn small_options() -> LogOptions {
         segment_bytes: 4096,
         index_interval_bytes: 256,
         checkpoint_bytes: 4096,
+        zero_ahead_bytes: 512,
         tail_cache_bytes: 0,
         ..LogOptions::default()
     }
