@@ -39,6 +39,8 @@ const MEMCPY: &str = "memcpy";
 const ROUND_TRIP: &str = "fdatasync into zeros + a bare gRPC call";
 const CALL: &str = "a bare gRPC call";
 
+const RATIO_MIN: f64 = 0.002;
+
 /// The limits that matter for this load.
 pub(super) fn of(plan: &Plan, outcome: &Outcome, limits: &Limits) -> Vec<Fraction> {
     let throughput = |name, limit, allowed_mb: f64| {
@@ -71,7 +73,8 @@ pub(super) fn of(plan: &Plan, outcome: &Outcome, limits: &Limits) -> Vec<Fractio
             throughput(to_client.0, to_client.1, to_client.2),
         ],
     };
-    fractions.into_iter().flatten().collect()
+    // A load at a low rate says nothing about throughput.
+    fractions.into_iter().flatten().filter(|fraction| fraction.ratio >= RATIO_MIN).collect()
 }
 
 fn more(figure: &'static str, limit: &'static str, reached: f64, allowed: f64) -> Fraction {

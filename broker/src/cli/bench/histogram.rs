@@ -7,7 +7,8 @@ use hdrhistogram::Histogram;
 use crate::cli::size::grouped;
 
 /// Bucket edges within a decade, finest first. The first that gives few enough rows is taken.
-const STEPS: [&[u64]; 3] = [&[10, 15, 20, 30, 50, 70], &[10, 20, 50], &[10]];
+const STEPS: [&[u64]; 4] =
+    [&[10, 12, 15, 18, 22, 27, 33, 39, 47, 56, 68, 82], &[10, 15, 20, 30, 50, 70], &[10, 20, 50], &[10]];
 const ROWS_MAX: usize = 18;
 const BAR_CELLS: u64 = 40;
 /// Eighths of a cell, for bars of exact length.
@@ -178,9 +179,9 @@ mod tests {
 
     #[test]
     fn every_latency_is_in_the_one_bucket_it_belongs_to() {
-        let latencies = of(&[120, 149, 151, 199, 320, 320, 320]);
+        let latencies = of(&[125, 149, 151, 179, 181, 340, 340, 340]);
         let counts: Vec<_> = latencies.buckets().iter().map(|b| (b.from.as_micros(), b.count)).collect();
-        assert_eq!(counts, [(100, 2), (150, 2), (200, 0), (300, 3)]);
+        assert_eq!(counts, [(120, 2), (150, 2), (180, 1), (220, 0), (270, 0), (330, 3)]);
     }
 
     #[test]
@@ -199,12 +200,12 @@ mod tests {
 
     #[test]
     fn the_drawing_is_aligned_and_shows_the_smallest_bucket() {
-        let mut latencies = of(&[230, 320]);
-        latencies.record_many(Duration::from_micros(120), 79_998);
+        let mut latencies = of(&[157, 340]);
+        latencies.record_many(Duration::from_micros(125), 79_998);
         let text = latencies.draw();
         let lines: Vec<&str> = text.lines().skip(2).collect();
-        assert_eq!(lines[0], format!("    100 µs ┤{}      79,998  99.998 %", "█".repeat(40)));
-        assert_eq!(lines[2], format!("    200 µs ┤▏{}           1   0.001 %", " ".repeat(39)));
+        assert_eq!(lines[0], format!("    120 µs ┤{}      79,998  99.998 %", "█".repeat(40)));
+        assert_eq!(lines[1], format!("    150 µs ┤▏{}           1   0.001 %", " ".repeat(39)));
         assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert_eq!(Latencies::default().draw(), "  nothing was measured\n");

@@ -115,7 +115,7 @@ fn describe(outcome: &mut Outcome, load: &Live, shape: &Shape, book: &Book, coun
 /// What a load says that could not keep its rate.
 pub(super) fn behind(rate: u32, unsent: u64) -> String {
     format!(
-        "{}/s could not be kept: {} due, but not sent before the end; the latencies are those of the rest",
+        "{}/s was too much: {} fell due and could not be sent in time",
         grouped(rate.into()),
         counted(unsent, "record")
     )

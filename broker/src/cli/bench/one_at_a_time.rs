@@ -15,7 +15,7 @@ use super::payload::Payloads;
 use super::pipelined::partition_of;
 use super::plan::{OneAtATime, Shape};
 use super::progress::Progress;
-use super::schedule::Schedule;
+use super::schedule::{GRACE, Schedule};
 use super::stage::{Retention, Stage};
 use super::window::{Counters, Window, meter};
 
@@ -107,24 +107,18 @@ impl Caller {
 
     async fn publish_when_due(self, payloads: Payloads, schedule: Schedule) -> anyhow::Result<Done> {
         let pacer = Pacer::new()?;
+        let all = schedule.due_before(self.window.length());
         let mut published = 0;
         for payload in payloads {
+            if published == all || Instant::now() >= self.window.end() + GRACE {
+                break;
+            }
             let due = self.window.start + schedule.due_at(published);
-            if due >= self.window.end() {
-                break;
-            }
             pacer.until(due).await?;
-            if self.window.is_over() {
-                break;
-            }
             self.publish(payload, due).await?;
             published += 1;
         }
-        let all = schedule.due(self.window.end() - self.window.start);
-        // The last one may be due exactly at the end.
-        let unsent =
-            if self.window.start + schedule.due_at(published) < self.window.end() { all - published } else { 0 };
-        Ok(Done { published, unsent })
+        Ok(Done { published, unsent: all - published })
     }
 
     async fn publish(&self, payload: bytes::Bytes, since: Instant) -> anyhow::Result<()> {

@@ -173,7 +173,7 @@ impl Config {
             }
         };
         add(self.producers.map(u64::from), "producer");
-        add(self.tasks.map(u64::from), "task");
+        add(self.tasks.map(u64::from).filter(|tasks| *tasks > 1), "task");
         add(self.subscribers.map(u64::from), "subscriber");
         add(self.members.map(u64::from), "group member");
         add(Some(self.partitions.into()), "partition");

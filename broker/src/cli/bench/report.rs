@@ -72,7 +72,7 @@ impl Report<'_> {
         let BrokerFacts { version, .. } = &self.broker;
         let config = plan.config();
         format!(
-            "aqueduct bench {}, {whose} ({version})\n  {}\n  {} records, codec {}, durability {}, {} measured after {} of warm-up\n",
+            "aqueduct bench {}, {whose} ({version})\n  {}\n  {} each, codec {}, {}; {} measured, after {} of warm-up\n",
             plan.workload,
             config.roles(),
             human_bytes(shape.record_bytes),
@@ -135,7 +135,7 @@ fn seconds(duration: Duration) -> String {
 fn flow_line(outcome: &Outcome, flow: &Flow) -> String {
     // A rate is never negative, and its fraction says nothing.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let rate = grouped(outcome.per_second(flow.records) as u64);
+    let rate = grouped(outcome.per_second(flow.records).round() as u64);
     let megabytes = three_digits(outcome.per_second(flow.bytes) / 1e6);
     format!("  {:<10} {rate:>14} records/s {megabytes:>8} MB/s {:>16} records\n", flow.name, grouped(flow.records))
 }

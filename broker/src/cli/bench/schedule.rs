@@ -29,6 +29,11 @@ impl Schedule {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
+    /// How many of this producer's records are due before `end`.
+    pub(super) fn due_before(self, end: Duration) -> u64 {
+        end.checked_sub(Duration::from_nanos(1)).map_or(0, |last| self.due(last))
+    }
+
     /// How many of this producer's records are due when `elapsed` has passed: the index of the first that is not.
     pub(super) fn due(self, elapsed: Duration) -> u64 {
         // A slot is due if floor(slot · 10⁹ / rate) ≤ elapsed, so the last one is the largest below (elapsed + 1) · rate.
@@ -39,6 +44,9 @@ impl Schedule {
         }
     }
 }
+
+/// A load that is late by more than this when its time is over has not kept its rate.
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -76,6 +84,14 @@ mod tests {
     fn records_of_several_producers_take_turns() {
         let at = |producer, index| Schedule::new(1_000, 4, producer).due_at(index).as_micros();
         assert_eq!([at(0, 0), at(1, 0), at(2, 0), at(3, 0), at(0, 1)], [0, 1_000, 2_000, 3_000, 4_000]);
+    }
+
+    #[test]
+    fn what_is_due_at_the_end_is_not_due_before_it() {
+        let schedule = Schedule::new(1_000, 1, 0);
+        assert_eq!(schedule.due_before(Duration::from_secs(1)), 1_000);
+        assert_eq!(schedule.due_before(Duration::from_micros(1_000_001)), 1_001);
+        assert_eq!(schedule.due_before(Duration::ZERO), 0);
     }
 
     #[test]

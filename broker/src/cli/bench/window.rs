@@ -31,6 +31,11 @@ impl Window {
         self.start + self.warm_up + self.duration
     }
 
+    /// From the first record to the last that is due.
+    pub(super) fn length(&self) -> Duration {
+        self.warm_up + self.duration
+    }
+
     pub(super) fn is_over(&self) -> bool {
         Instant::now() >= self.end()
     }

@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aqueduct_client::{BatchTicket, Client, Producer, PublishError, Record};
@@ -14,9 +14,12 @@ use super::{Book, timestamp};
 use crate::cli::bench::pacer::Pacer;
 use crate::cli::bench::payload::Payloads;
 use crate::cli::bench::plan::{Live, Shape};
-use crate::cli::bench::schedule::Schedule;
+use crate::cli::bench::schedule::{GRACE, Schedule};
 use crate::cli::bench::stage::Stage;
 use crate::cli::bench::window::Window;
+
+/// Between two calls: waking up for every single record would cost more than publishing it. It counts as latency.
+const REST: Duration = Duration::from_micros(50);
 
 pub(super) struct Publisher {
     /// Keeps the connection.
@@ -66,9 +69,9 @@ impl Publisher {
         let pacer = Pacer::new()?;
         // One for each call whose receipt is awaited; the producer's byte budget bounds how many there are.
         let mut receipts = JoinSet::new();
-        let all = schedule.due(window.end() - window.start);
+        let all = schedule.due_before(window.length());
         let mut sent = 0;
-        while sent < all && !window.is_over() {
+        while sent < all && Instant::now() < window.end() + GRACE {
             let due = schedule.due(window.start.elapsed()).min(sent + self.batch).min(all);
             if due > sent {
                 let records = (sent..due)
@@ -81,7 +84,8 @@ impl Publisher {
             while let Some(done) = receipts.try_join_next() {
                 done??;
             }
-            pacer.until(window.start + schedule.due_at(sent)).await?;
+            let next = window.start + schedule.due_at(sent);
+            pacer.until(next.max(Instant::now() + REST)).await?;
         }
         while let Some(done) = receipts.join_next().await {
             done??;
