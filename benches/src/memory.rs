@@ -13,18 +13,18 @@ use aqueduct_tests::BrokerProcess;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::{process::anonymous_bytes, report::Report};
+use crate::{process::anonymous_bytes, report::figure};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// A group has at most 16 MiB, so syncs that take 16 s are a disk of 1 MB/s.
 const SYNC_DELAY: Duration = Duration::from_secs(16);
 
-pub(crate) async fn measure(report: &mut Report, publishers: usize, load: Duration) -> anyhow::Result<()> {
+pub(crate) async fn measure(publishers: usize, load: Duration) -> anyhow::Result<()> {
     let broker = BrokerProcess::start();
     broker.client().await.info().await?;
     let idle = anonymous_bytes(broker.pid())?;
-    report.figure("memory: idle broker, anonymous", idle as f64 / MIB, "MiB");
+    figure("memory: idle broker, anonymous", idle as f64 / MIB, "MiB");
 
     let client = broker.client().await;
     client.topics().create("slow").partitions(8).build().await?;
@@ -38,8 +38,8 @@ pub(crate) async fn measure(report: &mut Report, publishers: usize, load: Durati
     let watching = watch(&broker, deadline);
     let (_, peak) = tokio::join!(tokio::time::timeout(load, publishing), watching);
     let peak = peak?;
-    report.figure("memory: held publishers, anonymous, peak", peak as f64 / MIB, "MiB");
-    report.figure("memory: above idle", (peak.saturating_sub(idle)) as f64 / MIB, "MiB");
+    figure("memory: held publishers, anonymous, peak", peak as f64 / MIB, "MiB");
+    figure("memory: above idle", (peak.saturating_sub(idle)) as f64 / MIB, "MiB");
     drop(tracer);
     Ok(())
 }

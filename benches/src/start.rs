@@ -6,12 +6,12 @@ use aqueduct_client::Record;
 use aqueduct_tests::{BrokerProcess, Launch};
 use bytes::Bytes;
 
-use crate::report::Report;
+use crate::report::figure;
 
 const VALUE_BYTES: usize = 1000;
 const CHUNK: usize = 1000;
 
-pub(crate) async fn measure(report: &mut Report, log_mib: u64, partitions: u32) -> anyhow::Result<()> {
+pub(crate) async fn measure(log_mib: u64, partitions: u32) -> anyhow::Result<()> {
     let broker = BrokerProcess::launch(Launch::default());
     fill(&broker, log_mib, partitions).await?;
 
@@ -19,14 +19,14 @@ pub(crate) async fn measure(report: &mut Report, log_mib: u64, partitions: u32) 
     anyhow::ensure!(status.success(), "the broker ended with {status}");
     let start = Instant::now();
     let broker = stopped.restart();
-    report.figure("start after a clean stop", start.elapsed().as_secs_f64() * 1e3, "ms");
+    figure("start after a clean stop", start.elapsed().as_secs_f64() * 1e3, "ms");
 
     // Something to recover in every partition.
     fill(&broker, u64::from(partitions) / 256 + 1, partitions).await?;
     let stopped = broker.kill();
     let start = Instant::now();
     let broker = stopped.restart();
-    report.figure("start after kill -9", start.elapsed().as_secs_f64() * 1e3, "ms");
+    figure("start after kill -9", start.elapsed().as_secs_f64() * 1e3, "ms");
     drop(broker);
     Ok(())
 }

@@ -174,3 +174,50 @@ fn a_directory_in_use_names_its_holder_and_a_stopped_one_can_be_read() {
     let read = aqueduct().args(["subscribe", "t", "--data"]).arg(data.path()).output().unwrap();
     assert_eq!((code(&read), stdout(&read).as_str()), (0, "kept\n"), "{}", stderr(&read));
 }
+
+#[test]
+fn a_bench_that_makes_no_sense_is_refused_with_what_to_do() {
+    for (arguments, words) in [
+        (&["bench"][..], &["Usage: aqueduct bench", "fan-out"][..]),
+        (&["bench", "publsh"], &["'publish'"]),
+        (&["bench", "publish", "--rate", "0"], &["--rate", "from 1 to 10,000,000"]),
+        (&["bench", "publish", "--producers", "0"], &["--producers", "from 1 to 10,000"]),
+        (&["bench", "publish", "--in-flight", "65"], &["--in-flight", "from 1 to 64"]),
+        (&["bench", "publish", "--tasks", "4", "--rate", "9"], &["--tasks", "cannot be used with"]),
+        (&["bench", "publish", "--record-bytes", "0"], &["at least 1 byte"]),
+        (&["bench", "publish", "--duration", "0s"], &["from 10ms to 24h"]),
+        (&["bench", "publish", "--codec", "gzip"], &["none, lz4 or zstd"]),
+        (&["bench", "publish", "--partitions", "10001"], &["--partitions", "from 1 to 10,000"]),
+        (&["bench", "publish", "--record-bytes", "2MiB", "--no-limits"], &["--record-bytes", "limit of 1 MiB"]),
+        (&["bench", "subscribe", "--records", "many"], &["from 1 to 1,000,000,000"]),
+        (&["bench", "latency", "--data", "./data"], &["--dir"]),
+    ] {
+        let output = aqueduct().args(arguments).output().unwrap();
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        for word in words {
+            assert!(stderr(&output).contains(word), "{arguments:?} without {word:?}: {}", stderr(&output));
+        }
+    }
+    for (arguments, expected) in [
+        (&["bench", "limits", "--dir", "/nowhere"][..], 4),
+        (&["bench", "publish", "--dir", "/nowhere"], 4),
+        (&["--server", "http://127.0.0.1:1", "bench", "publish"], 3),
+    ] {
+        let output = aqueduct().args(arguments).output().unwrap();
+        assert_eq!(code(&output), expected, "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn every_bench_teaches_with_examples_within_80_columns() {
+    let workloads = ["", "publish", "subscribe", "latency", "end-to-end", "fan-out", "mixed", "limits"];
+    for workload in workloads {
+        let mut command = aqueduct();
+        command.arg("bench").args(Some(workload).filter(|workload| !workload.is_empty())).arg("--help");
+        let help = stdout(&command.output().unwrap());
+        assert!(help.contains("Examples:\n  aqueduct bench "), "{workload}: {help}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{workload}: {line:?}");
+        }
+    }
+}

@@ -250,7 +250,7 @@ async fn the_log_of_a_stopped_broker_can_be_read() {
 
 #[test]
 fn every_command_teaches_with_examples_and_completes() {
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 12] = [
         &[],
         &["serve"],
         &["topic", "create"],
@@ -261,6 +261,7 @@ fn every_command_teaches_with_examples_and_completes() {
         &["group", "reset"],
         &["group", "create"],
         &["demo"],
+        &["bench"],
         &["completions"],
     ];
     for command in commands {

@@ -4,6 +4,8 @@
 //! else to stderr.
 
 mod admin;
+mod bench;
+mod broker_process;
 mod demo;
 mod exit;
 mod group;
@@ -77,6 +79,19 @@ struct Global {
     /// How long to wait for the broker before giving up
     #[arg(long, global = true, value_parser = time::parse_duration, default_value = "30s", value_name = "DURATION")]
     timeout: Duration,
+    /// Filled in after parsing.
+    #[arg(skip)]
+    server_origin: ServerOrigin,
+}
+
+/// Whether somebody chose the broker to talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum ServerOrigin {
+    /// It is the default address.
+    #[default]
+    Default,
+    /// By `--server` or `AQUEDUCT_SERVER`.
+    Named,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,6 +105,8 @@ enum Command {
     #[command(subcommand)]
     Group(group::GroupCommand),
     Demo(demo::DemoArgs),
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     Info(admin::InfoArgs),
     Completions(admin::CompletionsArgs),
 }
@@ -97,10 +114,13 @@ enum Command {
 /// Parses, runs, reports. Everything the process prints and returns passes through here.
 pub(crate) fn main() -> ! {
     let matches = Cli::command().get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
+    let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    if matches!(global_source(&matches, "server"), Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
+        cli.global.server_origin = ServerOrigin::Named;
+    }
     let typed = |id| global_source(&matches, id) == Some(ValueSource::CommandLine);
     let result = if typed("server") && typed("data") {
         let what = "--server and --data exclude each other: one asks a running broker, the other reads a stopped one";
@@ -143,6 +163,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Lag(args) => block_on(lag::run(&global, args)),
         Command::Group(command) => block_on(group::run(&global, command)),
         Command::Demo(args) => block_on(demo::run(&global, args)),
+        Command::Bench(command) => block_on(bench::run(&global, command)),
         Command::Info(_) => block_on(admin::info(&global)),
     }
 }

@@ -7,7 +7,6 @@ mod damage;
 mod flights;
 mod ledger;
 mod narration;
-mod process;
 mod traffic;
 mod verdict;
 
@@ -19,13 +18,13 @@ use aqueduct_client::Client;
 use clap::Args;
 
 use super::Global;
+use super::broker_process::{BrokerProcess, Home};
 use super::exit::{CliError, Exit};
 use super::size::{counted, grouped};
 use super::time::human;
 use flights::Airport;
 use ledger::Ledger;
 use narration::{Narrator, bar};
-use process::{BrokerProcess, Home};
 use traffic::{Lags, Pace, Published, Publishing, Reading};
 use verdict::Verdict;
 
@@ -33,6 +32,8 @@ const TOPIC: &str = "flights";
 const PARTITIONS: u32 = 4;
 const FAST: &str = "dashboard";
 const SLOW: &str = "billing";
+/// Small files, so that the demo has sealed ones.
+const SETTINGS: [&str; 1] = ["segment_bytes=1MiB"];
 /// The slow group needs this long for all events.
 const SLOW_TAKES: u32 = 5;
 /// How often the broker reports lag.
@@ -69,7 +70,7 @@ pub(super) struct DemoArgs {
 pub(super) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit> {
     let directory = tempfile::Builder::new().prefix("aqueduct-demo-").tempdir().context("cannot make a directory")?;
     let mut narrator = Narrator::new(global.output);
-    let story = Story { home: Home::new(directory.path()), args: &args };
+    let story = Story { home: Home::new(directory.path(), &SETTINGS), args: &args };
     let verdict = tokio::select! {
         verdict = Box::pin(story.tell(&mut narrator)) => verdict?,
         () = super::interrupted() => return Err(CliError::Failed("interrupted".to_owned()).into()),

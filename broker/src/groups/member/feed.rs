@@ -81,18 +81,17 @@ impl Feeds {
             let window = *feed.window.borrow_and_update();
             if turn.cursor < window.log_start {
                 session.gap(turn, window.log_start, Loss::Retention);
-            } else if turn.cursor > window.high_watermark {
-                session.fail(turn.partition, turn.generation, beyond(turn, window));
-            } else if turn.cursor == window.high_watermark {
-                self.wakes.extend(feed.wake(turn.partition));
-            } else {
-                let high_watermark = window.high_watermark;
-                match feed.log.read_now(turn.cursor, turn.bytes_max) {
-                    Some(outcome) => self.hand_over(Read { turn, outcome, high_watermark }, session),
-                    None => {
-                        let read = feed.log.read(turn.cursor, turn.bytes_max);
-                        self.reading = Some(read.map(move |outcome| Read { turn, outcome, high_watermark }).boxed());
-                    }
+                continue;
+            }
+            let high_watermark = window.high_watermark;
+            // The log is asked even where nothing new was heard of: what was read before may have been ahead of the news.
+            match feed.log.read_now(turn.cursor, turn.bytes_max) {
+                Some(Ok(batches)) if batches.is_empty() => self.wakes.extend(feed.wake(turn.partition)),
+                Some(outcome) => self.hand_over(Read { turn, outcome, high_watermark }, session),
+                None if turn.cursor == high_watermark => self.wakes.extend(feed.wake(turn.partition)),
+                None => {
+                    let read = feed.log.read(turn.cursor, turn.bytes_max);
+                    self.reading = Some(read.map(move |outcome| Read { turn, outcome, high_watermark }).boxed());
                 }
             }
         }

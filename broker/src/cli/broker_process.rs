@@ -1,4 +1,4 @@
-//! The demo's broker: a process of its own, so that it can really be killed.
+//! A broker of one's own for commands that need one: a real process, so that it can be killed and measured.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -14,27 +14,25 @@ use tokio::process::{Child, Command};
 const READY_WITHIN: Duration = Duration::from_secs(15);
 /// A stop that takes longer has failed.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
-/// Small files, so that the demo has sealed ones.
-const SEGMENT: &str = "segment_bytes=1MiB";
-
 /// Where the broker lives, across its deaths.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(crate) struct Home {
     /// Its data directory.
-    pub(super) data: PathBuf,
+    pub(crate) data: PathBuf,
     log: PathBuf,
+    settings: &'static [&'static str],
 }
 
 /// A running broker. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct BrokerProcess {
+pub(crate) struct BrokerProcess {
     child: Child,
     /// For people.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// `127.0.0.1:port`
-    pub(super) address: String,
+    pub(crate) address: String,
     /// From the start of the process to its line on standard output.
-    pub(super) ready_after: Duration,
+    pub(crate) ready_after: Duration,
 }
 
 #[derive(Deserialize)]
@@ -43,19 +41,21 @@ struct Ready {
 }
 
 impl Home {
-    pub(super) fn new(directory: &Path) -> Self {
-        Self { data: directory.join("data"), log: directory.join("broker.log") }
+    /// In `directory`, with `settings` (`key=value`) in place of the defaults.
+    pub(crate) fn new(directory: &Path, settings: &'static [&'static str]) -> Self {
+        Self { data: directory.join("data"), log: directory.join("broker.log"), settings }
     }
 
     /// Runs this very binary again, on `address` (port 0: any free one).
-    pub(super) async fn start(&self, address: &str) -> anyhow::Result<BrokerProcess> {
+    pub(crate) async fn start(&self, address: &str) -> anyhow::Result<BrokerProcess> {
         let started = Instant::now();
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program);
-        command.args(["serve", "--output", "json", "--log-level", "info", "--listen", address, "--set", SEGMENT]);
+        command.args(["serve", "--output", "json", "--log-level", "info", "--listen", address]);
+        command.args(self.settings.iter().flat_map(|setting| ["--set", setting]));
         command.arg("--data").arg(&self.data);
-        // The demo is the same everywhere, whatever the environment sets for other brokers.
+        // It is the same everywhere, whatever the environment sets for other brokers.
         let ours =
             std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("AQUEDUCT_"));
         ours.for_each(|name| {
@@ -83,12 +83,12 @@ impl Home {
 
 impl BrokerProcess {
     /// SIGKILL: the process gets no chance to do anything.
-    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("cannot kill the broker")
     }
 
     /// SIGTERM; a broker that does not end with 0 has failed.
-    pub(super) async fn stop(mut self) -> anyhow::Result<Duration> {
+    pub(crate) async fn stop(mut self) -> anyhow::Result<Duration> {
         let started = Instant::now();
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("the broker has no process id")?;
         kill_process(pid, Signal::TERM).context("cannot signal the broker")?;
