@@ -112,6 +112,7 @@ impl Report<'_> {
                     published: outcome.totals.published,
                     delivered: outcome.totals.delivered,
                     consumed: outcome.totals.consumed,
+                    unsent: outcome.totals.unsent,
                 },
                 broker_cpu_seconds_per_million_records: per_million(outcome.broker_cpu),
                 broker_anonymous_bytes_peak: outcome.broker_anonymous_bytes_peak,
@@ -211,6 +212,7 @@ struct TotalsJson {
     published: u64,
     delivered: u64,
     consumed: u64,
+    unsent: u64,
 }
 
 #[derive(Serialize)]
