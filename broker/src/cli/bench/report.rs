@@ -160,7 +160,7 @@ pub(super) fn limits_text(limits: &Limits) -> String {
         ("bare gRPC stream to the server", gigabytes(limits.grpc_to_server_gb_per_second)),
     ];
     let lines: String = lines.iter().map(|(name, value)| format!("  {name:<38} {value}\n")).collect();
-    format!("This machine, measured just before\n{lines}")
+    format!("This machine by itself, measured in this run\n{lines}")
 }
 
 #[derive(Serialize)]
