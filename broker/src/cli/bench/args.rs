@@ -74,8 +74,8 @@ pub(super) enum Request {
 Examples:
   aqueduct bench publish
   aqueduct bench publish --record-bytes 1KiB --producers 8 --partitions 8
-  aqueduct bench publish --tasks 64        64 callers, each waits for its receipt
-  aqueduct bench publish --rate 100000     open loop: latency from when it is due
+  aqueduct bench publish --tasks 64      64 callers that wait for their receipts
+  aqueduct bench publish --rate 100000   open loop: latency from when due
 
 Throughput counts records that are acknowledged. Without --tasks and --rate,
 latency is that of a sample of calls, and mostly the time in the producer's own

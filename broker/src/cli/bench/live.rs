@@ -87,8 +87,12 @@ pub(super) async fn run(stage: &Stage, load: &Live, shape: &Shape, progress: &Pr
         sent.records
     );
     let mut outcome = Outcome::new(&metered);
-    outcome.totals =
-        Totals { published: sent.records, delivered: subscribed.iter().sum(), consumed: consumed.iter().sum() };
+    outcome.totals = Totals {
+        published: sent.records,
+        delivered: subscribed.iter().sum(),
+        consumed: consumed.iter().sum(),
+        unsent: sent.unsent,
+    };
     describe(&mut outcome, load, shape, &book, metered.counts);
     if sent.unsent > 0 {
         outcome.notes.push(behind(load.rate, sent.unsent));

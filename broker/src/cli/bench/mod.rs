@@ -63,6 +63,7 @@ async fn run_limits(format: Format, parent: Option<&Path>, duration: Duration) -
         () = super::interrupted() => return Err(interrupted().into()),
     };
     drop(progress);
+    limits::warning(directory.path()).iter().for_each(|warning| render::note(&format!("warning: {warning}")));
     match format {
         Format::Text => stdout::print(&report::limits_text(&limits))?,
         Format::Json => render::print_json([report::limits_json(&limits)])?,
@@ -124,6 +125,10 @@ async fn perform(stage: &Stage, plan: &Plan, directory: &Path, progress: &Progre
         Load::Live(load) => Box::pin(live::run(stage, load, shape, progress)).await?,
     };
     outcome::audit(stage, &mut outcome).await?;
+    outcome.notes.extend(limits::warning(directory));
+    if stage.broker_pid().is_none() && limits.is_some() {
+        outcome.notes.push("the limits are those of this machine; the broker may be on another one".to_owned());
+    }
     Ok(Performed { outcome, limits })
 }
 

@@ -65,8 +65,9 @@ pub(super) async fn run(
         Some(_) => "due → acknowledged",
     };
     outcome.latency("ack", title, book.latencies.lock().clone());
-    outcome.totals = Totals { published: done.iter().map(|done| done.published).sum(), ..Totals::default() };
-    let unsent: u64 = done.iter().map(|done| done.unsent).sum();
+    let published = done.iter().map(|done| done.published).sum();
+    let unsent = done.iter().map(|done| done.unsent).sum();
+    outcome.totals = Totals { published, unsent, ..Totals::default() };
     if let (Some(rate), 1..) = (load.rate, unsent) {
         outcome.notes.push(super::live::behind(rate, unsent));
     }

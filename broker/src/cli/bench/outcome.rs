@@ -49,6 +49,8 @@ pub(super) struct Totals {
     pub(super) delivered: u64,
     /// By the group, duplicates included.
     pub(super) consumed: u64,
+    /// Of a load with a rate: due, and not sent in time. Zero if the rate was kept.
+    pub(super) unsent: u64,
 }
 
 impl Outcome {

@@ -30,9 +30,11 @@ pub(super) async fn run(
     // Counted by their receipts, not by the calls.
     let stored = || producers.iter().map(|(_, producer)| producer.stats().records_stored).sum();
     let counts = || Counts { published: stored(), ..Counts::default() };
-    let publishing = try_join_all(
-        producers.iter().map(|(_, producer)| publish(producer, load.batch, payloads.clone(), window, &sample)),
-    );
+    let publishing = try_join_all(producers.iter().map(|(_, producer)| {
+        let (producer, payloads, sample) = (producer.clone(), payloads.clone(), Arc::clone(&sample));
+        let task = tokio::spawn(publish(producer, load.batch, payloads, window, sample));
+        async { task.await? }
+    }));
     let metering = async { anyhow::Ok(meter(window, stage.broker_pid(), counts, progress).await) };
     let (enqueued, metered) = tokio::try_join!(publishing, metering)?;
     let (enqueued, published): (u64, u64) = (enqueued.iter().sum(), stored());
@@ -67,11 +69,11 @@ async fn producers(stage: &Stage, load: &Pipelined, shape: &Shape) -> anyhow::Re
 
 /// Returns how many records were handed over, all of them acknowledged by then.
 async fn publish(
-    producer: &Producer,
+    producer: Producer,
     batch: u32,
     mut payloads: Payloads,
     window: Window,
-    sample: &Arc<Mutex<Latencies>>,
+    sample: Arc<Mutex<Latencies>>,
 ) -> anyhow::Result<u64> {
     let mut enqueued = 0;
     let mut sampled: Option<JoinHandle<()>> = None;
@@ -81,7 +83,7 @@ async fn publish(
         let ticket = producer.enqueue_all(records).await?;
         enqueued += u64::from(batch);
         if sampled.as_ref().is_none_or(JoinHandle::is_finished) && window.measures(called) {
-            let sample = Arc::clone(sample);
+            let sample = Arc::clone(&sample);
             sampled = Some(tokio::spawn(async move {
                 // What failed is counted as not acknowledged.
                 if ticket.await.is_ok() {
@@ -92,6 +94,8 @@ async fn publish(
             // `flush` reports what failed.
             drop(ticket);
         }
+        // As long as there is room nothing above waits, and what was handed over would not even be sent.
+        tokio::task::coop::consume_budget().await;
     }
     producer.flush().await?;
     if let Some(sampled) = sampled {

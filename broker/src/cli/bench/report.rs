@@ -112,6 +112,7 @@ impl Report<'_> {
                     published: outcome.totals.published,
                     delivered: outcome.totals.delivered,
                     consumed: outcome.totals.consumed,
+                    unsent: outcome.totals.unsent,
                 },
                 broker_cpu_seconds_per_million_records: per_million(outcome.broker_cpu),
                 broker_anonymous_bytes_peak: outcome.broker_anonymous_bytes_peak,
@@ -159,7 +160,7 @@ pub(super) fn limits_text(limits: &Limits) -> String {
         ("bare gRPC stream to the server", gigabytes(limits.grpc_to_server_gb_per_second)),
     ];
     let lines: String = lines.iter().map(|(name, value)| format!("  {name:<38} {value}\n")).collect();
-    format!("This machine, measured just before\n{lines}")
+    format!("This machine by itself, measured in this run\n{lines}")
 }
 
 #[derive(Serialize)]
@@ -211,6 +212,7 @@ struct TotalsJson {
     published: u64,
     delivered: u64,
     consumed: u64,
+    unsent: u64,
 }
 
 #[derive(Serialize)]

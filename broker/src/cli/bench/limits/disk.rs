@@ -18,6 +18,21 @@ const ZEROED_BYTES: u64 = 32 << 20;
 const PARALLEL_FILES: usize = 8;
 const PARALLEL_ZEROED_BYTES: u64 = 4 << 20;
 
+/// What to say of a directory on which syncs mean nothing.
+#[cfg(target_os = "linux")]
+pub(in crate::cli::bench) fn warning(directory: &Path) -> Option<String> {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let kind = rustix::fs::statfs(directory).ok()?.f_type.cast_unsigned();
+    (kind == TMPFS_MAGIC)
+        .then(|| "temporary files are in memory here, a sync costs nothing: name a disk with --dir".to_owned())
+}
+
+/// Only Linux tells.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::cli::bench) fn warning(_: &Path) -> Option<String> {
+    None
+}
+
 pub(super) fn sync_growing(directory: &Path, take: Duration) -> anyhow::Result<Percentiles> {
     let file = Scratch::new(directory, "growing")?;
     let mut latencies = Latencies::default();

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::progress::Progress;
+pub(super) use disk::warning;
 
 /// How long all of them take together beside a load, at most.
 pub(super) const TAKE: Duration = Duration::from_millis(3_500);
