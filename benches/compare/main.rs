@@ -5,6 +5,7 @@
 
 mod aqueduct;
 mod contestants;
+mod fast_ingest;
 mod machine;
 mod nats;
 mod peer;
@@ -38,10 +39,10 @@ struct Args {
     /// How often everything is measured.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only these workloads.
+    /// Only these workloads; the report goes to the build directory.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
-    /// Only these servers.
+    /// Only these servers; the report goes to the build directory.
     #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<Contestant>,
     /// Records of the log that is replayed.
@@ -76,22 +77,19 @@ fn main() -> anyhow::Result<()> {
     let mut report = Report::new(&plan)?;
     for workload in Workload::ALL {
         if args.only.is_empty() || args.only.contains(&workload) {
-            let results = plan.measure(workload)?;
-            report.add(workload, &results);
+            report.add(workload, &plan.measure(workload)?);
         }
     }
-    let path = report_path(args.smoke)?;
+    let is_whole = !args.smoke && args.only.is_empty() && args.servers.is_empty();
+    let path = if is_whole { report_path() } else { build_directory()?.join("BENCHMARKS-part.md") };
     std::fs::write(&path, report.finish(started.elapsed()))?;
     println!("wrote {}", path.file_name().unwrap_or_default().to_string_lossy());
     Ok(())
 }
 
-/// A run that only shows that everything works does not overwrite figures.
-fn report_path(smoke: bool) -> anyhow::Result<PathBuf> {
-    if smoke {
-        return Ok(build_directory()?.join("BENCHMARKS-smoke.md"));
-    }
-    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../BENCHMARKS.md"))
+/// Only whole runs get there: a part must not overwrite it.
+fn report_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../BENCHMARKS.md")
 }
 
 /// Cargo's: above the directory of the profile that this program lies in.

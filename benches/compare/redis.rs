@@ -1,4 +1,8 @@
 //! Redis streams: one stream for each partition, driven by the crate `redis` with pipelines of XADD.
+//!
+//! Pipelines of 128 to 2,048 commands, two to eight of them in flight, and a client with two threads were all alike, within
+//! the noise, but for the largest, which were slower. XREAD with COUNT 1,000 was as fast as with 10,000, with 100 slower;
+//! the time goes into the parser of the client.
 
 use std::{collections::VecDeque, path::Path, process::Command, sync::Arc};
 

@@ -4,18 +4,18 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::{
     contestants::Contestant,
-    machine, nats, redis,
-    run::{Measured, Plan, Results},
+    fast_ingest, machine, nats, redis,
+    run::{Measured, Outcome, Plan},
     workload::Workload,
 };
 
 const HOW_TO_READ: &str = "\
 Every cell is the median of the rounds, with the smallest and the largest in parentheses. The servers took turns within \
-each round, so what disturbs the machine disturbs all of them; ratios travel between machines, the numbers do not. Compare \
-rows whose acknowledgement means the same: a record that is only in the page cache is gone after a power loss. Client and \
-server share the machine, so a client that costs much takes it from its server. CPU is the server's, for a million \
-records; memory is its anonymous resident memory at the end of the run, without the page cache (Redis keeps the whole \
-stream there by design).";
+each round, so what disturbs the machine disturbs all of them; ratios (of the first figure to that of Aqueduct) travel \
+between machines, the numbers do not. Compare rows whose acknowledgement means the same: a record that is only in the \
+page cache is gone after a power loss. A figure is that of a server with its Rust client, which share the machine: where \
+the server needs little CPU, the client is what limits. CPU is the server's, in seconds for a million records; memory is \
+its anonymous resident memory at the end of the run, without the page cache (Redis keeps the whole stream there).";
 
 /// The report as it grows.
 pub(crate) struct Report {
@@ -30,7 +30,7 @@ impl Report {
         let seconds = plan.load.as_secs_f64();
         writeln!(
             text,
-            "- {} rounds; each load runs for {seconds} s, on a new server and an empty directory; \
+            "- Rounds: {}; each load runs for {seconds} s, on a new server and an empty directory; \
             the log that is replayed has {} records",
             plan.rounds, plan.log_records
         )?;
@@ -46,7 +46,7 @@ impl Report {
     }
 
     /// Adds the table of `workload`.
-    pub(crate) fn add(&mut self, workload: Workload, results: &Results) {
+    pub(crate) fn add(&mut self, workload: Workload, Outcome { results, failures }: &Outcome) {
         let columns = workload.columns();
         let titles: String = columns.iter().map(|column| format!(" {} |", column.title())).collect();
         let rules = "---:|".repeat(columns.len() + 3);
@@ -70,6 +70,9 @@ impl Report {
                 contestant.name(),
                 contestant.ack()
             );
+        }
+        for failure in failures {
+            *text += &format!("\nFailed: {failure}\n");
         }
     }
 
@@ -105,13 +108,15 @@ fn settings() -> String {
         "\n## Settings\n\n\
         - Aqueduct: `aqueduct serve`, all defaults (durability `fsync`). Client: all defaults (batches of 256 KiB, 64 of \
         them in flight, no linger), one connection. Replay and delivery: `subscribe`, batch by batch.\n\
-        - NATS: `jetstream {{ {} }}`, and `sync_interval: always` where the name says so (default: 2 min); streams with file storage, one replica, one for each partition. Client: asynchronous publish with \
-        {} acks in flight for each producer, a connection for each; pull consumer without acks, {} messages a pull. \
-        A key is the last token of the subject.\n\
+        - NATS: `jetstream {{ {} }}`, and `sync_interval: always` where the name says so (default: 2 min); \
+        streams with file storage, one replica, one for each partition. Client: fast ingest (an ack \
+        for {} messages, {} acks outstanding), single records by a publish with an ack; a connection for each producer; \
+        pull consumer without acks, {} messages a pull. A key is the last token of the subject.\n\
         - Redis: `redis-server {redis_flags}`, one stream for each partition. Client: multiplexed connection for each \
         producer, {} pipelines of {} XADD in flight; XREAD with COUNT {} and, for delivery, BLOCK.\n",
         nats::JETSTREAM_SETTINGS,
-        nats::ACKS_IN_FLIGHT,
+        fast_ingest::FLOW,
+        fast_ingest::ACKS_OUTSTANDING,
         nats::PULL_MESSAGES,
         redis::PIPELINES_IN_FLIGHT,
         redis::PIPELINE_COMMANDS,

@@ -29,15 +29,21 @@ pub(crate) struct Measured {
     pub(crate) anonymous_bytes: u64,
 }
 
-/// The runs of each server, in the order of the rounds.
-pub(crate) type Results = BTreeMap<Contestant, Vec<Measured>>;
+/// What became of one workload.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// The runs of each server, in the order of the rounds.
+    pub(crate) results: BTreeMap<Contestant, Vec<Measured>>,
+    /// Runs of peers that failed: named, and no reason to lose the others.
+    pub(crate) failures: Vec<String>,
+}
 
 impl Plan {
     /// Measures `workload` in every round.
     ///
     /// # Errors
-    /// The first failure of a server or client: figures of what failed are not figures.
-    pub(crate) fn measure(&self, workload: Workload) -> anyhow::Result<Results> {
+    /// The first failure of Aqueduct; those of the peers are part of the outcome.
+    pub(crate) fn measure(&self, workload: Workload) -> anyhow::Result<Outcome> {
         println!("{}", workload.title());
         match workload {
             Workload::Replay => self.measure_prepared(workload),
@@ -51,32 +57,40 @@ impl Plan {
     }
 
     /// A new server on an empty directory for each run: no run pays for the one before.
-    fn measure_fresh(&self, workload: Workload) -> anyhow::Result<Results> {
-        let mut results = Results::new();
+    fn measure_fresh(&self, workload: Workload) -> anyhow::Result<Outcome> {
+        let mut outcome = Outcome::default();
         for _ in 0..self.rounds {
             for &contestant in &self.contestants {
-                let server = contestant.start(&self.programs)?;
-                self.run(workload, contestant, &server, &mut results)?;
+                let run = contestant
+                    .start(&self.programs)
+                    .and_then(|server| self.run(workload, contestant, &server, &mut outcome));
+                outcome.note(contestant, run)?;
             }
         }
-        Ok(results)
+        Ok(outcome)
     }
 
     /// Servers that keep what they were given once.
-    fn measure_prepared(&self, workload: Workload) -> anyhow::Result<Results> {
-        let mut results = Results::new();
+    fn measure_prepared(&self, workload: Workload) -> anyhow::Result<Outcome> {
+        let mut outcome = Outcome::default();
         let mut servers = Vec::new();
         for &contestant in self.contestants.iter().filter(|contestant| contestant.has_other_reads_than_others()) {
-            let server = contestant.start(&self.programs)?;
-            runtime()?.block_on(async { workload::prepare(&*server.connect().await?, self.log_records).await })?;
-            servers.push((contestant, server));
+            let prepared = self.prepare(contestant).map(|server| servers.push((contestant, server)));
+            outcome.note(contestant, prepared)?;
         }
         for _ in 0..self.rounds {
             for (contestant, server) in &servers {
-                self.run(workload, *contestant, server, &mut results)?;
+                let run = self.run(workload, *contestant, server, &mut outcome);
+                outcome.note(*contestant, run)?;
             }
         }
-        Ok(results)
+        Ok(outcome)
+    }
+
+    fn prepare(&self, contestant: Contestant) -> anyhow::Result<Server> {
+        let server = contestant.start(&self.programs)?;
+        runtime()?.block_on(async { workload::prepare(&*server.connect().await?, self.log_records).await })?;
+        Ok(server)
     }
 
     /// One run, with a runtime of its own: nothing that a client leaves behind lives on.
@@ -85,7 +99,7 @@ impl Plan {
         workload: Workload,
         contestant: Contestant,
         server: &Server,
-        results: &mut Results,
+        outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
         let measured = runtime()?.block_on(async {
             let peer = server.connect().await?;
@@ -96,8 +110,22 @@ impl Plan {
         })?;
         let figures = measured.sample.figures.iter().map(|figure| format!("{figure:>12.0}")).collect::<String>();
         println!("  {:<28}{figures}", contestant.name());
-        results.entry(contestant).or_default().push(measured);
+        outcome.results.entry(contestant).or_default().push(measured);
         Ok(())
+    }
+}
+
+impl Outcome {
+    fn note(&mut self, contestant: Contestant, run: anyhow::Result<()>) -> anyhow::Result<()> {
+        match run {
+            Err(error) if contestant != Contestant::Aqueduct => {
+                let failure = format!("{}: {error:#}", contestant.name());
+                println!("  failed: {failure}");
+                self.failures.push(failure);
+                Ok(())
+            }
+            run => run,
+        }
     }
 }
 
