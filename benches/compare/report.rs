@@ -61,7 +61,7 @@ impl Report {
                 .map(|column| format!(" {} |", Spread::of(runs, |run| run.sample.figures[column]).cell()))
                 .collect();
             let ratio = ours.map_or_else(String::new, |ours| {
-                format!("{:.2}", Spread::of(runs, |run| run.sample.figures[0]).median / ours)
+                format!("{:.3}", Spread::of(runs, |run| run.sample.figures[0]).median / ours)
             });
             let cpu = Spread::of(runs, |run| run.cpu.as_secs_f64() / (run.sample.records as f64 / 1e6)).median;
             let memory = Spread::of(runs, |run| run.anonymous_bytes as f64 / f64::from(1 << 20)).median;
