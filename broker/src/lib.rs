@@ -38,6 +38,9 @@ mod core;
 mod engine;
 mod error;
 mod groups;
+#[cfg(feature = "budgets")]
+#[doc(hidden)]
+pub mod hot_paths;
 mod in_process;
 mod names;
 mod partition;

@@ -32,6 +32,8 @@ use tokio::{
     time::Instant,
 };
 
+#[cfg(feature = "budgets")]
+pub(crate) use self::roster::Roster;
 use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
