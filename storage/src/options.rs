@@ -36,8 +36,8 @@ pub struct LogOptions {
     /// After this many appended bytes the durable end is noted for the next recovery, so that after a kill it scans, and
     /// writes again, about as much, bytes. A note costs one small write, no sync. Default 256 KiB; at least 4 KiB.
     pub checkpoint_bytes: u64,
-    /// While groups are small, as many zeros are written behind them at a time, and no more than the segment holds, so
-    /// that most syncs leave the file's metadata alone, bytes. Default 1 MiB; at most 16 MiB; 0 for none.
+    /// While groups are small, up to so many zeros are written behind them at a time, and no more than the segment holds,
+    /// so that most syncs leave the file's metadata alone, bytes. Default 1 MiB; at most 16 MiB; 0 for none.
     pub zero_ahead_bytes: u64,
 }
 

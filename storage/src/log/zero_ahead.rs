@@ -20,6 +20,12 @@ const GROUP_BYTES_MAX: u64 = 64 << 10;
 /// Smaller pieces are not worth their write, unless the options want them so.
 const PIECE_BYTES_MIN: u64 = 16 << 10;
 
+/// A piece lasts for this many groups like the one that it is written behind: so few acknowledgements wait for zeros that
+/// the 99th percentile does not show them, and these wait for no more zeros than that takes.
+const PIECE_GROUPS: u64 = 256;
+
+const PIECE_BYTES_USUAL: u64 = 64 << 10;
+
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How many zeros to write behind a group that ends at `position`; 0 for none.
@@ -27,7 +33,7 @@ fn piece_bytes(position: u64, zeroed_to: u64, group_bytes: u64, options: &LogOpt
     if position <= zeroed_to || group_bytes > GROUP_BYTES_MAX {
         return 0;
     }
-    let bytes_max = options.zero_ahead_bytes;
+    let bytes_max = options.zero_ahead_bytes.min((PIECE_GROUPS * group_bytes).max(PIECE_BYTES_USUAL));
     let piece = position.min(bytes_max).min(options.segment_bytes.saturating_sub(position));
     if piece < PIECE_BYTES_MIN.min(bytes_max) { 0 } else { piece }
 }
@@ -68,7 +74,9 @@ mod tests {
     fn a_file_is_zeroed_by_as_much_as_it_holds_between_the_bounds() {
         assert_eq!(piece(10_000, 0, 200), 0, "hardly anything there");
         assert_eq!(piece(20_000, 0, 200), 20_000);
-        assert_eq!(piece(100 << 20, 0, 200), 1 << 20);
+        assert_eq!(piece(100 << 20, 0, 200), 64 << 10);
+        assert_eq!(piece(100 << 20, 0, 1_000), 256_000);
+        assert_eq!(piece(100 << 20, 0, 30_000), 1 << 20);
     }
 
     #[test]
