@@ -1,8 +1,8 @@
 //! Many partitions: what it costs to spread a load over them, and to keep them while they are idle.
 //!
 //! The load is open: records are due at a fixed rate, whether or not earlier ones have been acknowledged, and latency
-//! counts from then. A spread load means a write and a sync for each record, where one partition gathers groups. What the
-//! generator was late by is part of every latency, and printed beside them.
+//! counts from then. Spread over many partitions, each record is a write and a sync; on one, records gather. What the
+//! generator was late by is part of every latency, and printed beside it.
 
 use std::{
     collections::BTreeMap,
@@ -52,11 +52,11 @@ pub(crate) async fn measure(plan: Plan) -> anyhow::Result<()> {
     let (one, spread) = (Outcome::median(&one), Outcome::median(&spread));
     one.print("1 partition");
     spread.print(&format!("{} partitions", plan.spread));
-    figure("partitions: ack p99, spread to one", spread.p99 / one.p99, "");
+    figure("ack p99, spread to 1 partition", spread.p99 / one.p99, "");
 
     let beside_idle = idle(plan).await?;
     beside_idle.print("1 beside idle ones");
-    figure("partitions: ack p99, beside idle to alone", beside_idle.p99 / one.p99, "");
+    figure("ack p99, beside idle ones to alone", beside_idle.p99 / one.p99, "");
     Ok(())
 }
 
@@ -70,22 +70,22 @@ async fn idle(plan: Plan) -> anyhow::Result<Outcome> {
     let broker = BrokerProcess::start();
     broker.client().await.topics().create("idle").partitions(plan.idle).build().await?;
     publish_to_each(&broker, plan.idle).await?;
-    figure("partitions: idle, anonymous", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
+    figure("idle partitions: anonymous", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
 
     // Elsewhere, so that clients can say goodbye.
     let (status, stopped) = spawn_blocking(move || broker.terminate()).await?;
     ensure!(status.success(), "the broker ended with {status}");
     let start = Instant::now();
     let broker = stopped.restart();
-    figure("partitions: idle, start after a clean stop", start.elapsed().as_secs_f64() * 1e3, "ms");
+    figure("idle partitions: start after a clean stop", start.elapsed().as_secs_f64() * 1e3, "ms");
 
     // Something to recover in every partition.
     publish_to_each(&broker, plan.idle).await?;
     let stopped = broker.kill();
     let start = Instant::now();
     let broker = stopped.restart();
-    figure("partitions: idle, start after kill -9", start.elapsed().as_secs_f64() * 1e3, "ms");
-    figure("partitions: idle, anonymous, after that", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
+    figure("idle partitions: start after kill -9", start.elapsed().as_secs_f64() * 1e3, "ms");
+    figure("idle partitions: anonymous, after that", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
     run(&broker, 1, plan.load).await
 }
 
@@ -138,10 +138,10 @@ impl Outcome {
     }
 
     fn print(&self, load: &str) {
-        figure(&format!("partitions: {load}, ack p50"), self.p50, "µs");
-        figure(&format!("partitions: {load}, ack p99"), self.p99, "µs");
-        figure(&format!("partitions: {load}, generator late p99"), self.late_p99, "µs");
-        figure(&format!("partitions: {load}, broker CPU"), self.broker_cpu_per_record, "µs/record");
+        figure(&format!("{load}, ack p50"), self.p50, "µs");
+        figure(&format!("{load}, ack p99"), self.p99, "µs");
+        figure(&format!("{load}, generator late p99"), self.late_p99, "µs");
+        figure(&format!("{load}, broker CPU"), self.broker_cpu_per_record, "µs/record");
     }
 }
 
