@@ -1,7 +1,7 @@
 //! Aqueduct with its defaults: `aqueduct serve`, one client, topics with durability `fsync`.
 //!
-//! The client batches by itself: batches fill while earlier ones are on their way, so nothing is tuned here. Handing
-//! over 512 records a call was as fast as 256 or 2048.
+//! The client batches by itself: batches fill while earlier ones are on their way, so nothing is tuned here. A call
+//! hands over 512 records.
 
 use std::sync::Arc;
 

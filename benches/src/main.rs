@@ -1,9 +1,10 @@
-//! Load programs that drive whole broker processes: starting with much log, memory under a slow disk. What one load
-//! reaches of the machine, `aqueduct bench` measures.
+//! Load programs that drive whole broker processes: starting with much log, memory under a slow disk, many partitions. What
+//! one load reaches of the machine, `aqueduct bench` measures.
 //!
 //! `cargo build --release && cargo run --release -p aqueduct-benches -- all`
 
 mod memory;
+mod partitions;
 mod process;
 mod report;
 mod start;
@@ -12,21 +13,29 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::partitions::Plan;
+
 /// Measures Aqueduct.
 #[derive(Debug, Parser)]
 struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// How long the load runs, in seconds, for `memory`.
+    /// How long the load runs, in seconds, for `memory` and `partitions`.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Log to start with, in MiB, for `start`.
     #[arg(long, default_value_t = 10 * 1024)]
     log_mib: u64,
-    /// Partitions, for `start`.
+    /// Partitions, for `start`, and those that a load is spread over, for `partitions`.
     #[arg(long, default_value_t = 1000)]
     partitions: u32,
+    /// Partitions without a load, for `partitions`.
+    #[arg(long, default_value_t = 10_000)]
+    idle_partitions: u32,
+    /// How often loads on one partition and on many take turns, for `partitions`.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// Publishers, for `memory`.
     #[arg(long, default_value_t = 100)]
     publishers: usize,
@@ -41,6 +50,8 @@ enum What {
     Start,
     /// Memory of an idle broker, and of one with a slow disk and many publishers.
     Memory,
+    /// A load spread over many partitions, and many that are idle.
+    Partitions,
     /// All of them.
     All,
 }
@@ -49,7 +60,7 @@ enum What {
 async fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.smoke {
-        args = Args { seconds: 1, log_mib: 8, partitions: 8, publishers: 4, ..args };
+        args = Args { seconds: 1, log_mib: 8, partitions: 8, idle_partitions: 16, rounds: 1, publishers: 4, ..args };
     }
     let load = Duration::from_secs(args.seconds);
     let wants = |what| args.what == what || args.what == What::All;
@@ -58,6 +69,10 @@ async fn main() -> anyhow::Result<()> {
     }
     if wants(What::Memory) {
         memory::measure(args.publishers, load).await?;
+    }
+    if wants(What::Partitions) {
+        let plan = Plan { spread: args.partitions, idle: args.idle_partitions, rounds: args.rounds.max(1), load };
+        partitions::measure(plan).await?;
     }
     Ok(())
 }
