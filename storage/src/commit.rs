@@ -1,7 +1,8 @@
 //! Making a written group durable, apart from writing it.
 //!
 //! The writer of a log produces [`Written`]; a [`Committer`] turns it into [`Synced`], on whatever thread and together
-//! with whatever else it likes; only then does the log publish it. A journal shared by many logs is another committer.
+//! with whatever else it likes; only then does the log publish it. A journal shared by many logs would be another
+//! committer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
