@@ -68,7 +68,7 @@ impl From<Stored> for Appended {
     }
 }
 
-/// A batch on its way to the owner.
+/// A batch on its way to the owner. Boxed there: an empty mailbox reserves 32 places, and thousands of partitions are normal.
 struct Request {
     batch: Batch,
     permit: Permit,
@@ -113,7 +113,7 @@ pub(crate) struct Partition {
 
 enum OwnerHandle {
     NotStarted,
-    Running { mailbox: mpsc::Sender<Request>, task: JoinHandle<()> },
+    Running { mailbox: mpsc::Sender<Box<Request>>, task: JoinHandle<()> },
     Closed,
 }
 
@@ -174,7 +174,7 @@ impl Partition {
     pub(crate) async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
         let mailbox = self.mailbox()?;
         let (reply, answer) = oneshot::channel();
-        let request = Request { batch, permit, reply };
+        let request = Box::new(Request { batch, permit, reply });
         mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;
         Ok(answer)
     }
@@ -195,7 +195,7 @@ impl Partition {
         }
     }
 
-    fn mailbox(&self) -> Result<mpsc::Sender<Request>, PublishError> {
+    fn mailbox(&self) -> Result<mpsc::Sender<Box<Request>>, PublishError> {
         let log = self.log()?;
         let mut owner = self.owner.lock();
         match &*owner {

@@ -71,10 +71,10 @@ struct Owner {
 }
 
 /// Runs until the mailbox is closed and everything in it is answered.
-pub(super) async fn run(shared: Arc<Shared>, log: Arc<dyn PartitionLog>, mut mailbox: mpsc::Receiver<Request>) {
+pub(super) async fn run(shared: Arc<Shared>, log: Arc<dyn PartitionLog>, mut mailbox: mpsc::Receiver<Box<Request>>) {
     let Some(sequencer) = start(&shared, &*log, &mut mailbox).await else { return };
     let mut owner = Owner { shared, log, sequencer, in_flight: FuturesOrdered::new(), bytes_since_checkpoint: 0 };
-    let mut requests = Vec::with_capacity(ADMIT_MAX);
+    let mut requests = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -97,12 +97,14 @@ pub(super) async fn run(shared: Arc<Shared>, log: Arc<dyn PartitionLog>, mut mai
 
 impl Owner {
     /// Sequences requests and sends them to the engine.
-    fn admit(&mut self, requests: &mut Vec<Request>) {
+    #[expect(clippy::vec_box, reason = "as they come out of the mailbox, where a place must be small")]
+    fn admit(&mut self, requests: &mut Vec<Box<Request>>) {
         let now_us = clock::now_us();
         let mut waiters = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
         let mut bytes = 0;
-        for Request { batch, permit, reply } in requests.drain(..) {
+        for request in requests.drain(..) {
+            let Request { batch, permit, reply } = *request;
             let request = Answer { reply, _permit: permit };
             match self.shared.check_fence(&batch).and_then(|()| self.sequencer.admit(batch, now_us)) {
                 Ok(Admission::Append(batch)) => {
@@ -136,7 +138,7 @@ impl Owner {
     }
 
     /// Answers a group; on trouble also everything behind it in the pipeline.
-    async fn settle(&mut self, group: Group, mailbox: &mut mpsc::Receiver<Request>) {
+    async fn settle(&mut self, group: Group, mailbox: &mut mpsc::Receiver<Box<Request>>) {
         let trouble = match &group.outcome {
             Ok(()) => {
                 self.bytes_since_checkpoint += group.bytes;
@@ -179,7 +181,7 @@ impl Owner {
     }
 
     /// Takes a new lease, with backoff; refuses what arrives meanwhile. Nothing of it was written.
-    async fn reacquire(&mut self, mailbox: &mut mpsc::Receiver<Request>) {
+    async fn reacquire(&mut self, mailbox: &mut mpsc::Receiver<Box<Request>>) {
         let mut backoff = REACQUIRE_BACKOFF_MIN;
         loop {
             if !refuse_for(&self.shared, mailbox, backoff).await {
@@ -249,7 +251,11 @@ fn outcome_of(error: &AppendError, unavailable: &PublishError) -> PublishError {
 }
 
 /// Acquires the partition for the first time. `None` if the mailbox was closed before that succeeded.
-async fn start(shared: &Shared, log: &dyn PartitionLog, mailbox: &mut mpsc::Receiver<Request>) -> Option<Sequencer> {
+async fn start(
+    shared: &Shared,
+    log: &dyn PartitionLog,
+    mailbox: &mut mpsc::Receiver<Box<Request>>,
+) -> Option<Sequencer> {
     let mut backoff = REACQUIRE_BACKOFF_MIN;
     loop {
         match take_over(log).await {
@@ -276,7 +282,7 @@ async fn take_over(log: &dyn PartitionLog) -> Result<Sequencer, EngineError> {
 }
 
 /// Refuses requests for as long as `pause`. `false` once the mailbox is closed.
-async fn refuse_for(shared: &Shared, mailbox: &mut mpsc::Receiver<Request>, pause: Duration) -> bool {
+async fn refuse_for(shared: &Shared, mailbox: &mut mpsc::Receiver<Box<Request>>, pause: Duration) -> bool {
     let deadline = tokio::time::sleep(pause);
     tokio::pin!(deadline);
     loop {

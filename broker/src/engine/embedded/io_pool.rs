@@ -69,7 +69,9 @@ impl IoPool {
 impl Drop for IoPool {
     fn drop(&mut self) {
         self.shared.queue.lock().stopping = true;
-        self.shared.wake.iter().for_each(|wake| drop(wake.notify_one()));
+        for wake in &self.shared.wake {
+            wake.notify_one();
+        }
         for thread in self.threads.drain(..) {
             // A worker survives panics of its turns, so there is nothing to learn from the result.
             let _ = thread.join();
