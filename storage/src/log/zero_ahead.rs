@@ -3,7 +3,7 @@
 //! A sync into blocks that exist and hold something costs about half of one that makes the file grow, because the file's
 //! metadata stays as it is. So a small group that reaches the end of what is zeroed writes zeros behind itself, in its own
 //! turn and with its own sync: no second sync, no thread, nothing while the log is idle. A file is zeroed ahead by no more
-//! than it already holds, which bounds what thousands of small logs take of the disk. Large groups gain nothing: the file
+//! than it already holds, rounded up to a block, which bounds what thousands of small logs take of the disk. Large groups gain nothing: the file
 //! simply grows.
 
 use std::io::IoSlice;
@@ -17,8 +17,8 @@ use crate::options::LogOptions;
 /// the zeros cost more than they give.
 const GROUP_BYTES_MAX: u64 = 64 << 10;
 
-/// Smaller pieces are not worth their write, unless the options want them so.
-const PIECE_BYTES_MIN: u64 = 16 << 10;
+/// What the file system gives to a file at a time: zeros up to there take nothing of the disk.
+const BLOCK_BYTES: u64 = 4 << 10;
 
 /// A piece lasts for this many groups like the one that it is written behind: so few acknowledgements wait for zeros that
 /// the 99th percentile does not show them, and these wait for no more zeros than that takes.
@@ -34,8 +34,9 @@ fn piece_bytes(position: u64, zeroed_to: u64, group_bytes: u64, options: &LogOpt
         return 0;
     }
     let bytes_max = options.zero_ahead_bytes.min((PIECE_GROUPS * group_bytes).max(PIECE_BYTES_USUAL));
-    let piece = position.min(bytes_max).min(options.segment_bytes.saturating_sub(position));
-    if piece < PIECE_BYTES_MIN.min(bytes_max) { 0 } else { piece }
+    let end = position + position.min(bytes_max);
+    let end = if bytes_max < BLOCK_BYTES { end } else { end.next_multiple_of(BLOCK_BYTES) };
+    end.min(options.segment_bytes).saturating_sub(position)
 }
 
 impl ActiveSegment {
@@ -71,11 +72,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_zeroed_by_as_much_as_it_holds_between_the_bounds() {
-        assert_eq!(piece(10_000, 0, 200), 0, "hardly anything there");
-        assert_eq!(piece(20_000, 0, 200), 20_000);
+    fn a_file_is_zeroed_by_as_much_as_it_holds_up_to_the_end_of_a_block_and_a_bound() {
+        assert_eq!(piece(264, 0, 200), 4096 - 264);
+        assert_eq!(piece(5_000, 0, 200), 12_288 - 5_000);
         assert_eq!(piece(100 << 20, 0, 200), 64 << 10);
-        assert_eq!(piece(100 << 20, 0, 1_000), 256_000);
+        assert_eq!(piece(100 << 20, 0, 1_000), 258_048, "256 groups and up to the end of a block");
         assert_eq!(piece(100 << 20, 0, 30_000), 1 << 20);
     }
 
@@ -83,8 +84,7 @@ mod tests {
     fn nothing_is_zeroed_before_the_last_piece_is_used_up_or_for_large_groups_or_beyond_the_segment() {
         assert_eq!(piece(20_000, 20_000, 200), 0);
         assert_eq!(piece(1 << 20, 0, GROUP_BYTES_MAX + 1), 0);
-        assert_eq!(piece((256 << 20) - 20_000, 0, 200), 20_000);
-        assert_eq!(piece((256 << 20) - 2_000, 0, 200), 0);
+        assert_eq!(piece((256 << 20) - 2_000, 0, 200), 2_000);
         assert_eq!(piece((256 << 20) + 2_000, 0, 200), 0);
     }
 }
