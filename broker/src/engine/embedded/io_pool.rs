@@ -21,7 +21,6 @@ pub(super) trait Turn: Send {
 /// The threads. Dropping it finishes what is queued and joins them.
 pub(super) struct IoPool {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 /// Where turns are queued.
@@ -39,26 +38,24 @@ struct Queue {
     /// Threads with nothing to do. The last to rest is the first to work: its stack and its core are still warm, which is
     /// worth some 10 µs of 210 to a lone publish.
     idle: Vec<usize>,
+    /// Those that were needed so far: a broker with little to do has few of them.
+    threads: Vec<JoinHandle<()>>,
+    threads_max: usize,
     stopping: bool,
 }
 
 impl IoPool {
-    /// Starts `threads` threads.
+    /// Starts one thread, and up to `threads_max` when they are needed.
     ///
     /// # Errors
-    /// If the system refuses a thread.
-    pub(super) fn start(threads: usize) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { turns: VecDeque::new(), idle: Vec::new(), stopping: false }),
-            wake: (0..threads).map(|_| Condvar::new()).collect(),
-        });
-        let threads = (0..threads)
-            .map(|i| {
-                let shared = Arc::clone(&shared);
-                thread::Builder::new().name(format!("aqueduct-io-{i}")).spawn(move || shared.work(i))
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { shared, threads })
+    /// If the system refuses the first thread.
+    pub(super) fn start(threads_max: usize) -> io::Result<Self> {
+        let queue =
+            Queue { turns: VecDeque::new(), idle: Vec::new(), threads: Vec::new(), threads_max, stopping: false };
+        let wake = (0..threads_max).map(|_| Condvar::new()).collect();
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake });
+        shared.start_thread(&mut shared.queue.lock())?;
+        Ok(Self { shared })
     }
 
     pub(super) fn queue(&self) -> IoQueue {
@@ -68,11 +65,15 @@ impl IoPool {
 
 impl Drop for IoPool {
     fn drop(&mut self) {
-        self.shared.queue.lock().stopping = true;
+        let threads = {
+            let mut queue = self.shared.queue.lock();
+            queue.stopping = true;
+            std::mem::take(&mut queue.threads)
+        };
         for wake in &self.shared.wake {
             wake.notify_one();
         }
-        for thread in self.threads.drain(..) {
+        for thread in threads {
             // A worker survives panics of its turns, so there is nothing to learn from the result.
             let _ = thread.join();
         }
@@ -87,7 +88,7 @@ impl IoQueue {
 
 impl Shared {
     /// Queues a turn. Once the pool stops, a new one is dropped: nobody would come to run it.
-    fn push(&self, turn: Box<dyn Turn>) {
+    fn push(self: &Arc<Self>, turn: Box<dyn Turn>) {
         let queue = self.queue.lock();
         if queue.stopping {
             drop(queue);
@@ -98,20 +99,36 @@ impl Shared {
     }
 
     /// Queues a turn that has more to do, behind the others.
-    fn push_back(&self, turn: Box<dyn Turn>) {
+    fn push_back(self: &Arc<Self>, turn: Box<dyn Turn>) {
         self.add(self.queue.lock(), turn);
     }
 
-    fn add(&self, mut queue: MutexGuard<'_, Queue>, turn: Box<dyn Turn>) {
+    fn add(self: &Arc<Self>, mut queue: MutexGuard<'_, Queue>, turn: Box<dyn Turn>) {
         queue.turns.push_back(turn);
         let woken = queue.idle.pop();
+        if woken.is_none()
+            && queue.threads.len() < queue.threads_max
+            && !queue.stopping
+            && let Err(error) = self.start_thread(&mut queue)
+        {
+            // One more would only be faster: those that there are do the work.
+            queue.threads_max = queue.threads.len();
+            tracing::warn!(threads = queue.threads_max, "no more threads that write can be started: {error}");
+        }
         drop(queue);
         if let Some(thread) = woken {
             self.wake[thread].notify_one();
         }
     }
 
-    fn work(&self, thread: usize) {
+    fn start_thread(self: &Arc<Self>, queue: &mut Queue) -> io::Result<()> {
+        let (shared, number) = (Arc::clone(self), queue.threads.len());
+        let thread = thread::Builder::new().name(format!("aqueduct-io-{number}"));
+        queue.threads.push(thread.spawn(move || shared.work(number))?);
+        Ok(())
+    }
+
+    fn work(self: &Arc<Self>, thread: usize) {
         while let Some(turn) = self.next(thread) {
             let mut turn = Some(turn);
             while let Some(current) = turn.take() {
@@ -145,5 +162,55 @@ impl Shared {
             // Woken by the end of the pool, or by nothing, it is still among them.
             queue.idle.retain(|idle| *idle != thread);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, mpsc};
+
+    use super::*;
+
+    /// Waits for the others, and says so.
+    struct Meets(Arc<Barrier>, mpsc::Sender<()>);
+
+    impl Turn for Meets {
+        fn run(self: Box<Self>) -> Option<Box<dyn Turn>> {
+            self.0.wait();
+            self.1.send(()).expect("the test listens");
+            None
+        }
+    }
+
+    fn meet(pool: &IoPool, turns: usize) {
+        let (barrier, (said, heard)) = (Arc::new(Barrier::new(turns)), mpsc::channel());
+        for _ in 0..turns {
+            pool.queue().push(Box::new(Meets(Arc::clone(&barrier), said.clone())));
+        }
+        drop(said);
+        assert_eq!(heard.iter().count(), turns);
+    }
+
+    #[test]
+    fn threads_are_started_for_turns_that_run_at_once_and_serve_the_next_ones() {
+        let pool = IoPool::start(4).expect("threads");
+        assert_eq!(pool.shared.queue.lock().threads.len(), 1);
+        meet(&pool, 4);
+        assert_eq!(pool.shared.queue.lock().threads.len(), 4);
+        for _ in 0..100 {
+            meet(&pool, 4);
+        }
+        assert_eq!(pool.shared.queue.lock().threads.len(), 4, "no more than that");
+    }
+
+    #[test]
+    fn what_is_queued_when_the_pool_ends_is_done() {
+        let pool = IoPool::start(2).expect("threads");
+        let (said, heard) = mpsc::channel();
+        for _ in 0..100 {
+            pool.queue().push(Box::new(Meets(Arc::new(Barrier::new(1)), said.clone())));
+        }
+        drop((pool, said));
+        assert_eq!(heard.iter().count(), 100);
     }
 }
