@@ -27,7 +27,7 @@ pub(crate) struct ActiveSegment {
     pub(crate) position: u64,
     /// Everything before is durable.
     pub(crate) synced_position: u64,
-    /// Between `position` and here the file holds zeros; not beyond `position` if it holds none.
+    /// Between `position` and here the file holds zeros, or ends; not beyond `position` if nothing was zeroed ahead.
     pub(crate) zeroed_to: u64,
     pub(crate) length: Length,
     pub(crate) entry: FileEntry,

@@ -3,8 +3,8 @@
 //! A sync into blocks that exist and hold something costs about half of one that makes the file grow, because the file's
 //! metadata stays as it is. So a small group that reaches the end of what is zeroed writes zeros behind itself, in its own
 //! turn and with its own sync: no second sync, no thread, nothing while the log is idle. A file is zeroed ahead by no more
-//! than it already holds, rounded up to a block, which bounds what thousands of small logs take of the disk. Large groups gain nothing: the file
-//! simply grows.
+//! than it already holds, rounded up to a block, which bounds what thousands of small logs take of the disk. Large groups
+//! gain nothing: the file simply grows.
 
 use std::io::IoSlice;
 
@@ -53,13 +53,13 @@ impl ActiveSegment {
         let lengths = (0..piece.div_ceil(whole)).map(|i| whole.min(piece - i * whole));
         let mut slices: Vec<_> =
             lengths.map(|bytes| IoSlice::new(&ZEROS[..usize::try_from(bytes).unwrap_or(ZEROS.len())])).collect();
+        // A full disk may have taken some of them; they count as written, so that they are cut, and not tried again and again.
+        self.zeroed_to = self.position + piece;
         match self.file.write_at(self.position, &mut slices) {
-            Ok(()) => self.zeroed_to = self.position + piece,
-            // Whatever was written of them are zeros beyond the last batch, which are nothing.
-            Err(error) if is_disk_full(&error) => {}
-            Err(error) => return Err(StorageError::io("write", &self.segment.path, error)),
+            Ok(()) => Ok(()),
+            Err(error) if is_disk_full(&error) => Ok(()),
+            Err(error) => Err(StorageError::io("write", &self.segment.path, error)),
         }
-        Ok(())
     }
 }
 
