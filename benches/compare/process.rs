@@ -11,9 +11,6 @@ use std::{
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
-/// Ticks of the kernel's clock for CPU time: 100 a second on every Linux there is.
-const TICKS_PER_SECOND: f64 = 100.0;
-
 const READY_WITHIN: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -70,14 +67,4 @@ impl Drop for ServerProcess {
 /// A port that was free a moment ago.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// CPU time of all threads of a process, user and system.
-pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field, the name, may contain anything; what follows its closing parenthesis does not.
-    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
-    let mut times = fields.split_whitespace().skip(11).map(str::parse::<f64>);
-    let (user, system) = times.next().zip(times.next()).context("no times in stat")?;
-    Ok(Duration::from_secs_f64((user? + system?) / TICKS_PER_SECOND))
 }

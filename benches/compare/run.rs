@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aqueduct_tests::resident_anonymous_bytes;
+use aqueduct_tests::{cpu_time, resident_anonymous_bytes};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     contestants::{Contestant, Programs, Server},
-    process::cpu_time,
     workload::{self, Sample, Workload},
 };
 

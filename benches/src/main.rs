@@ -5,7 +5,6 @@
 
 mod memory;
 mod partitions;
-mod process;
 mod report;
 mod start;
 

@@ -9,11 +9,11 @@ use std::{
 };
 
 use aqueduct_client::{Client, Record};
-use aqueduct_tests::BrokerProcess;
+use aqueduct_tests::{BrokerProcess, resident_anonymous_bytes};
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::{process::anonymous_bytes, report::figure};
+use crate::report::figure;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -23,7 +23,7 @@ const SYNC_DELAY: Duration = Duration::from_secs(16);
 pub(crate) async fn measure(publishers: usize, load: Duration) -> anyhow::Result<()> {
     let broker = BrokerProcess::start();
     broker.client().await.info().await?;
-    let idle = anonymous_bytes(broker.pid())?;
+    let idle = resident_anonymous_bytes(broker.pid());
     figure("memory: idle broker, anonymous", idle as f64 / MIB, "MiB");
 
     let client = broker.client().await;
@@ -37,7 +37,6 @@ pub(crate) async fn measure(publishers: usize, load: Duration) -> anyhow::Result
     let publishing = join_all((0..publishers).map(|_| publish(&url, deadline)));
     let watching = watch(&broker, deadline);
     let (_, peak) = tokio::join!(tokio::time::timeout(load, publishing), watching);
-    let peak = peak?;
     figure("memory: held publishers, anonymous, peak", peak as f64 / MIB, "MiB");
     figure("memory: above idle", (peak.saturating_sub(idle)) as f64 / MIB, "MiB");
     drop(tracer);
@@ -55,13 +54,13 @@ async fn publish(url: &str, deadline: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(broker: &BrokerProcess, deadline: Instant) -> anyhow::Result<u64> {
+async fn watch(broker: &BrokerProcess, deadline: Instant) -> u64 {
     let mut peak = 0;
     while Instant::now() < deadline {
-        peak = peak.max(anonymous_bytes(broker.pid())?);
+        peak = peak.max(resident_anonymous_bytes(broker.pid()));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(peak)
+    peak
 }
 
 /// Ends the tracer when it is dropped.

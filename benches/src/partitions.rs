@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use aqueduct_client::{Producer, Record, partition_for_key};
-use aqueduct_tests::BrokerProcess;
+use aqueduct_tests::{BrokerProcess, cpu_time, resident_anonymous_bytes};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::{
@@ -20,10 +20,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 
-use crate::{
-    process::{anonymous_bytes, cpu_time},
-    report::figure,
-};
+use crate::report::figure;
 
 const MIB: f64 = 1024.0 * 1024.0;
 const VALUE_BYTES: usize = 100;
@@ -70,7 +67,7 @@ async fn idle(plan: Plan) -> anyhow::Result<Outcome> {
     let broker = BrokerProcess::start();
     broker.client().await.topics().create("idle").partitions(plan.idle).build().await?;
     publish_to_each(&broker, plan.idle).await?;
-    figure("idle partitions: anonymous", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
+    figure("idle partitions: anonymous", resident_anonymous_bytes(broker.pid()) as f64 / MIB, "MiB");
 
     // Elsewhere, so that clients can say goodbye.
     let (status, stopped) = spawn_blocking(move || broker.terminate()).await?;
@@ -85,7 +82,7 @@ async fn idle(plan: Plan) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let broker = stopped.restart();
     figure("idle partitions: start after kill -9", start.elapsed().as_secs_f64() * 1e3, "ms");
-    figure("idle partitions: anonymous, after that", anonymous_bytes(broker.pid())? as f64 / MIB, "MiB");
+    figure("idle partitions: anonymous, after that", resident_anonymous_bytes(broker.pid()) as f64 / MIB, "MiB");
     run(&broker, 1, plan.load).await
 }
 

@@ -3,20 +3,20 @@
 mod broker_process;
 mod cli;
 mod fault;
-mod memory;
 pub mod raw;
 mod reading;
 mod refusal;
 pub mod segments;
+mod usage;
 mod wait;
 
 pub use crate::{
     broker_process::{BrokerProcess, Launch},
     cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
     fault::Fault,
-    memory::resident_anonymous_bytes,
     raw::Raw,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
+    usage::{cpu_time, resident_anonymous_bytes},
     wait::{eventually, within},
 };

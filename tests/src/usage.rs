@@ -1,0 +1,29 @@
+//! What a process costs.
+
+use std::{fs, io, time::Duration};
+
+/// Ticks of the kernel's clock for CPU time: 100 a second on every Linux there is.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Anonymous resident memory: without mapped files and the page cache.
+///
+/// # Panics
+/// If the process is gone.
+pub fn resident_anonymous_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux tells it");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+}
+
+/// CPU time of all threads of a process, user and system.
+///
+/// # Errors
+/// If the process is gone.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field, the name, may contain anything; what follows its closing parenthesis does not.
+    let (_, fields) = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?;
+    let mut times = fields.split_whitespace().skip(11).map_while(|ticks| ticks.parse::<f64>().ok());
+    let (user, system) = times.next().zip(times.next()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
+}
