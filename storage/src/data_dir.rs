@@ -11,10 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::StorageError;
 use crate::disk::{Disk, DiskLock, EntryKind, LockError};
+use crate::sync::Mutex;
 pub use topic_meta::TopicMeta;
 
 const LOCK: &str = "LOCK";

@@ -18,9 +18,8 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, LockError, write_fully};
+use crate::sync::Mutex;
 use tree::{Node, NodeId, Tree, not_found};
 
 /// Bytes that reach the disk together or not at all; or, now and then, torn in two.
