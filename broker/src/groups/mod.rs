@@ -284,5 +284,7 @@ fn check_name(group: &str) -> Result<(), GroupError> {
     names::check(group).map_err(|source| GroupError::Name { name: group.chars().take(260).collect(), source })
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+mod models;
 #[cfg(test)]
 mod tests;
