@@ -5,7 +5,7 @@ mod support;
 use std::path::PathBuf;
 
 use aqueduct_storage::sim::SimDisk;
-use aqueduct_storage::{Batch, LastStop, Offset, OpenError, PartitionLog, ReadError, payload_crc};
+use aqueduct_storage::{Batch, LastStop, LogId, Offset, OpenError, PartitionLog, ReadError, payload_crc};
 use support::{ID, append, assert_same, log_dir, open, plain, read_all, read_from, small_options};
 
 fn segment(base: Offset) -> PathBuf {
@@ -178,6 +178,33 @@ fn a_torn_tail_is_kept_up_to_its_first_damage_whatever_follows() {
                 assert_same(&read_all(&log.reader()), &expected, &context);
             }
         }
+    }
+}
+
+#[test]
+fn stale_bytes_of_another_log_or_of_an_earlier_epoch_are_not_taken_for_a_tail() {
+    let sizes = [100, 200, 300];
+    let (_, _, old) = written(&sizes);
+    let (from, to) = (position(&old, 2), position(&old, 3));
+    let place = usize::try_from(from).expect("small")..usize::try_from(to).expect("small");
+
+    let foreign = SimDisk::new();
+    let mut log = PartitionLog::create(foreign.shared(), &log_dir(), LogId([7; 16]), small_options()).expect("create");
+    sizes.iter().for_each(|bytes| drop(append(&mut log, &[*bytes]).expect("append")));
+    let earlier = written(&sizes).0;
+
+    for (what, stale) in [("another log", foreign), ("an earlier epoch", earlier)] {
+        let (disk, mut log, mut batches) = written(&sizes[..1]);
+        log.raise_epoch().expect("raise");
+        batches.extend(append(&mut log, &sizes[1..2]).expect("append"));
+        drop(log);
+        let mut content = disk.contents(&segment(0)).expect("segment");
+        content.resize(place.end, 0);
+        content[place.clone()].copy_from_slice(&stale.contents(&segment(0)).expect("stale")[place.clone()]);
+        disk.overwrite(&segment(0), &content).expect("overwrite");
+        let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
+        assert!(report.damage.is_empty(), "{what}: {report:?}");
+        assert_same(&read_all(&log.reader()), &batches, what);
     }
 }
 
