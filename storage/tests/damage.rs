@@ -190,6 +190,7 @@ fn stale_bytes_of_another_log_or_of_an_earlier_epoch_are_not_taken_for_a_tail() 
 
     let foreign = SimDisk::new();
     let mut log = PartitionLog::create(foreign.shared(), &log_dir(), LogId([7; 16]), small_options()).expect("create");
+    log.raise_epoch().expect("raise");
     sizes.iter().for_each(|bytes| drop(append(&mut log, &[*bytes]).expect("append")));
     let earlier = written(&sizes).0;
 

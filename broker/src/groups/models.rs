@@ -58,6 +58,8 @@ struct Member {
     stage: Arc<Stage>,
     membership: Membership,
     held: BTreeMap<u32, Tenure>,
+    /// What it has given up, and goes on committing, which nobody should.
+    past: BTreeMap<u32, Tenure>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +81,7 @@ impl Member {
             heartbeat: HEARTBEAT_DEFAULT,
         };
         let membership = stage.groups.join(&request, &stage.topic).await.expect("it joins");
-        Self { stage, membership, held: BTreeMap::new() }
+        Self { stage, membership, held: BTreeMap::new(), past: BTreeMap::new() }
     }
 
     /// Begins with what it was granted meanwhile.
@@ -102,44 +104,53 @@ impl Member {
         }
     }
 
-    /// Commits one more record of each partition in `held`, and gives up those for which `gives_up` says so.
+    /// Commits one more record of each partition that it has or once had, and gives up those of its own for which
+    /// `gives_up` says so.
     async fn settle(&mut self, gives_up: impl Fn(&Tenure) -> bool) {
-        let mut advanced = Vec::new();
-        let mut given_up = Vec::new();
-        for (&partition, tenure) in &mut self.held {
-            tenure.next += 1;
-            let at = PartitionGeneration { partition, generation: tenure.generation };
-            advanced.push(PartitionProgress { at, progress: Progress::at(tenure.next) });
-            if gives_up(tenure) {
-                self.stage.told.lock().holders.remove(&partition);
-                given_up.push(at);
-            }
-        }
+        self.held.values_mut().chain(self.past.values_mut()).for_each(|tenure| tenure.next += 1);
+        let is_past = |(partition, _): &(&u32, &Tenure)| !self.held.contains_key(partition);
+        let claims: BTreeMap<u32, Tenure> =
+            self.held.iter().chain(self.past.iter().filter(is_past)).map(|(partition, of)| (*partition, *of)).collect();
+        let given_up: Vec<u32> =
+            self.held.iter().filter(|(_, of)| gives_up(of)).map(|(partition, _)| *partition).collect();
         let superseded: Vec<u32> = {
-            let told = self.stage.told.lock();
-            let is_past = |partition: &u32, of: &Tenure| told.generations[partition] > of.generation;
-            self.held.iter().filter(|(partition, of)| is_past(partition, of)).map(|(partition, _)| *partition).collect()
+            let mut told = self.stage.told.lock();
+            told.holders.retain(|partition, _| !given_up.contains(partition));
+            claims
+                .iter()
+                .filter(|(partition, of)| told.generations[partition] > of.generation)
+                .map(|(p, _)| *p)
+                .collect()
         };
-        let is_over = |partition: &u32| given_up.iter().any(|at| at.partition == *partition);
-        let kept: Vec<u32> = self.held.keys().copied().filter(|partition| !is_over(partition)).collect();
-        let settlement = Settlement { member: self.membership.id, advanced, given_up: given_up.clone() };
+        let at = |partition: u32| PartitionGeneration { partition, generation: claims[&partition].generation };
+        let advance = |(&partition, of): (&u32, &Tenure)| PartitionProgress {
+            at: at(partition),
+            progress: Progress::at(of.next),
+        };
+        let settlement = Settlement {
+            member: self.membership.id,
+            advanced: claims.iter().map(advance).collect(),
+            given_up: given_up.iter().map(|partition| at(*partition)).collect(),
+        };
         let stale = self.stage.groups.handle.settle(settlement).await.expect("the journal works");
         for partition in superseded {
             assert!(stale.contains(&partition), "a commit of an earlier generation of {partition} was taken");
         }
         let mut told = self.stage.told.lock();
-        for (&partition, tenure) in self.held.iter().filter(|(partition, _)| !stale.contains(partition)) {
+        for (&partition, of) in claims.iter().filter(|(partition, _)| !stale.contains(partition)) {
             let committed = told.committed.entry(partition).or_default();
-            *committed = tenure.next.max(*committed);
+            *committed = of.next.max(*committed);
         }
-        for partition in kept.iter().filter(|partition| told.holders.get(partition) == Some(&self.membership.id)) {
+        for (partition, _) in self.held.iter().filter(|(p, _)| told.holders.get(p) == Some(&self.membership.id)) {
             assert!(!stale.contains(partition), "the commit of the owner of {partition} was refused");
         }
-        self.held.retain(|partition, _| kept.contains(partition));
+        for partition in given_up {
+            self.past.extend(self.held.remove_entry(&partition));
+        }
     }
 
     async fn live(mut self, goodbye: Goodbye) {
-        for _ in 0..2 {
+        for _ in 0..3 {
             self.look();
             yield_now().await;
             self.settle(|tenure| tenure.standing == Standing::Leaving).await;

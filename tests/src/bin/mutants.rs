@@ -71,7 +71,12 @@ fn run(wanted: &BTreeSet<String>) -> Result<(), String> {
             }
         }
     }
-    println!("{:6.1} s  in all, {} of {} caught", started.elapsed().as_secs_f64(), mutants.len() - escaped.len(), mutants.len());
+    println!(
+        "{:6.1} s  in all, {} of {} caught",
+        started.elapsed().as_secs_f64(),
+        mutants.len() - escaped.len(),
+        mutants.len()
+    );
     if escaped.is_empty() { Ok(()) } else { Err(format!("not caught: {}", escaped.join(", "))) }
 }
 
