@@ -62,6 +62,14 @@ pub(crate) fn next_group(log: &PartitionLog, payload_bytes: &[usize]) -> Vec<Bat
     payload_bytes.iter().map(make).collect()
 }
 
+/// The next batch of `log`, with this payload.
+pub(crate) fn note(log: &PartitionLog, payload: Bytes) -> Batch {
+    let mut noted = next_batch(log, 1, 0);
+    noted.header.payload_crc = payload_crc(&payload);
+    noted.payload = payload;
+    noted
+}
+
 pub(crate) fn append(log: &mut PartitionLog, payload_bytes: &[usize]) -> Result<Vec<Batch>, AppendError> {
     let group = next_group(log, payload_bytes);
     log.append_group(&group).map(|()| group)
