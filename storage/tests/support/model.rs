@@ -177,6 +177,11 @@ impl Model {
         Some(log)
     }
 
+    /// What is certain and was not removed.
+    pub(crate) fn readable(&self) -> &[Batch] {
+        &self.certain[self.certain.partition_point(|batch| batch.header.next_offset() <= self.log_start)..]
+    }
+
     fn appended(&mut self, group: Vec<Batch>, outcome: Result<(), AppendError>) {
         match outcome {
             Ok(()) => {
