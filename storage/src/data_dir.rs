@@ -137,6 +137,8 @@ impl DataDir {
             make_dir(&*disk, &path.join(sub)).map_err(|error| not_writable(path, error))?;
         }
         sync_dir(&*disk, path)?;
+        // A small file that a kill has left renamed only in memory must not be lost once it was read.
+        sync_dir(&*disk, &path.join(SYSTEM))?;
         let topics = load_topics(&*disk, &path.join(TOPICS))?;
         Ok(Self { disk, path: path.to_owned(), topics: Mutex::new(topics), lock: Mutex::new(Some(lock)) })
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{Batch, LastStop, LogId, Offset, OpenError, PartitionLog, ReadError, payload_crc};
-use support::{ID, append, assert_same, log_dir, open, plain, read_all, read_from, small_options};
+use support::{
+    ID, append, assert_same, log_dir, lying_index, open, plain, read_all, read_around_damage, read_from, small_options,
+};
 
 fn segment(base: Offset) -> PathBuf {
     log_dir().join(format!("{base:020}.log"))
@@ -27,28 +29,6 @@ fn written(sizes: &[usize]) -> (SimDisk, PartitionLog, Vec<Batch>) {
 /// Byte position of batch `at` in the first segment.
 fn position(batches: &[Batch], at: usize) -> u64 {
     64 + batches[..at].iter().map(Batch::stored_bytes).sum::<u64>()
-}
-
-/// Reads everything, going on behind damage; the offsets that are damaged.
-fn read_around_damage(log: &PartitionLog) -> (Vec<Batch>, Vec<(Offset, Offset)>) {
-    let (mut found, mut damaged) = (Vec::new(), Vec::new());
-    let reader = log.reader();
-    let mut from = log.window().log_start;
-    while from < log.window().high_watermark {
-        match reader.read(from, 500) {
-            Ok(batches) => {
-                from = batches.last().expect("below the high watermark").header.next_offset();
-                found.extend(batches);
-            }
-            Err(ReadError::Corrupt(damage)) => {
-                assert!(damage.to > from, "{damage}");
-                damaged.push((damage.from, damage.to));
-                from = damage.to;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    (found, damaged)
 }
 
 #[test]
@@ -264,17 +244,7 @@ fn an_index_that_is_missing_empty_stale_zeroed_or_wrong_is_built_again() {
 fn an_index_that_is_intact_and_lies_is_not_believed() {
     let (disk, log, batches) = written(&[700, 600, 500, 400, 300, 900, 900, 900]);
     log.close().expect("close");
-    let mut lie = disk.contents(&index(0)).expect("index");
-    // Every entry points to where the next one should.
-    let positions: Vec<[u8; 8]> = lie[64..].chunks_exact(24).map(|entry| entry[8..16].try_into().expect("8")).collect();
-    for (entry, wrong) in lie[64..].chunks_exact_mut(24).zip(positions.iter().skip(1)) {
-        entry[8..16].copy_from_slice(wrong);
-    }
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&ID.0);
-    hasher.update(&lie[..8]);
-    hasher.update(&lie[12..]);
-    lie[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let lie = lying_index(&disk.contents(&index(0)).expect("index"), ID);
     disk.overwrite(&index(0), &lie).expect("overwrite");
     let (log, _) = open(&disk.shared(), &log_dir()).expect("open");
     for batch in &batches {

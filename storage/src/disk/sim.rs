@@ -1,7 +1,9 @@
 //! A disk in memory that loses what a real one may lose.
 //!
 //! - Bytes are durable after a sync of their file. A crash keeps *any* subset of the dirty 512-byte sectors, some of them
-//!   torn, and any of the lengths that a file had since its last sync, independently of each other.
+//!   torn, and any of the lengths that a file had since its last sync, independently of each other. A sector that the
+//!   file has by its length alone shows zeros, or what its block held in another life: what was cut from this file, or
+//!   the bytes of one that was removed.
 //! - Directory entries are durable after a sync of their directory. A crash keeps any subset of the changes since then.
 //! - A sync can fail, and the next one succeeds: either the dirty sectors were dropped and old bytes are read again, or
 //!   they stay readable but never reach the disk ([`SyncLoss`]).
@@ -111,6 +113,7 @@ struct Inner {
     locks: HashMap<PathBuf, String>,
     operations: Vec<Operation>,
     injections: Vec<Injection>,
+    faults_met: Vec<Fault>,
     crash_at: Option<u64>,
     is_off: bool,
     bytes_max: Option<u64>,
@@ -142,6 +145,7 @@ impl SimDisk {
             locks: HashMap::new(),
             operations: Vec::new(),
             injections: Vec::new(),
+            faults_met: Vec::new(),
             crash_at: None,
             is_off: false,
             bytes_max: None,
@@ -187,6 +191,12 @@ impl SimDisk {
     /// Forgets the injections that have not happened.
     pub fn clear_injections(&self) {
         self.inner.lock().injections.clear();
+    }
+
+    /// The injected faults that have happened so far.
+    #[must_use]
+    pub fn faults_met(&self) -> Vec<Fault> {
+        self.inner.lock().faults_met.clone()
     }
 
     /// Limits the bytes in all files together; `None` for no limit.
@@ -287,7 +297,9 @@ impl Inner {
                 None => due = due.or(Some(at)),
             }
         }
-        match due.map(|at| self.injections.remove(at).fault) {
+        let fault = due.map(|at| self.injections.remove(at).fault);
+        self.faults_met.extend(fault);
+        match fault {
             Some(Fault::PowerLoss) => {
                 self.is_off = true;
                 Err(power_is_off())
