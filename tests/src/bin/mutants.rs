@@ -4,8 +4,8 @@
 //! and then, for each patch: applies it, builds, runs the test, expects that very test to fail, and restores the files. It
 //! fails if a patch does not apply, does not compile, or is not noticed.
 //!
-//! A patch begins with a sentence, and `Row:` (of the fault matrix), `Test:` (what builds and runs) and `Caught-by:` (the
-//! test). The copy shares the target directory: its packages lie one folder deeper, which keeps their artifacts apart from
+//! A patch begins with a sentence, a line `Rows:` (of the fault matrix) and lines `Caught-by: cargo test … -- TEST`, each of
+//! which must fail. The copy shares the target directory: its packages lie one folder deeper, which keeps their artifacts apart from
 //! those of the original, and makes those of all dependencies common.
 
 use std::{
@@ -25,8 +25,8 @@ const FOLDER: &str = "tree";
 /// Seconds after which a run counts as hanging.
 const PATIENCE: &str = "180";
 
-/// Enough to notice what these patches break.
-const SEEDS: &str = "4";
+/// Of the campaign: enough to notice what these patches break.
+const SEEDS: &str = "300";
 
 /// One way to break the code.
 struct Mutant {
@@ -34,10 +34,15 @@ struct Mutant {
     patch: PathBuf,
     /// The files it touches.
     files: Vec<PathBuf>,
-    /// What builds the test: arguments of `cargo test`.
-    test: Vec<String>,
-    /// The test that must fail.
-    caught_by: String,
+    catchers: Vec<Catcher>,
+}
+
+/// A test that must fail.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Catcher {
+    /// What builds it: arguments of `cargo test`.
+    build: Vec<String>,
+    test: String,
 }
 
 fn main() -> ExitCode {
@@ -64,33 +69,32 @@ fn run(wanted: &BTreeSet<String>) -> Result<(), String> {
         let caught = mutant.is_caught(&copy);
         let seconds = begun.elapsed().as_secs_f64();
         match caught {
-            Ok(()) => println!("{seconds:6.1} s  {:34} caught by {}", mutant.name, mutant.caught_by),
+            Ok(()) => {
+                let tests: Vec<&str> = mutant.catchers.iter().map(|catcher| catcher.test.as_str()).collect();
+                println!("{seconds:6.1} s  {:34} caught by {}", mutant.name, tests.join(", "));
+            }
             Err(why) => {
                 println!("{seconds:6.1} s  {:34} NOT CAUGHT: {why}", mutant.name);
                 escaped.push(mutant.name.as_str());
             }
         }
     }
-    println!(
-        "{:6.1} s  in all, {} of {} caught",
-        started.elapsed().as_secs_f64(),
-        mutants.len() - escaped.len(),
-        mutants.len()
-    );
+    let (all, seconds) = (mutants.len(), started.elapsed().as_secs_f64());
+    println!("{seconds:6.1} s  in all: {} of {all} caught", all - escaped.len());
     if escaped.is_empty() { Ok(()) } else { Err(format!("not caught: {}", escaped.join(", "))) }
 }
 
 /// The tests must pass where nothing is broken: a test that always fails catches nothing.
 fn control(copy: &Copy, mutants: &[Mutant]) -> Result<(), String> {
-    let mut tests: BTreeMap<&[String], BTreeSet<&str>> = BTreeMap::new();
-    for mutant in mutants {
-        tests.entry(&mutant.test).or_default().insert(&mutant.caught_by);
+    let catchers: BTreeSet<&Catcher> = mutants.iter().flat_map(|mutant| &mutant.catchers).collect();
+    let mut by_build: BTreeMap<&[String], Vec<&str>> = BTreeMap::new();
+    for catcher in catchers {
+        by_build.entry(&catcher.build).or_default().push(&catcher.test);
     }
-    for (test, names) in tests {
-        copy.build(test)?;
-        let names: Vec<&str> = names.into_iter().collect();
-        let outcome = copy.test(test, &names)?;
-        if let Some(missing) = names.iter().find(|name| !outcome.passed.contains(**name)) {
+    for (build, tests) in by_build {
+        copy.build(build)?;
+        let outcome = copy.run(build, &tests)?;
+        if let Some(missing) = tests.iter().find(|test| !outcome.passed.contains(**test)) {
             return Err(format!("{missing} does not pass without a patch:\n{}", outcome.output));
         }
     }
@@ -113,28 +117,37 @@ impl Mutant {
 
     fn read(patch: PathBuf) -> Result<Self, String> {
         let text = fs::read_to_string(&patch).map_err(|error| format!("{}: {error}", patch.display()))?;
-        let field = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            value.ok_or_else(|| format!("{} has no line {name:?}", patch.display()))
-        };
-        let test = field("Test: cargo test ")?.split_whitespace().map(str::to_owned).collect();
-        let caught_by = field("Caught-by:")?.to_owned();
+        let wrong = |what: &str| format!("{} {what}", patch.display());
+        let lines = text.lines().filter_map(|line| line.strip_prefix("Caught-by:"));
+        let catchers =
+            lines.map(|line| Catcher::read(line).ok_or_else(|| wrong("does not say `cargo test … -- TEST`")));
+        let catchers: Vec<Catcher> = catchers.collect::<Result<_, _>>()?;
+        if catchers.is_empty() {
+            return Err(wrong("has no line `Caught-by:`"));
+        }
         let files = text.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(PathBuf::from).collect();
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, files, test, caught_by, patch })
+        Ok(Self { name, files, catchers, patch })
     }
 
     fn is_caught(&self, copy: &Copy) -> Result<(), String> {
-        let outcome = copy.apply(self).and_then(|()| {
-            copy.build(&self.test)?;
-            copy.test(&self.test, &[&self.caught_by])
+        let noticed = copy.apply(self).and_then(|()| {
+            self.catchers.iter().try_for_each(|catcher| {
+                copy.build(&catcher.build)?;
+                let outcome = copy.run(&catcher.build, &[&catcher.test])?;
+                let is_red = outcome.failed.contains(&catcher.test);
+                if is_red { Ok(()) } else { Err(format!("{} does not fail:\n{}", catcher.test, outcome.output)) }
+            })
         });
         copy.restore(self)?;
-        let outcome = outcome?;
-        if outcome.failed.contains(&self.caught_by) {
-            return Ok(());
-        }
-        Err(format!("{} does not fail:\n{}", self.caught_by, outcome.output))
+        noticed
+    }
+}
+
+impl Catcher {
+    fn read(line: &str) -> Option<Self> {
+        let (build, test) = line.trim().strip_prefix("cargo test ")?.split_once(" -- ")?;
+        Some(Self { build: build.split_whitespace().map(str::to_owned).collect(), test: test.trim().to_owned() })
     }
 }
 
@@ -193,17 +206,17 @@ impl Copy {
     }
 
     /// A patch that does not compile is noticed by nobody's test.
-    fn build(&self, test: &[String]) -> Result<(), String> {
-        let output = self.cargo(test).arg("--no-run").output().map_err(|error| format!("cargo: {error}"))?;
+    fn build(&self, build: &[String]) -> Result<(), String> {
+        let output = self.cargo(build).arg("--no-run").output().map_err(|error| format!("cargo: {error}"))?;
         if output.status.success() {
             return Ok(());
         }
         Err(format!("it does not compile:\n{}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    fn test(&self, test: &[String], names: &[&str]) -> Result<Outcome, String> {
-        let mut cargo = self.cargo(test);
-        cargo.arg("--no-fail-fast").args(["--", "--exact"]).args(names).env("AQUEDUCT_SEEDS", SEEDS);
+    fn run(&self, build: &[String], tests: &[&str]) -> Result<Outcome, String> {
+        let mut cargo = self.cargo(build);
+        cargo.args(["--", "--exact"]).args(tests).env("AQUEDUCT_SEEDS", SEEDS);
         let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let stdout = said(&output.stdout);
@@ -215,10 +228,10 @@ impl Copy {
         Ok(Outcome { passed, failed, output: stdout + &said(&output.stderr) })
     }
 
-    fn cargo(&self, test: &[String]) -> Command {
+    fn cargo(&self, build: &[String]) -> Command {
         let mut command = Command::new("timeout");
         command.arg(PATIENCE).arg(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
-        command.arg("test").arg("--locked").arg("--target-dir").arg(&self.target).args(test).current_dir(&self.root);
+        command.arg("test").arg("--locked").arg("--target-dir").arg(&self.target).args(build).current_dir(&self.root);
         command
     }
 }
