@@ -423,22 +423,37 @@ fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, D
 /// Makes `path` and the directories above it that are missing, from the top, each entry durable before the next: so at
 /// most the lowest one that exists may have been left un-synced by a kill, and is synced here.
 fn make_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     match disk.create_dir(path) {
-        Ok(()) => parent.map_or(Ok(()), |parent| disk.sync_dir(parent)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            match parent.map_or(Ok(()), |parent| disk.sync_dir(parent)) {
-                // Made by somebody else, in a place that we may pass through but not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-                synced => synced,
-            }
+        Ok(()) => {
+            sync_entry(disk, parent_of(path))?;
+            disk.sync_dir(parent_of(path))
         }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => sync_entry(disk, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_dirs(disk, parent.ok_or(error)?)?;
+            path.parent().ok_or(error)?;
+            make_dirs(disk, parent_of(path))?;
             disk.create_dir(path)?;
-            parent.map_or(Ok(()), |parent| disk.sync_dir(parent))
+            disk.sync_dir(parent_of(path))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Makes the entry of a directory durable that was there before, unless somebody else made it, in a place that we may
+/// pass through but not read.
+fn sync_entry(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.sync_dir(parent_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+/// The directory that holds the entry of `path`; of a root, itself.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
     }
 }
 

@@ -89,6 +89,23 @@ fn names_that_differ_only_in_case_or_are_long_have_folders_of_their_own() {
 }
 
 #[test]
+fn a_first_start_that_was_killed_anywhere_leaves_no_directory_above_that_a_power_loss_takes() {
+    let whole = SimDisk::new();
+    drop(DataDir::open(whole.shared(), &data()).expect("open"));
+    for crash_at in 0..=whole.operation_count() {
+        let disk = SimDisk::new();
+        disk.crash_at(crash_at);
+        drop(DataDir::open(disk.shared(), &data()));
+        let disk = disk.after_kill();
+        DataDir::open(disk.shared(), &data()).expect("open").create_topic(&topic("orders", 1)).expect("create");
+        for seed in 0..20 {
+            let dir = DataDir::open(disk.after_power_loss(seed).shared(), &data()).expect("open");
+            assert_eq!(dir.topics(), [topic("orders", 1)], "kill at operation {crash_at}, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn a_topic_whose_creation_or_deletion_has_failed_is_never_there_twice() {
     let sync_fails = |disk: &SimDisk, after| {
         let fault = Fault::Error(std::io::ErrorKind::Other);
