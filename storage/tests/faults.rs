@@ -142,6 +142,22 @@ fn a_full_disk_refuses_the_group_whole_and_later_appends_succeed() {
 }
 
 #[test]
+fn a_group_that_a_full_disk_has_refused_does_not_come_back_after_a_power_loss() {
+    // Of the group one batch fits: in a segment that has room, and in a new one.
+    for sizes in [[100, 1500], [100, 4000]] {
+        let disk = SimDisk::new();
+        let mut log = new_log(&disk);
+        let acked = append(&mut log, &[900]).expect("append");
+        disk.set_capacity(Some(disk.used_bytes() + 1000));
+        assert!(matches!(append(&mut log, &sizes), Err(AppendError::Full)), "{sizes:?}");
+        for seed in 0..50 {
+            let (log, _) = open(&disk.after_power_loss(seed).shared(), &log_dir()).expect("open");
+            assert_same(&read_all(&log.reader()), &acked, &format!("{sizes:?}, seed {seed}"));
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_reports_full_at_the_sync_has_failed_the_sync() {
     for loss in LOSSES {
         let disk = SimDisk::new();

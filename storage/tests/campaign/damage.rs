@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aqueduct_storage::{Batch, Disk as _, EntryKind, Offset};
+use aqueduct_storage::{Batch, Disk as _, Durability, EntryKind, Offset};
 use fastrand::Rng;
 
 use crate::known::{LogName, log_id};
@@ -22,7 +22,8 @@ struct Proven {
 
 /// Damages a batch and demands that exactly its offsets are named, that nothing is cut, and that the log goes on.
 pub(crate) fn harm_a_batch(world: &mut World, rng: &mut Rng) {
-    let logs = world.logs_with_batches();
+    let mut logs = world.logs_with_batches();
+    logs.retain(|name| world.known.logs[name].durability == Durability::Fsync);
     if logs.is_empty() {
         return;
     }

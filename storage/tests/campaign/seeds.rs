@@ -1,12 +1,12 @@
 //! Running many seeds on all cores, each for itself on one thread, so that a seed is replayed exactly.
 //!
 //! - `AQUEDUCT_SEEDS=300` runs so many seeds instead of 10,000.
-//! - `AQUEDUCT_SEED=17` runs that one.
+//! - `AQUEDUCT_SEED=17` runs that one, and tells every step.
 //! - `AQUEDUCT_SOAK=1` runs until it is stopped, beginning at a seed of its own, and tells every ten seconds how far it is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::coverage::{Coverage, Met};
@@ -25,6 +25,14 @@ enum Plan {
 fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is not a number")))
+}
+
+/// Prints what happens where one seed is replayed.
+pub(crate) fn tell(what: impl FnOnce() -> String) {
+    static IS_REPLAY: LazyLock<bool> = LazyLock::new(|| std::env::var_os("AQUEDUCT_SEED").is_some());
+    if *IS_REPLAY {
+        println!("{}", what());
+    }
 }
 
 fn plan() -> Plan {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::coverage::Met;
 use crate::known::{CommitKey, Known, LogName, SmallFile, commit_line, system_file, topic_id};
+use crate::seeds::tell;
 use crate::support::assert_same;
 use crate::support::model::{Action, Ended};
 
@@ -153,6 +154,7 @@ impl World {
         if let (End::Clean, Some(process)) = (end, self.process.take()) {
             process.logs.into_values().for_each(|log| drop(log.close()));
         }
+        tell(|| format!("{}: {end:?}", self.context));
         let context = std::mem::take(&mut self.context);
         *self = Self { context: context.clone(), ..self.ended(end) };
     }
@@ -210,6 +212,7 @@ impl World {
         let log = match model.open(&self.disk) {
             Ok((log, report)) => {
                 let context = format!("{}, {name:?}", self.context);
+                tell(|| format!("  {context}: {report:?}"));
                 assert!(report.damage.is_empty(), "{context}: {report:?}");
                 if model.check_while_on(&self.disk, &log, &context).is_some() {
                     look_up(&self.disk, &log.reader(), model.readable(), &context);
@@ -232,6 +235,7 @@ impl World {
 
     /// Does one thing.
     pub(crate) fn perform(&mut self, step: &Step) -> Result<(), PowerLost> {
+        tell(|| format!("{}: {step:?}", self.context));
         match step {
             Step::CreateTopic { name, partitions, durability } => self.create_topic(name, *partitions, *durability),
             Step::AlterTopic { name, retention_bytes } => self.alter_topic(name, *retention_bytes),
@@ -330,11 +334,13 @@ impl World {
             drop(self.try_open_log(name));
             return;
         };
+        tell(|| format!("  {name:?}: {action:?}"));
         let model = self.known.logs.get_mut(&name).expect("every log has a model");
         let removed_before = model.segments_removed;
         let ended = model.go_on(&self.disk, log, std::slice::from_ref(action));
         self.met.retentions += (model.segments_removed - removed_before) as u64;
         if let Ended::Done(log) = ended {
+            tell(|| format!("  {name:?}: {:?}, {:?}", log.window(), if log.is_failed() { "failed" } else { "well" }));
             self.process().logs.insert(name, *log);
         }
     }
