@@ -87,7 +87,9 @@ fn every_fault_is_in_the_table_once_with_what_is_expected_and_what_turned_a_test
 fn every_test_in_the_table_exists_and_runs() {
     let wrong: Vec<String> = rows()
         .iter()
-        .flat_map(|row| row.tests.iter().filter_map(|test| Some(format!("row {}: {}", row.number, fault_of_test(test)?))))
+        .flat_map(|row| {
+            row.tests.iter().filter_map(|test| Some(format!("row {}: {}", row.number, fault_of_test(test)?)))
+        })
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -102,7 +104,8 @@ fn the_mutants_in_the_table_are_those_that_there_are() {
     for entry in fs::read_dir(root().join("tests/mutants")).expect("the folder of the mutants") {
         let path = entry.expect("an entry").path();
         let text = fs::read_to_string(&path).expect("a patch");
-        let of = text.lines().find_map(|line| line.strip_prefix("Rows:")).unwrap_or_else(|| panic!("{path:?}: no rows"));
+        let of =
+            text.lines().find_map(|line| line.strip_prefix("Rows:")).unwrap_or_else(|| panic!("{path:?}: no rows"));
         let of = of.split(',').map(|number| number.trim().parse().expect("the number of a row")).collect();
         there.insert(path.file_stem().expect("a name").to_string_lossy().into_owned(), of);
     }

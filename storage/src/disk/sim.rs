@@ -78,6 +78,8 @@ pub enum Fault {
     ShortWrite,
     /// A write goes to a place this many bytes behind the right one, and claims success.
     Misdirected(u64),
+    /// Whoever calls it panics.
+    Panic,
 }
 
 /// A fault and the operation that it befalls.
@@ -305,6 +307,10 @@ impl Inner {
                 Err(power_is_off())
             }
             Some(Fault::Error(kind)) => Err(kind.into()),
+            Some(Fault::Panic) => {
+                // The lock is given back: the disk itself is well.
+                panic!("injected, in {op:?} of {}", path.display())
+            }
             other => Ok(other),
         }
     }
@@ -339,7 +345,8 @@ impl Inner {
         let (loss, kind) = match self.begin(OpKind::SyncData, path)? {
             Some(Fault::SyncFails(loss)) => (loss, io::ErrorKind::Other),
             Some(Fault::SyncFindsDiskFull(loss)) => (loss, io::ErrorKind::StorageFull),
-            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_)) | None => {
+            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::Panic)
+            | None => {
                 self.tree.file_mut(id)?.sync();
                 return Ok(());
             }
@@ -405,9 +412,8 @@ impl Disk for SimDisk {
         let mut inner = self.inner.lock();
         match inner.begin(OpKind::SyncDir, dir)? {
             Some(Fault::SyncFails(_) | Fault::SyncFindsDiskFull(_)) => Err(io::ErrorKind::Other.into()),
-            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_)) | None => {
-                inner.tree.sync_dir(dir)
-            }
+            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::Panic)
+            | None => inner.tree.sync_dir(dir),
         }
     }
 
