@@ -143,11 +143,12 @@ impl Model {
             }
             Action::TrimTo(before) => self.trim(&mut log, *before),
             Action::Retain(bytes) => {
+                let asked_before = self.log_start_max;
                 self.log_start_max = self.log_start_max.max(log.window().high_watermark);
                 log.set_options(LogOptions { retention_bytes: Some(*bytes), ..options(self.durability) });
                 if let Ok(outcome) = log.enforce_retention(0) {
                     self.log_start = outcome.log_start;
-                    self.log_start_max = outcome.log_start;
+                    self.log_start_max = asked_before.max(outcome.log_start);
                     self.segments_removed += outcome.segments_removed;
                 }
             }
