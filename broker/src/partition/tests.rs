@@ -15,7 +15,7 @@ use crate::engine::{
 
 fn engine_on(disk: &SimDisk) -> Arc<EmbeddedEngine> {
     let options = EmbeddedOptions { io_threads: 2, segment_bytes: 64 << 10, tail_cache_bytes: 1 << 20 };
-    Arc::new(EmbeddedEngine::open_on(disk.shared(), Path::new("/data"), options).expect("it opens"))
+    Arc::new(EmbeddedEngine::open(disk.shared(), Path::new("/data"), options).expect("it opens"))
 }
 
 /// An engine, and the partitions of its topic.

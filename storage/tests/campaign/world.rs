@@ -194,8 +194,8 @@ impl World {
     fn open_log(&mut self, name: LogName) -> Result<(), PowerLost> {
         for attempt in 1.. {
             match self.try_open_log(name) {
+                Ok(()) | Err(_) if self.disk.is_off() => return Err(PowerLost),
                 Ok(()) => return Ok(()),
-                Err(_) if self.disk.is_off() => return Err(PowerLost),
                 Err(error) if attempt == ATTEMPTS => panic!("{}: {name:?}: {error:?}", self.context),
                 Err(_) => {}
             }

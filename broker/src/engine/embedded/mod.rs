@@ -12,7 +12,7 @@ use std::{
 
 use aqueduct_storage::{
     self as storage, CacheBudget, DataDir, DataDirError, Disk, LogId, LogOptions, OpenError as LogOpenError,
-    PartitionLog as Writer, RealDisk, TopicMeta,
+    PartitionLog as Writer, TopicMeta,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -59,19 +59,11 @@ pub(crate) struct EmbeddedEngine {
 }
 
 impl EmbeddedEngine {
-    /// Opens the data directory, and makes it if there is none. Blocking.
+    /// Opens the data directory at `path` of `disk`, and makes it if there is none. Blocking.
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process has it; otherwise what the disk says.
-    pub(crate) fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
-        Self::open_on(Arc::new(RealDisk::new()), path, options)
-    }
-
-    /// As [`open`](Self::open), on any disk.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub(crate) fn open_on(disk: Arc<dyn Disk>, path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
         let data = DataDir::open(disk, path)?;
         let broker_id = match data.read_file(Path::new(BROKER_ID_FILE)).map_err(EngineError::from)? {
             Some(bytes) => <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| {

@@ -26,7 +26,7 @@ pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
 
 pub(crate) fn engine_on(disk: &SimDisk) -> Arc<EmbeddedEngine> {
     let options = EmbeddedOptions { io_threads: 2, segment_bytes: 64 << 10, tail_cache_bytes: 1 << 20 };
-    Arc::new(EmbeddedEngine::open_on(disk.shared(), Path::new(DIRECTORY), options).expect("it opens"))
+    Arc::new(EmbeddedEngine::open(disk.shared(), Path::new(DIRECTORY), options).expect("it opens"))
 }
 
 fn log_on(engine: &Arc<EmbeddedEngine>) -> Arc<dyn PartitionLog> {
