@@ -29,7 +29,7 @@ impl Met {
         for fault in disk.faults_met() {
             match fault {
                 Fault::SyncFails(_) | Fault::SyncFindsDiskFull(_) => self.failed_syncs += 1,
-                Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::PowerLoss => {
+                Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::PowerLoss | Fault::Panic => {
                     self.other_errors += 1;
                 }
             }

@@ -131,7 +131,7 @@ fn inject(disk: &SimDisk, after_max: u64, rng: &mut Rng) {
         Fault::SyncFails(_) if rng.u32(..4) == 0 => Some(aqueduct_storage::sim::OpKind::SyncDir),
         Fault::SyncFails(_) | Fault::SyncFindsDiskFull(_) => Some(aqueduct_storage::sim::OpKind::SyncData),
         Fault::ShortWrite => Some(aqueduct_storage::sim::OpKind::Write),
-        Fault::Error(_) | Fault::PowerLoss | Fault::Misdirected(_) => None,
+        Fault::Error(_) | Fault::PowerLoss | Fault::Misdirected(_) | Fault::Panic => None,
     };
     // Of a kind there are fewer than of all together.
     let after_max = if op.is_some() { after_max / 5 } else { after_max };
