@@ -64,7 +64,7 @@ fn fault_of_test(entry: &str) -> Option<String> {
     let Ok(source) = fs::read_to_string(root().join(file)) else { return Some(format!("there is no {file}")) };
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let is_it = |line: &&str| line.split_once("fn ").is_some_and(|(_, rest)| rest.starts_with(&format!("{name}(")));
-    let Some(at) = lines.iter().position(|line| is_it(&line)) else { return Some(format!("{file} has no {name}")) };
+    let Some(at) = lines.iter().position(is_it) else { return Some(format!("{file} has no {name}")) };
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
     let attributes: Vec<&&str> = above.filter(|line| line.starts_with("#[")).collect();
     if !attributes.iter().any(|attribute| attribute.contains("test")) {
