@@ -190,6 +190,25 @@ fn stale_bytes_of_another_log_or_of_an_earlier_epoch_are_not_taken_for_a_tail() 
 }
 
 #[test]
+fn old_blocks_with_batches_of_an_earlier_epoch_are_no_part_of_the_tail() {
+    let (disk, mut log, mut expected) = written(&[100, 200]);
+    let before = disk.after_kill();
+    let cut = append(&mut log, &[300, 400]).expect("append");
+    let old = disk.contents(&segment(0)).expect("segment");
+    // The same place in another life: a batch of the same size, behind which the blocks still hold what was there.
+    let (mut log, _) = open(&before.shared(), &log_dir()).expect("open");
+    expected.extend(append(&mut log, &[300]).expect("append"));
+    assert!(log.epoch() > cut[1].header.epoch && log.log_end() == cut[1].header.base_offset);
+    let end = usize::try_from(position(&expected, expected.len())).expect("small");
+    let mut content = before.contents(&segment(0)).expect("segment")[..end].to_vec();
+    content.extend(&old[end..]);
+    before.overwrite(&segment(0), &content).expect("overwrite");
+    let (log, report) = open(&before.after_kill().shared(), &log_dir()).expect("open");
+    assert!(report.damage.is_empty(), "{report:?}");
+    assert_same(&read_all(&log.reader()), &expected, "old blocks");
+}
+
+#[test]
 fn a_tail_of_zeros_however_long_is_no_damage() {
     for (sizes, closed) in [(vec![100, 200], false), (vec![100, 200], true), (vec![], false)] {
         let (disk, log, batches) = written(&sizes);

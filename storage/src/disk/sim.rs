@@ -322,7 +322,8 @@ impl Inner {
     /// One call of the system: all, a part, or an error.
     fn write_some(&mut self, id: NodeId, path: &Path, position: u64, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let fault = self.begin(OpKind::Write, path)?;
-        let mut bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
         if fault == Some(Fault::ShortWrite) {
             bytes.truncate(bytes.len().div_ceil(2));
         }

@@ -407,20 +407,25 @@ impl World {
     /// After any recovery every log takes appends, and all of it is there once more after a power loss.
     pub(crate) fn prove_usable(&mut self) {
         for name in self.all_logs() {
-            let action = match name {
-                LogName::Journal => Action::Note(Bytes::new()),
-                LogName::Partition { .. } => Action::Append(vec![50, 700]),
-            };
-            let acked = |world: &Self| world.known.logs[&name].certain.len();
-            let before = acked(self);
-            self.act(name, &action);
-            assert!(acked(self) > before, "{}: {name:?} takes no appends", self.context);
+            self.append_one(name, 700);
         }
         self.end(End::PowerLoss(self.disk.operation_count()));
         self.start().expect("nothing hinders it");
     }
 
-    /// Every batch of a log, read from the disk.
+    /// A group of one batch, which must be acknowledged.
+    pub(crate) fn append_one(&mut self, name: LogName, bytes: usize) {
+        let action = match name {
+            LogName::Journal => Action::Note(Bytes::new()),
+            LogName::Partition { .. } => Action::Append(vec![bytes]),
+        };
+        let acked = |world: &Self| world.known.logs[&name].certain.len();
+        let before = acked(self);
+        self.act(name, &action);
+        assert!(acked(self) > before, "{}: {name:?} takes no appends", self.context);
+    }
+
+    /// The logs of which something can be read.
     pub(crate) fn logs_with_batches(&self) -> Vec<LogName> {
         let has_batches = |name: &&LogName| !self.known.logs[name].readable().is_empty();
         let process = self.process.as_ref().expect("a process is running");

@@ -14,6 +14,9 @@ pub(super) type NodeId = usize;
 
 const ROOT: NodeId = 0;
 
+/// Blocks of so many removed files may be met again; those of older ones were written over.
+const REMOVED_FILES_KEPT: usize = 8;
+
 /// All files and directories that ever were; those without a name can still be open.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
@@ -173,9 +176,12 @@ impl Tree {
     }
 
     pub(super) fn after_power_loss(&self, rng: &mut Rng) -> Self {
-        let removed = self.removed_files();
+        let all_removed = self.removed_files();
+        let (forgotten, removed) = all_removed.split_at(all_removed.len().saturating_sub(REMOVED_FILES_KEPT));
+        let is_forgotten = |file: &File| forgotten.iter().any(|gone| std::ptr::eq(*gone, file));
         let nodes = self.nodes.iter().map(|node| match node {
-            Node::File(file) => Node::File(file.after_power_loss(&removed, rng)),
+            Node::File(file) if is_forgotten(file) => Node::new_file(),
+            Node::File(file) => Node::File(file.after_power_loss(removed, rng)),
             Node::Dir(dir) => Node::Dir(dir.after_power_loss(rng)),
         });
         Self { nodes: nodes.collect() }
