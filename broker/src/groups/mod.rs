@@ -10,6 +10,7 @@
 
 mod assignment;
 mod coordinator;
+mod dead_letters;
 mod error;
 mod journal;
 mod lag;
@@ -18,6 +19,7 @@ mod policy;
 mod positions;
 mod progress;
 mod ranges;
+mod retry;
 mod roster;
 mod state;
 mod window;
@@ -36,7 +38,9 @@ use tokio::{
 pub(crate) use self::roster::Roster;
 use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
+    dead_letters::DeadLetters,
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
+    member::Member,
     state::TopicId,
 };
 pub(crate) use self::{
@@ -49,7 +53,9 @@ pub(crate) use self::{
     },
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
-    state::Group,
+    retry::{OnExhausted, RetryOpinion, RetryPolicy},
+    state::{FailedRecords, Group},
+    window::Pause,
 };
 use crate::{
     engine::{EngineError, MetaStore},
@@ -200,10 +206,11 @@ impl Groups {
         };
         match joined.await {
             Ok((join, topic, membership)) => {
-                let handle = self.handle.clone();
+                let dead_letters = DeadLetters::new(&self.topics, Arc::clone(&topic), join.group.clone());
+                let member = Member { handle: self.handle.clone(), topic, membership, dead_letters };
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
-                member::run(handle, topic, membership, &join, requests, outbound).await;
+                member::run(member, &join, requests, outbound).await;
             }
             // A client that has gone does not need it.
             Err(error) => drop(outbound.send(Err(error)).await),

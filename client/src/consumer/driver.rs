@@ -168,6 +168,7 @@ impl Driver {
                 let counters = &shared.counters;
                 counters.acked.fetch_add(answered.acked, Ordering::Relaxed);
                 counters.nacked.fetch_add(answered.nacked, Ordering::Relaxed);
+                counters.parked.fetch_add(answered.parked, Ordering::Relaxed);
                 counters.aborted.fetch_add(answered.aborted, Ordering::Relaxed);
             }
             Ok(Event::Gap(v1::PartitionGap { partition, gap })) => {

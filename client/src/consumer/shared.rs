@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     inbox::{Inbox, Note},
-    settlements::{Claim, Settlements},
+    settlements::{Claim, Refusal, Settlements},
 };
 use crate::{admin::GroupPolicy, error::AckError, types::Offset};
 
@@ -62,6 +62,7 @@ pub(super) struct Counters {
     pub(super) delivered: AtomicU64,
     pub(super) acked: AtomicU64,
     pub(super) nacked: AtomicU64,
+    pub(super) parked: AtomicU64,
     pub(super) released: AtomicU64,
     pub(super) aborted: AtomicU64,
     pub(super) lost: AtomicU64,
@@ -72,8 +73,18 @@ pub(super) struct Counters {
 /// What becomes of a delivery.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Ack { done: Option<oneshot::Sender<Result<(), AckError>>> },
-    Nack { delay_ms: u32, error: String },
+    Ack {
+        done: Option<oneshot::Sender<Result<(), AckError>>>,
+    },
+    /// Without a delay, the group's backoff counts.
+    Nack {
+        delay_ms: Option<u32>,
+        error: String,
+    },
+    Park {
+        reason: String,
+        done: Option<oneshot::Sender<Result<(), AckError>>>,
+    },
 }
 
 impl Shared {
@@ -101,7 +112,7 @@ impl Shared {
         if state.session != session || state.phase == Phase::Ended {
             drop(state);
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
-            if let Verdict::Ack { done: Some(done) } = verdict {
+            if let Verdict::Ack { done: Some(done) } | Verdict::Park { done: Some(done), .. } = verdict {
                 let _ = done.send(Err(AckError::SessionLost));
             }
             return;
@@ -110,12 +121,29 @@ impl Shared {
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
             Verdict::Nack { delay_ms, error } => {
-                state.settlements.nack(claim, offset, delay_ms, error);
+                state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
                 state.rewind(claim, offset);
+            }
+            Verdict::Park { reason, done } => {
+                state.settlements.refuse(claim, offset, Refusal::Park, reason);
+                state.settlements.wait_for_refusal(offset, done);
             }
         }
         let waker = state.wake_requests();
         drop(state);
+        wake(waker);
+    }
+
+    /// The program still works on a delivery of `session`.
+    pub(super) fn extend(&self, session: u64, claim: Claim, offset: Offset) {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.session != session || state.phase == Phase::Ended {
+                return;
+            }
+            state.settlements.extend(claim, offset);
+            state.wake_requests()
+        };
         wake(waker);
     }
 

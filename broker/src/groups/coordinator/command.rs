@@ -138,6 +138,7 @@ pub(crate) struct Grant {
 pub(crate) struct MemberStats {
     open_records: AtomicU64,
     timeouts: AtomicU64,
+    parked: AtomicU64,
 }
 
 impl MemberStats {
@@ -149,12 +150,20 @@ impl MemberStats {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn count_parked(&self, records: u64) {
+        self.parked.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub(crate) fn open_records(&self) -> u64 {
         self.open_records.load(Ordering::Relaxed)
     }
 
     pub(crate) fn timeouts(&self) -> u64 {
         self.timeouts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Relaxed)
     }
 }
 

@@ -165,12 +165,8 @@ impl Coordinator {
 
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
         let Group { policy, created_us, .. } = self.known(&group)?;
-        let altered = PolicyOpinion {
-            mode: Some(policy.mode),
-            start: opinion.start.or(Some(policy.start)),
-            ack_timeout: opinion.ack_timeout.or(Some(policy.ack_timeout)),
-        };
-        let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered.into_policy()? };
+        let altered = PolicyOpinion { mode: None, ..opinion }.over(policy)?;
+        let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered };
         self.set_group(change, group).await
     }
 

@@ -32,6 +32,7 @@ pub(crate) struct MemberView {
     pub(crate) open_records: u64,
     pub(crate) joined_us: i64,
     pub(crate) timeouts: u64,
+    pub(crate) parked: u64,
 }
 
 /// Where a group stands, and who is at it.
@@ -72,6 +73,7 @@ impl Coordinator {
                     open_records: member.stats.open_records(),
                     joined_us: member.joined_us,
                     timeouts: member.stats.timeouts(),
+                    parked: member.stats.parked(),
                 }
             })
             .collect();

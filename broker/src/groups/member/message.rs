@@ -10,6 +10,7 @@ use crate::groups::{
     error::GroupError,
     policy::{Policy, PolicyOpinion},
     state::TopicId,
+    window::Pause,
 };
 
 /// From the client.
@@ -18,7 +19,9 @@ pub(crate) enum Request {
     Join(Box<JoinRequest>),
     Credit(Credit),
     Ack(Settle),
-    Nack { settle: Settle, delay: Duration },
+    Nack { settle: Settle, pause: Pause, error: String },
+    Park { settle: Settle, reason: String },
+    Extend(Settle),
     Release(Settle),
     Heartbeat,
     Leave,
