@@ -114,15 +114,18 @@ impl Settlements {
         acks.waiters.extend(done.map(|done| Waiter { offset, done }));
     }
 
-    pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, refusal: Refusal, error: String) {
+    /// Returns how many messages more that makes.
+    pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, refusal: Refusal, error: String) -> usize {
         match self.refused.back_mut() {
             Some(last) if last.claim == claim && last.refusal == refusal && last.error == error => {
                 last.offsets.insert(offset);
+                0
             }
             Some(_) | None => {
                 let mut offsets = RangeSet::default();
                 offsets.insert(offset);
                 self.refused.push_back(Refused { claim, refusal, error, offsets, waiters: Vec::new() });
+                1
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a consumer, its deliveries, its request stream and its driver share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -35,9 +35,9 @@ pub(super) struct State {
     pub(super) inbox: Inbox,
     /// Generation by partition.
     pub(super) assignment: BTreeMap<u32, u64>,
-    /// Partitions with a record that was given back, and its offset: the broker delivers again from there, so what comes
-    /// from behind it before that is out of order.
-    pub(super) rewinding: BTreeMap<u32, Offset>,
+    /// Partitions with records that were given back, and how many messages say so: the broker goes back and answers each
+    /// with `Rewound`. What comes of the partition before the last answer is out of order.
+    pub(super) rewinding: BTreeMap<u32, usize>,
     pub(super) member: Option<v1::Joined>,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
@@ -121,8 +121,8 @@ impl Shared {
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
             Verdict::Nack { delay_ms, error } => {
-                state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
-                state.rewind(claim, offset);
+                let messages = state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
+                state.rewind(claim, messages);
             }
             Verdict::Park { reason, done } => {
                 state.settlements.refuse(claim, offset, Refusal::Park, reason);
@@ -222,29 +222,26 @@ impl Shared {
 }
 
 impl State {
-    /// Forgets what has arrived of the partition from behind `offset`: it comes again, in order, after the record at
-    /// `offset`.
-    fn rewind(&mut self, claim: Claim, offset: Offset) {
+    /// Forgets what has arrived of the partition: it comes again, in order, once the broker has answered.
+    fn rewind(&mut self, claim: Claim, messages: usize) {
         if self.assignment.get(&claim.partition) != Some(&claim.generation) {
             return;
         }
-        let from = self.rewinding.entry(claim.partition).or_insert(offset);
-        *from = offset.min(*from);
+        *self.rewinding.entry(claim.partition).or_default() += messages;
         for removed in self.inbox.remove(|other| other == claim) {
             self.settlements.give_back(removed.credit);
         }
     }
 
-    /// Whether a delivery that begins at `first` keeps the order: after a record was given back, the next one to be
-    /// handed out is that record.
-    pub(super) fn in_order(&mut self, claim: Claim, first: Offset) -> bool {
-        match self.rewinding.get(&claim.partition) {
-            Some(from) if first > *from => false,
-            Some(_) => {
-                self.rewinding.remove(&claim.partition);
-                true
+    /// The broker has answered one message that gave records back.
+    pub(super) fn rewound(&mut self, claim: Claim) {
+        if self.assignment.get(&claim.partition) == Some(&claim.generation)
+            && let Entry::Occupied(mut pending) = self.rewinding.entry(claim.partition)
+        {
+            *pending.get_mut() -= 1;
+            if *pending.get() == 0 {
+                pending.remove();
             }
-            None => true,
         }
     }
 

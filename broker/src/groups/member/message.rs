@@ -64,6 +64,8 @@ pub(crate) enum Event {
     Assignment { assigned: Vec<Assigned>, revoked: Vec<u32> },
     Delivery(Delivery),
     Settled { ack_id: NonZeroU64, committed: Offset, error: Option<GroupError> },
+    /// Delivery of this partition goes on from `offset`.
+    Rewound { partition: u32, generation: u64, offset: Offset },
     Gap { partition: u32, lost: Range<Offset>, cause: Loss },
     Failure { partition: u32, error: GroupError },
     Heartbeat,

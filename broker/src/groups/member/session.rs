@@ -32,7 +32,7 @@ use crate::groups::{
     progress::Progress,
     retry::{Failure, error_text},
     roster::Standing,
-    window::{Expired, Fault, NotDelivered, Window},
+    window::{Expired, Fault, NotDelivered, Pause, Window},
 };
 
 /// Events that wait for the client before nothing more is taken from it.
@@ -175,12 +175,7 @@ impl Session {
         match request {
             Request::Credit(credit) => self.credit.add(credit),
             Request::Ack(settle) => self.settle(settle, |window, ranges| window.ack(ranges)),
-            Request::Nack { settle, pause, error } => {
-                let (fault, partition) = (self.wall_clock.fault(&error, now), settle.partition);
-                self.settle(settle, |window, ranges| window.nack(ranges, &fault, pause));
-                let held = self.held.get(&partition).and_then(|held| held.window.held_until(now));
-                self.timer = held.into_iter().chain([self.timer]).min().unwrap_or(now);
-            }
+            Request::Nack { settle, pause, error } => self.nack(settle, &self.wall_clock.fault(&error, now), pause),
             Request::Park { settle, reason } => self.park(settle, &self.wall_clock.fault(&reason, now)),
             Request::Extend(settle) => {
                 let deadline = now + self.policy.ack_timeout;
@@ -220,6 +215,16 @@ impl Session {
 
     pub(super) fn client_has_gone(&self) -> bool {
         self.phase == Phase::Gone
+    }
+
+    fn nack(&mut self, settle: Settle, fault: &Fault, pause: Pause) {
+        let (partition, generation) = (settle.partition, settle.generation);
+        let Some(committed) = self.applied(&settle, |window, ranges| window.nack(ranges, fault, pause)) else { return };
+        let ack_id = settle.ack_id;
+        self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
+        let Some(window) = self.held.get(&partition).map(|held| &held.window) else { return };
+        self.outbox.push_back(Event::Rewound { partition, generation, offset: window.cursor() });
+        self.timer = window.held_until(fault.at).into_iter().chain([self.timer]).min().unwrap_or(fault.at);
     }
 
     fn settle(

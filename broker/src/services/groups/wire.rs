@@ -297,6 +297,9 @@ pub(super) fn event(event: Event) -> v1::ConsumeResponse {
         Event::Failure { partition, error } => {
             Wire::Failure(v1::PartitionFailure { partition, error: Some(error_message(error)) })
         }
+        Event::Rewound { partition, generation, offset } => {
+            Wire::Rewound(v1::Rewound { partition, generation, offset })
+        }
         Event::Heartbeat => Wire::Heartbeat(v1::ConsumeHeartbeat {}),
     };
     v1::ConsumeResponse { event: Some(event) }
