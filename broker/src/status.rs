@@ -219,8 +219,8 @@ impl From<GroupError> for Status {
                     ("attempts", attempts.to_string()),
                 ],
             ),
-            GroupError::NotParked { topic, .. } => {
-                StatusParts::new(Code::Unavailable, "NOT_PARKED", &[("topic", topic.clone())])
+            GroupError::NotMoved { topic, .. } => {
+                StatusParts::new(Code::Unavailable, "NOT_MOVED", &[("topic", topic.clone())])
             }
             GroupError::NoPosition { partition } => {
                 StatusParts::new(Code::Unavailable, "NO_POSITION", &[("partition", partition.to_string())])

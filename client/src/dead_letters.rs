@@ -15,6 +15,7 @@ const ORIGIN_PARTITION: &str = "aqueduct-origin-partition";
 const ORIGIN_OFFSET: &str = "aqueduct-origin-offset";
 const GROUP: &str = "aqueduct-group";
 const ATTEMPTS: &str = "aqueduct-attempts";
+const REDRIVEN: &str = "aqueduct-redriven";
 const FIRST_ERROR: &str = "aqueduct-first-error";
 const LAST_ERROR: &str = "aqueduct-last-error";
 const FIRST_FAILED_US: &str = "aqueduct-first-failed-us";
@@ -36,8 +37,10 @@ pub struct Death {
     pub offset: Offset,
     /// Who could not handle it.
     pub group: String,
-    /// How often it was tried.
+    /// How often it was tried, over all its redrives.
     pub attempts: u32,
+    /// How often it was redriven before.
+    pub redriven: u32,
     /// What the first attempt ended with; at most 256 bytes.
     pub first_error: String,
     /// What the last attempt ended with; at most 256 bytes.
@@ -63,11 +66,23 @@ impl Death {
         add(ORIGIN_OFFSET, &self.offset);
         add(GROUP, &self.group);
         add(ATTEMPTS, &self.attempts);
+        add(REDRIVEN, &self.redriven);
         add(FIRST_ERROR, &self.first_error);
         add(LAST_ERROR, &self.last_error);
         add(FIRST_FAILED_US, &self.first_failed.as_micros());
         add(LAST_FAILED_US, &self.last_failed.as_micros());
         record
+    }
+
+    /// This death and the `next` one of the same record, which was redriven in between.
+    #[must_use]
+    pub fn again(self, next: Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_add(next.attempts),
+            last_error: next.last_error,
+            last_failed: next.last_failed,
+            ..self
+        }
     }
 }
 
@@ -97,6 +112,7 @@ impl DeadLetter {
             offset: text(ORIGIN_OFFSET)?.parse().ok()?,
             group: text(GROUP)?.to_owned(),
             attempts: text(ATTEMPTS)?.parse().ok()?,
+            redriven: text(REDRIVEN)?.parse().ok()?,
             first_error: text(FIRST_ERROR)?.to_owned(),
             last_error: text(LAST_ERROR)?.to_owned(),
             first_failed: Timestamp::from_micros(text(FIRST_FAILED_US)?.parse().ok()?),
@@ -117,6 +133,7 @@ mod tests {
             offset: 1042,
             group: "billing".into(),
             attempts: 5,
+            redriven: 1,
             first_error: "no route to bank".into(),
             last_error: "déjà vu".into(),
             first_failed: Timestamp::from_micros(1),

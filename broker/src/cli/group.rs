@@ -4,7 +4,9 @@ mod json;
 
 use std::time::Duration;
 
-use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, OnExhausted, RetryPolicy, Start};
+use aqueduct_client::{
+    FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, OnExhausted, RetryPolicy, Start,
+};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Global;

@@ -103,10 +103,10 @@ pub(crate) enum GroupError {
         /// What the last attempt ended with.
         last_error: String,
     },
-    /// A record could not be moved to the dead letters. It is tried again.
-    #[error("a record could not be stored in {topic:?}: {reason}")]
-    NotParked {
-        /// The topic of the dead letters.
+    /// Records could not be moved to the dead letters, or back from there. They are where they were, and may be there, too.
+    #[error("records could not be stored in {topic:?}: {reason}")]
+    NotMoved {
+        /// Where they were to go.
         topic: String,
         /// Why not.
         reason: String,

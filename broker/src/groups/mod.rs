@@ -19,8 +19,10 @@ mod policy;
 mod positions;
 mod progress;
 mod ranges;
+mod redrive;
 mod retry;
 mod roster;
+mod sources;
 mod state;
 mod window;
 
@@ -38,9 +40,9 @@ use tokio::{
 pub(crate) use self::roster::Roster;
 use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
-    dead_letters::DeadLetters,
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
     member::Member,
+    sources::Sources,
     state::TopicId,
 };
 pub(crate) use self::{
@@ -53,6 +55,7 @@ pub(crate) use self::{
     },
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
+    redrive::{Fate, LettersView},
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
     window::Pause,
@@ -206,8 +209,8 @@ impl Groups {
         };
         match joined.await {
             Ok((join, topic, membership)) => {
-                let dead_letters = DeadLetters::new(&self.topics, Arc::clone(&topic), join.group.clone());
-                let member = Member { handle: self.handle.clone(), topic, membership, dead_letters };
+                let sources = Sources::new(&self.topics, topic, join.group.clone());
+                let member = Member { handle: self.handle.clone(), membership, sources };
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
                 member::run(member, &join, requests, outbound).await;

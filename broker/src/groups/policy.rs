@@ -212,8 +212,12 @@ mod tests {
     #[test]
     fn a_group_starts_ordered_at_earliest_unless_told_otherwise() {
         let policy = PolicyOpinion::default().into_policy();
-        let expected =
-            Policy { mode: Mode::Ordered, start: StartAt::Earliest, ack_timeout: ACK_TIMEOUT_DEFAULT, ..Policy::default() };
+        let expected = Policy {
+            mode: Mode::Ordered,
+            start: StartAt::Earliest,
+            ack_timeout: ACK_TIMEOUT_DEFAULT,
+            ..Policy::default()
+        };
         assert_eq!(policy, Ok(expected));
     }
 

@@ -80,9 +80,7 @@ impl RetryPolicy {
     pub(crate) fn checked(self) -> Result<Self, GroupError> {
         let invalid = |field, reason| Err(GroupError::Invalid { field, reason });
         let bounds = BACKOFF_MIN..=BACKOFF_MAX;
-        for (field, pause) in
-            [("retry.backoff_min_ms", self.backoff_min), ("retry.backoff_max_ms", self.backoff_max)]
-        {
+        for (field, pause) in [("retry.backoff_min_ms", self.backoff_min), ("retry.backoff_max_ms", self.backoff_max)] {
             if !bounds.contains(&pause) {
                 let (min, max) = (BACKOFF_MIN.as_millis(), BACKOFF_MAX.as_millis());
                 return invalid(field, format!("{} is outside {min} to {max}", pause.as_millis()));

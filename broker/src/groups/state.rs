@@ -11,6 +11,10 @@ use super::{policy::Policy, progress::Progress, retry::Failure};
 /// A topic's identity.
 pub(crate) type TopicId = [u8; 16];
 
+/// Stands among the partitions of a topic for the records that a group has had redriven. They have a log of their own,
+/// and everything else in common with partitions: an owner, a position, failures.
+pub(crate) const REDRIVEN: u32 = u32::MAX;
+
 /// Names one position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PositionKey {

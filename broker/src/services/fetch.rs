@@ -106,8 +106,8 @@ fn decoded(
             reason: error.to_string(),
         };
         let base_offset = batch.header.base_offset;
-        let unpacked = convert::unpack(&topic, partition.index(), batch)
-            .map_err(|error| undecodable(base_offset, &error))?;
+        let unpacked =
+            convert::unpack(&topic, partition.index(), batch).map_err(|error| undecodable(base_offset, &error))?;
         for event in unpacked.events() {
             let event = event.map_err(|error| undecodable(base_offset, &error))?;
             if event.offset < from {

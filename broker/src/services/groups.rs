@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::draining_status;
 use crate::{
     BrokerCore,
-    groups::{GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
+    groups::{Fate, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
 };
 
 /// Failed records that one answer tells of.
@@ -97,6 +97,32 @@ impl groups_server::Groups for GroupsService {
             members: members.into_iter().map(wire::member).collect(),
             lag: lag.into_iter().map(wire::lag).collect(),
         }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
+        let v1::ListDeadLettersRequest { group, topic } = request.into_inner();
+        let views = self.groups().dead_letters(wire::non_empty(&group), wire::non_empty(&topic)).await?;
+        let dead_letters = views.into_iter().map(wire::dead_letters).collect();
+        Ok(Response::new(v1::ListDeadLettersResponse { dead_letters }))
+    }
+
+    async fn redrive(&self, request: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {
+        let v1::RedriveRequest { group, topic, offsets } = request.into_inner();
+        let ranges = wire::offset_ranges(offsets)?;
+        let redriven = self.groups().settle_letters(&group, &topic, &ranges, Fate::Redriven).await?;
+        tracing::info!(group, topic, redriven, "dead letters redriven");
+        Ok(Response::new(v1::RedriveResponse { redriven }))
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardResponse>, Status> {
+        let v1::DiscardRequest { group, topic, offsets } = request.into_inner();
+        let ranges = wire::offset_ranges(offsets)?;
+        let discarded = self.groups().settle_letters(&group, &topic, &ranges, Fate::Discarded).await?;
+        tracing::info!(group, topic, discarded, "dead letters discarded");
+        Ok(Response::new(v1::DiscardResponse { discarded }))
     }
 
     type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;

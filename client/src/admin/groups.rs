@@ -6,6 +6,7 @@ use aqueduct_proto::v1;
 
 use super::{
     lag::{LagWatch, PartitionLag},
+    letters::{self, DeadLettersInfo},
     policy::{GroupPolicy, RetryPolicy},
 };
 use crate::{
@@ -160,6 +161,14 @@ impl Groups {
             async move { groups.list(v1::ListGroupsRequest {}).await }
         };
         self.link.read(ask).await?.groups.into_iter().map(|group| read_group(Some(group))).collect()
+    }
+
+    /// The dead letters of all groups on all topics.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLettersInfo>, RequestError> {
+        Ok(letters::list(&self.link, "", "").await?.into_iter().map(letters::info).collect())
     }
 
     /// The lag of all groups in all topics.

@@ -3,6 +3,7 @@
 mod groups;
 mod info;
 mod lag;
+mod letters;
 mod policy;
 mod topics;
 
@@ -11,5 +12,6 @@ pub use groups::{
 };
 pub use info::{Info, Limits};
 pub use lag::{LagWatch, PartitionLag};
+pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
 pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};

@@ -9,7 +9,12 @@ use super::{
     settlements::Claim,
     shared::{Shared, Verdict},
 };
-use crate::{error::AckError, record::Event, types::millis};
+use crate::{
+    dead_letters::Death,
+    error::AckError,
+    record::Event,
+    types::{Offset, millis},
+};
 
 /// Longer texts are cut: they are stored with the record.
 const ERROR_CHARS_MAX: usize = 256;
@@ -24,6 +29,9 @@ fn cut(error: impl fmt::Display) -> String {
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct Delivery {
     event: Event,
+    /// By which it is settled.
+    position: Offset,
+    death: Option<Box<Death>>,
     attempt: u32,
     claim: Claim,
     session: u64,
@@ -33,8 +41,8 @@ pub struct Delivery {
 
 impl Delivery {
     pub(super) fn new(handed_out: HandedOut, session: u64, shared: Arc<Shared>) -> Self {
-        let HandedOut { event, claim, attempt } = handed_out;
-        Self { event, attempt, claim, session, shared: Some(shared) }
+        let HandedOut { event, position, death, claim, attempt } = handed_out;
+        Self { event, position, death, attempt, claim, session, shared: Some(shared) }
     }
 
     /// The event.
@@ -42,7 +50,12 @@ impl Delivery {
         &self.event
     }
 
-    /// 1 for the first delivery of this record.
+    /// How it had failed before it was redriven; `None` for a record that was never a dead letter.
+    pub fn redriven(&self) -> Option<&Death> {
+        self.death.as_deref()
+    }
+
+    /// 1 for the first delivery of this record, or the first since it was redriven.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -96,13 +109,13 @@ impl Delivery {
     /// Still working on it: the group's ack time-out begins again.
     pub fn extend(&self) {
         if let Some(shared) = &self.shared {
-            shared.extend(self.session, self.claim, self.event.offset);
+            shared.extend(self.session, self.claim, self.position);
         }
     }
 
     fn settle(&mut self, verdict: Verdict) {
         if let Some(shared) = self.shared.take() {
-            shared.settle(self.session, self.claim, self.event.offset, verdict);
+            shared.settle(self.session, self.claim, self.position, verdict);
         }
     }
 }

@@ -155,7 +155,10 @@ impl Settlements {
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
         let acks = !self.acks.is_empty() && self.in_flight.len() < ACKS_IN_FLIGHT_MAX;
-        acks || !self.refused.is_empty() || !self.extended.is_empty() || !self.releases.is_empty() || self.credit_is_due()
+        acks || !self.refused.is_empty()
+            || !self.extended.is_empty()
+            || !self.releases.is_empty()
+            || self.credit_is_due()
     }
 
     fn credit_is_due(&self) -> bool {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use aqueduct_client::{
-    ConsumeError, Consumer, ConsumerBuilder, DeadLetter, OnExhausted, RetryPolicy, Start, dead_letter_topic,
+    ConsumeError, Consumer, ConsumerBuilder, DeadLetter, LetterFilter, OnExhausted, RetryPolicy, Start,
+    dead_letter_topic,
 };
 use aqueduct_tests::{Refusal, eventually, text, within};
 use tonic::Code;
@@ -152,4 +153,67 @@ pub(crate) async fn a_handler_that_extends_keeps_its_delivery(stage: Stage) {
     delivery.ack_durable().await.expect("it is still ours");
     let members = stage.client.group("billing").describe().await.expect("a description").members;
     assert_eq!(members[0].timeouts, 0);
+}
+
+pub(crate) async fn redriven_letters_go_back_to_their_group_alone(stage: Stage) {
+    stage.topic("numbers", 2).await;
+    stage.publish_numbers("numbers", 4).await;
+    let mut consumer = billing(&stage).build().await.expect("a consumer");
+    for offset in 0..4 {
+        next(&mut consumer).await.park_durable(format!("reason {offset}")).await.expect("parked");
+    }
+    let mut audit = stage.client.consumer("numbers", "audit").build().await.expect("a consumer");
+    for offset in 0..4 {
+        let delivery = next(&mut audit).await;
+        assert_eq!(delivery.offset, offset);
+        delivery.ack_durable().await.expect("durable");
+    }
+    let dead = stage.client.dead_letters("numbers", "billing");
+    let only = LetterFilter { error: Some("reason 2".into()), ..LetterFilter::default() };
+    let mut chosen = Vec::new();
+    dead.read(&only, |letter| chosen.push(letter.event.offset)).await.expect("letters");
+    assert_eq!(dead.redrive(&chosen, None).await.expect("redriven"), 1);
+    assert_eq!(dead.redrive(&chosen, None).await.expect("nothing left of it"), 0);
+
+    let again = next(&mut consumer).await;
+    assert_eq!((&*again.topic, again.partition, again.offset, again.attempt()), ("numbers", 0, 2, 1));
+    assert_eq!((text(again.event()), again.redriven().map(|death| death.redriven)), ("2", Some(1)));
+    assert!(again.event().record.headers.is_empty());
+    again.park_durable("still not").await.expect("parked");
+    let mut left = Vec::new();
+    dead.read(&LetterFilter::default(), |letter| left.push(letter.death)).await.expect("letters");
+    let offsets: Vec<_> = left.iter().map(|death| death.offset).collect();
+    assert_eq!(offsets, [0, 1, 3, 2], "the one that was redriven has died again");
+    let twice = &left[3];
+    assert_eq!((twice.attempts, twice.redriven), (2, 1));
+    assert_eq!((twice.first_error.as_str(), twice.last_error.as_str()), ("reason 2", "still not"));
+
+    let info = stage.client.groups().dead_letters().await.expect("a list");
+    assert_eq!((info.len(), info[0].count, info[0].group.as_str()), (1, 4, "billing"));
+    assert_eq!(dead.discard(&[0, 1, 3, 4]).await.expect("discarded"), 4);
+    assert_eq!(stage.client.groups().dead_letters().await.expect("a list")[0].count, 0);
+    // The other group has seen each once, and sees nothing of all this.
+    stage.publish_numbers("numbers", 1).await;
+    assert_eq!(next(&mut audit).await.offset, 4);
+}
+
+pub(crate) async fn redriven_letters_wait_for_a_member_and_keep_their_order(stage: Stage) {
+    stage.topic("numbers", 1).await;
+    stage.publish_numbers("numbers", 5).await;
+    let mut consumer = billing(&stage).build().await.expect("a consumer");
+    for _ in 0..5 {
+        next(&mut consumer).await.park_durable("not now").await.expect("parked");
+    }
+    consumer.close().await.expect("a clean end");
+    let dead = stage.client.dead_letters("numbers", "billing");
+    assert_eq!(dead.redrive(&[0, 1, 2, 3, 4], None).await.expect("redriven"), 5);
+    for session in [0..2, 2..5] {
+        let mut consumer = billing(&stage).build().await.expect("a consumer");
+        for offset in session {
+            let delivery = next(&mut consumer).await;
+            assert_eq!((delivery.offset, delivery.redriven().is_some()), (offset, true));
+            delivery.ack_durable().await.expect("durable");
+        }
+        consumer.close().await.expect("a clean end");
+    }
 }

@@ -84,6 +84,8 @@ on_both_transports! {
         a_record_can_be_parked_at_once_and_that_can_be_waited_for,
         a_halted_partition_says_why_and_goes_on_once_the_policy_allows,
         a_handler_that_extends_keeps_its_delivery,
+        redriven_letters_go_back_to_their_group_alone,
+        redriven_letters_wait_for_a_member_and_keep_their_order,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

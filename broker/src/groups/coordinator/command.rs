@@ -1,8 +1,11 @@
 //! What the coordinator can be asked.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aqueduct_storage::Offset;
@@ -66,6 +69,11 @@ pub(crate) enum Command {
     SetPositions {
         change: PositionChange,
         reply: Reply<Vec<Moved>>,
+    },
+    /// Dead letters need no attention any more; what was redriven of them waits for the group's members.
+    SettleLetters {
+        letters: Letters,
+        reply: Reply<()>,
     },
     TopicGrown {
         topic: Arc<Topic>,
@@ -205,6 +213,18 @@ pub(crate) enum Direction {
     Commit,
     /// Anywhere.
     Reset,
+}
+
+/// Dead letters of one group on one topic.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    /// The topic that holds them.
+    pub(crate) lie_in: TopicId,
+    pub(crate) range: Range<Offset>,
+    /// Where the first of those that were redriven lies; `None` if none was.
+    pub(crate) redriven_at: Option<Offset>,
 }
 
 /// A position that was set.

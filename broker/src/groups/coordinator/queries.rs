@@ -8,7 +8,7 @@ use crate::groups::{
     error::GroupError,
     progress::Progress,
     roster::{Roster, Standing},
-    state::{Group, TopicId},
+    state::{Group, PositionKey, TopicId},
 };
 
 /// A group and how many consume in its name.
@@ -97,6 +97,11 @@ impl Coordinator {
             }
         }
         views
+    }
+
+    /// How far a group has got in one place.
+    pub(crate) fn progress(&self, key: &PositionKey) -> Option<Progress> {
+        self.state.position(key).cloned()
     }
 
     /// Committed offsets of one group in one topic, by partition.

@@ -60,14 +60,37 @@ pub(crate) struct Settle {
 /// To the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    Joined { topic_id: TopicId, member: MemberId, policy: Policy, partitions: u32 },
-    Assignment { assigned: Vec<Assigned>, revoked: Vec<u32> },
+    Joined {
+        topic_id: TopicId,
+        member: MemberId,
+        policy: Policy,
+        partitions: u32,
+    },
+    Assignment {
+        assigned: Vec<Assigned>,
+        revoked: Vec<u32>,
+    },
     Delivery(Delivery),
-    Settled { ack_id: NonZeroU64, committed: Offset, error: Option<GroupError> },
+    Settled {
+        ack_id: NonZeroU64,
+        committed: Offset,
+        error: Option<GroupError>,
+    },
     /// Delivery of this partition goes on from `offset`.
-    Rewound { partition: u32, generation: u64, offset: Offset },
-    Gap { partition: u32, lost: Range<Offset>, cause: Loss },
-    Failure { partition: u32, error: GroupError },
+    Rewound {
+        partition: u32,
+        generation: u64,
+        offset: Offset,
+    },
+    Gap {
+        partition: u32,
+        lost: Range<Offset>,
+        cause: Loss,
+    },
+    Failure {
+        partition: u32,
+        error: GroupError,
+    },
     Heartbeat,
 }
 

@@ -4,7 +4,7 @@ mod feed;
 mod message;
 mod session;
 
-use std::{future::pending, ops::Range, sync::Arc, time::Duration};
+use std::{future::pending, ops::Range, time::Duration};
 
 use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
@@ -21,10 +21,11 @@ use self::{
 use super::{
     Handle,
     coordinator::{Membership, PartitionGeneration},
-    dead_letters::DeadLetters,
+    dead_letters,
     error::GroupError,
+    sources::Sources,
 };
-use crate::{clock, topics::Topic};
+use crate::clock;
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -58,9 +59,8 @@ pub(super) async fn first_request(
 /// What a member works with.
 pub(super) struct Member {
     pub(super) handle: Handle,
-    pub(super) topic: Arc<Topic>,
     pub(super) membership: Membership,
-    pub(super) dead_letters: DeadLetters,
+    pub(super) sources: Sources,
 }
 
 /// Serves a member until its stream ends, however it does.
@@ -70,14 +70,14 @@ pub(super) async fn run(
     mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
     outbound: Outbound,
 ) {
-    let Member { handle, topic, membership, dead_letters } = member;
+    let Member { handle, membership, sources } = member;
     let Membership { id, policy, mut target, stats } = membership;
-    let meta = topic.meta();
+    let meta = sources.topic.meta();
     let terms = Terms { policy: policy.clone(), heartbeat: join.heartbeat, credit: join.credit };
     let mut session = Session::new(id, terms, stats, WallClock { at: Instant::now(), at_us: clock::now_us() });
     session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
     target.mark_changed();
-    let mut feeds = Feeds::new(topic);
+    let mut feeds = Feeds::new(sources.clone());
     let mut settling = None;
     let mut parking = None;
     let end = loop {
@@ -86,7 +86,7 @@ pub(super) async fn run(
             settling = Settling::begin(&mut session, &handle);
         }
         if parking.is_none() {
-            parking = Parking::begin(&mut session, &dead_letters);
+            parking = Parking::begin(&mut session, &sources);
         }
         if let Some(end) = session.finished() {
             break end;
@@ -187,10 +187,10 @@ struct Parking {
 }
 
 impl Parking {
-    fn begin(session: &mut Session, dead_letters: &DeadLetters) -> Option<Self> {
+    fn begin(session: &mut Session, sources: &Sources) -> Option<Self> {
         let (at, parking) = session.next_parking(Instant::now())?;
-        let (dead_letters, begin) = (dead_letters.clone(), parking.range.start);
-        let moved = async move { dead_letters.park(at.partition, parking).await.map(|end| begin..end) };
+        let (sources, begin) = (sources.clone(), parking.range.start);
+        let moved = async move { dead_letters::park(sources, at.partition, parking).await.map(|end| begin..end) };
         Some(Self { at, answer: moved.boxed() })
     }
 

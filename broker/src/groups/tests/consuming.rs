@@ -154,7 +154,9 @@ async fn nacked_records_come_again_as_the_next_attempt() {
     member.assignment().await;
     let delivery = member.delivery().await;
     let settle = member.settle(&delivery, 0..1);
-    member.send(Request::Nack { settle, pause: Pause::Fixed(Duration::from_millis(20)), error: "boom".to_owned() }).await;
+    member
+        .send(Request::Nack { settle, pause: Pause::Fixed(Duration::from_millis(20)), error: "boom".to_owned() })
+        .await;
     let mut again = Vec::new();
     while again.len() < 2 {
         if let Event::Delivery(delivery) = member.next().await.expect("the stream goes on") {

@@ -9,9 +9,9 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-        Assigned, Credit, Delivery, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, Loss,
-        MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo,
-        RetryOpinion, RetryPolicy, Settle, StartAt,
+        Assigned, Credit, Delivery, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest,
+        LettersView, Loss, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request,
+        ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle, StartAt,
     },
     services::convert,
     status,
@@ -260,11 +260,25 @@ fn credit(credit: v1::Credit) -> Credit {
 }
 
 fn settle(ack_id: u64, partition: u32, generation: u64, ranges: Vec<v1::OffsetRange>) -> Result<Settle, GroupError> {
+    let ranges = offset_ranges(ranges)?;
+    Ok(Settle { ack_id: NonZeroU64::new(ack_id), partition, generation, ranges })
+}
+
+pub(super) fn offset_ranges(ranges: Vec<v1::OffsetRange>) -> Result<Vec<Range<Offset>>, GroupError> {
     if ranges.len() > RANGES_MAX {
         return Err(invalid("ranges", format!("there are {}; {RANGES_MAX} are allowed", ranges.len())));
     }
-    let ranges = ranges.into_iter().map(|range| range.from..range.to).collect();
-    Ok(Settle { ack_id: NonZeroU64::new(ack_id), partition, generation, ranges })
+    Ok(ranges.into_iter().map(|range| range.from..range.to).collect())
+}
+
+pub(super) fn dead_letters(view: LettersView) -> v1::DeadLetters {
+    v1::DeadLetters {
+        group: view.group,
+        topic: view.topic,
+        dead_letter_topic: view.lie_in,
+        unsettled: view.unsettled.into_iter().map(range).collect(),
+        oldest_us: view.oldest_us.unwrap_or(0),
+    }
 }
 
 pub(super) fn event(event: Event) -> v1::ConsumeResponse {

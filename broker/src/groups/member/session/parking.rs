@@ -69,7 +69,8 @@ impl Session {
         self.parking.under_way = false;
         match outcome {
             Ok(range) => {
-                let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation) else {
+                let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation)
+                else {
                     return;
                 };
                 held.window.parked(&range);
