@@ -162,9 +162,8 @@ impl Topics {
     /// While shutting down, or what the engine says.
     pub(crate) async fn system_topic(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         let _changing = self.changing.lock().await;
-        match self.by_name.read().get(name) {
-            Some(topic) => return Ok(Arc::clone(topic)),
-            None => {}
+        if let Some(topic) = self.by_name.read().get(name) {
+            return Ok(Arc::clone(topic));
         }
         self.make(name, new).await
     }

@@ -197,7 +197,7 @@ fn a_nack_holds_its_partition_and_what_was_read_meanwhile_is_dropped() {
     session.request(nack, now);
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
     session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], 20, now);
-    assert_eq!(drain(&mut session, now), []);
+    assert_eq!(drain(&mut session, now), [Event::Rewound { partition: 0, generation: 10, offset: 4 }]);
     assert!(session.next_turn(now).is_none());
     assert!(session.timer() <= now + delay);
     session.on_time(now + delay);
