@@ -52,7 +52,7 @@ impl Groups {
     /// The dead letters of every group and topic, or of those that are named.
     ///
     /// # Errors
-    /// What reading says.
+    /// An unknown group or topic, and what reading says.
     pub(crate) async fn dead_letters(
         &self,
         group: Option<&str>,
@@ -74,6 +74,13 @@ impl Groups {
                 };
                 let (group, topic) = (of_group.to_owned(), of_topic.to_owned());
                 views.push(LettersView { group, topic, lie_in: name.clone(), unsettled, oldest_us });
+            }
+        }
+        // Nothing is also what a mistyped name gives.
+        if views.is_empty() {
+            topic.map(|topic| self.find(topic, &[])).transpose()?;
+            if let Some(group) = group {
+                self.describe(group.to_owned()).await?;
             }
         }
         Ok(views)
