@@ -1,3 +1,5 @@
+use std::{num::NonZeroU64, ops::Range};
+
 use aqueduct_storage::BatchHeader;
 
 use super::*;
