@@ -11,12 +11,12 @@ mod usage;
 mod wait;
 
 pub use crate::{
-    broker_process::{BrokerProcess, Launch},
-    cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
+    broker_process::{BrokerProcess, EndedAtStart, Launch, Stopped},
+    cli::{Output, Running, aqueduct, aqueduct_binary, aqueduct_with_input},
     fault::Fault,
     raw::Raw,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
     usage::{cpu_time, resident_anonymous_bytes},
-    wait::{eventually, within},
+    wait::{eventually, until, within},
 };

@@ -1,0 +1,272 @@
+//! One data directory and the brokers that live and die on it, with programs that publish, consume and administer.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::process::ExitStatusExt as _,
+    time::{Duration, Instant},
+};
+
+use aqueduct_tests::{BrokerProcess, Launch, Output, Running, Stopped, aqueduct, until};
+
+use crate::{
+    ledger::{Ledger, Run},
+    points::{Deaths, Point},
+};
+
+/// Kept for ever, consumed by [`GROUP`].
+const ORDERS: &str = "orders";
+const PARTITIONS: u32 = 2;
+const GROUP: &str = "billing";
+/// Kept up to [`RETENTION_BYTES`].
+const TICKS: &str = "ticks";
+const RETENTION_BYTES: usize = 256 * 1024;
+/// Events that a check reads although they were read before.
+const OVERLAP: u64 = 500;
+/// A broker that its client could not reach is about to end.
+const DYING: Duration = Duration::from_secs(10);
+
+/// What is known of a topic that was to be made or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Existence {
+    Certain(Present),
+    /// No answer came.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Present {
+    Yes,
+    No,
+}
+
+pub(crate) struct Campaign {
+    random: fastrand::Rng,
+    started: Instant,
+    stopped: Option<Stopped>,
+    pub(crate) deaths: Deaths,
+    orders: Ledger,
+    ticks: Ledger,
+    runs: BTreeMap<&'static str, Vec<Run>>,
+    scratch: BTreeMap<String, Existence>,
+    checks: u32,
+}
+
+/// Commands at work on a broker.
+struct Traffic {
+    publishers: Vec<Publisher>,
+    consumer: Running,
+    reader: Running,
+    admin: Vec<Admin>,
+}
+
+struct Publisher {
+    topic: &'static str,
+    run: Run,
+    command: Running,
+}
+
+/// A command that makes or deletes a topic.
+struct Admin {
+    topic: String,
+    wanted: Present,
+    command: Running,
+}
+
+impl Traffic {
+    /// The reader does not end by itself.
+    fn has_ended(&mut self) -> bool {
+        let publishers = self.publishers.iter_mut().map(|publisher| &mut publisher.command);
+        let admin = self.admin.iter_mut().map(|admin| &mut admin.command);
+        publishers.chain(admin).chain([&mut self.consumer]).all(Running::has_ended)
+    }
+
+    fn receipts(&self) -> usize {
+        self.publishers.iter().map(|publisher| publisher.command.lines()).sum()
+    }
+}
+
+impl Campaign {
+    pub(crate) fn start(seed: u64) -> Self {
+        // One thread writes and syncs, so that it makes enough calls to be killed at.
+        let sets = ["--set", "segment_bytes=64KiB", "--set", "retention_interval=100ms", "--set", "io_threads=1"];
+        let broker = BrokerProcess::launch(Launch::with_args(&sets));
+        let url = broker.url();
+        let create = |words: &[&str]| aqueduct(Some(&url), &[&["topic", "create"], words].concat()).success();
+        create(&[ORDERS, "--partitions", &PARTITIONS.to_string()]);
+        create(&[TICKS, "--retention-bytes", &RETENTION_BYTES.to_string()]);
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            started: Instant::now(),
+            stopped: Some(broker.kill()),
+            deaths: Deaths::default(),
+            orders: Ledger::default(),
+            ticks: Ledger::default(),
+            runs: BTreeMap::new(),
+            scratch: BTreeMap::new(),
+            checks: 0,
+        }
+    }
+
+    /// A broker that dies at a system call, in recovery or under load; if it does not come to that, at the end of the load.
+    pub(crate) fn die_at_a_call(&mut self) {
+        let point = Point::random(&mut self.random);
+        let mut stopped = self.stopped.take().expect("no broker runs");
+        stopped.launch.wrapper = point.wrapper();
+        let mut broker = match stopped.try_restart() {
+            Ok(broker) => broker,
+            Err(ended) => {
+                assert_eq!(ended.status.signal(), Some(9), "{point:?}: it ended by itself:\n{}", ended.log);
+                self.deaths.at(point);
+                self.deaths.in_recovery += 1;
+                self.stopped = Some(ended.stopped);
+                return;
+            }
+        };
+        let mut traffic = self.traffic(&broker.url());
+        until("the commands end, or the broker does", || {
+            (broker.has_ended() || traffic.has_ended()).then_some(())
+        });
+        self.witness(traffic, &mut broker);
+        match broker.has_ended() {
+            true => self.deaths.at(point),
+            false => self.deaths.at_a_moment(),
+        }
+        self.stopped = Some(broker.kill());
+    }
+
+    /// A broker that nobody traces: everything is checked, then it works until it is killed.
+    pub(crate) fn check_and_die_at_a_moment(&mut self) {
+        let mut broker = self.restart();
+        self.check(&broker.url(), OVERLAP);
+        let mut traffic = self.traffic(&broker.url());
+        let receipts_until_death = self.random.usize(0..200);
+        until("some receipts are printed, or all", || {
+            (traffic.receipts() >= receipts_until_death || traffic.has_ended()).then_some(())
+        });
+        broker.send_sigkill();
+        self.deaths.at_a_moment();
+        self.witness(traffic, &mut broker);
+        self.stopped = Some(broker.kill());
+    }
+
+    /// Reads everything from the beginning, and prints what the campaign was.
+    pub(crate) fn finish(mut self) {
+        let broker = self.restart();
+        self.check(&broker.url(), u64::MAX);
+        println!("{}", self.deaths.summary());
+        println!(
+            "{} receipts and {} deliveries held in {} checks; {} topics made, log start of {TICKS} {}; {:?}",
+            self.orders.receipts + self.ticks.receipts,
+            self.orders.deliveries + self.ticks.deliveries,
+            self.checks,
+            self.scratch.len(),
+            self.ticks.log_start(0),
+            self.started.elapsed()
+        );
+        assert!(self.deaths.missed().is_empty(), "no broker died at {:?}", self.deaths.missed());
+        assert!(self.ticks.log_start(0) > 0, "retention never had anything to do");
+    }
+
+    fn restart(&mut self) -> BrokerProcess {
+        let mut stopped = self.stopped.take().expect("no broker runs");
+        stopped.launch.wrapper.clear();
+        stopped.restart()
+    }
+
+    /// Everything at once: publishers, a member of the group, a reader, topics made and deleted.
+    fn traffic(&mut self, url: &str) -> Traffic {
+        let start = |words: &[&str], input: Vec<u8>| {
+            Running::start(Some(url), &[words, &["--output", "json"]].concat(), input)
+        };
+        let mut publishers = Vec::new();
+        for (topic, partition) in [(ORDERS, 0), (ORDERS, 1), (TICKS, 0)] {
+            let run = self.new_run(topic, partition);
+            let command = start(&["publish", topic, "--partition", &partition.to_string()], run.input());
+            publishers.push(Publisher { topic, run, command });
+        }
+        let consumer = start(&["subscribe", ORDERS, "--group", GROUP, "--until-end"], Vec::new());
+        let reader = start(&["subscribe", TICKS, "--from", "latest"], Vec::new());
+        let number = self.scratch.len();
+        let to_delete = self.scratch.iter().find(|(_, existence)| **existence == Existence::Certain(Present::Yes));
+        let to_delete = to_delete.map(|(topic, _)| topic.clone());
+        let new = format!("scratch-{number:04}");
+        let mut admin = vec![Admin {
+            command: start(&["topic", "create", &new, "--partitions", "2"], Vec::new()),
+            topic: new,
+            wanted: Present::Yes,
+        }];
+        if let Some(topic) = to_delete {
+            let command = start(&["topic", "delete", &topic, "--yes"], Vec::new());
+            admin.push(Admin { command, topic, wanted: Present::No });
+        }
+        for admin in &admin {
+            self.scratch.insert(admin.topic.clone(), Existence::Unknown);
+        }
+        Traffic { publishers, consumer, reader, admin }
+    }
+
+    fn new_run(&mut self, topic: &'static str, partition: u32) -> Run {
+        let number = self.runs.entry(topic).or_default().len();
+        let lines = self.random.usize(20..400);
+        let mut line = |line: usize| format!("{number} {line} {}", "x".repeat(self.random.usize(0..300)));
+        Run { name: number.to_string(), partition, lines: (0..lines).map(&mut line).collect() }
+    }
+
+    /// Writes down what the commands printed. Those that still run are killed; those that failed by themselves may have
+    /// done so only because the broker died.
+    fn witness(&mut self, traffic: Traffic, broker: &mut BrokerProcess) {
+        let mut collect = |mut command: Running| -> Output {
+            let by_itself = command.has_ended();
+            let output = command.kill();
+            if by_itself && output.code != 0 {
+                let started = Instant::now();
+                let dies = || (broker.has_ended() || started.elapsed() > DYING).then_some(());
+                until("the broker that could not be reached ends", dies);
+                assert!(broker.has_ended(), "a command failed on a broker that lives: {output:?}");
+            }
+            output
+        };
+        for Publisher { topic, run, command } in traffic.publishers {
+            let output = collect(command);
+            let ledger = if topic == ORDERS { &mut self.orders } else { &mut self.ticks };
+            ledger.receipts(&run, &output);
+            self.runs.entry(topic).or_default().push(run);
+        }
+        self.orders.consumed(&collect(traffic.consumer));
+        self.ticks.seen(&traffic.reader.kill());
+        for Admin { topic, wanted, command } in traffic.admin {
+            if collect(command).code == 0 {
+                self.scratch.insert(topic, Existence::Certain(wanted));
+            }
+        }
+    }
+
+    fn check(&mut self, url: &str, overlap: u64) {
+        let run = |words: &[&str]| aqueduct(Some(url), &[words, &["--output", "json"]].concat());
+        let read = |topic: &str, partition: u32, from: &str| {
+            let partition = partition.to_string();
+            run(&["subscribe", topic, "--partition", &partition, "--from", from, "--until-end"]).success()
+        };
+        for partition in 0..PARTITIONS {
+            let from = self.orders.frontier(partition, overlap);
+            self.orders.complete(partition, from, &read(ORDERS, partition, &from.to_string()));
+        }
+        self.ticks.complete(0, self.ticks.log_start(0), &read(TICKS, 0, "earliest"));
+        let kept = self.ticks.kept_bytes(0);
+        assert!(self.ticks.log_start(0) == 0 || kept > RETENTION_BYTES / 3, "retention left only {kept} bytes");
+        self.orders.runs_are_whole(self.runs.get(ORDERS).map_or(&[], Vec::as_slice));
+        let lag = run(&["lag", GROUP]);
+        // Nobody may have consumed yet.
+        if lag.code != 4 {
+            self.orders.lag(&lag.success());
+        }
+        let topics = run(&["topic", "list"]).success().json_lines();
+        for (topic, existence) in &mut self.scratch {
+            let is_there = topics.iter().any(|line| line["name"] == topic.as_str());
+            let now = Existence::Certain(if is_there { Present::Yes } else { Present::No });
+            assert!(*existence == now || *existence == Existence::Unknown, "{topic} was {existence:?} and is {now:?}");
+            *existence = now;
+        }
+        self.checks += 1;
+    }
+}
