@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write as _},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -89,24 +89,34 @@ pub fn aqueduct(server: Option<&str>, args: &[&str]) -> Output {
 /// # Panics
 /// If the process cannot be started, or does not end.
 pub fn aqueduct_with_input(server: Option<&str>, args: &[&str], input: &[u8]) -> Output {
-    Running::start(server, args, input.to_vec()).finish()
+    let mut running = Running::start(server, args);
+    let stdin = running.stdin.take();
+    let input = input.to_vec();
+    let writer = thread::spawn(move || {
+        // A command that ends early closes the pipe; that is its right.
+        let _ = stdin.expect("stdin is piped").write_all(&input);
+    });
+    let output = running.finish();
+    writer.join().expect("the writer of stdin");
+    output
 }
 
 /// A command that runs, with what it has printed so far. Killed when it is dropped.
 pub struct Running {
     args: Vec<String>,
     child: Child,
+    stdin: Option<ChildStdin>,
     started: Instant,
     stdout: Collected,
     stderr: Collected,
 }
 
 impl Running {
-    /// Starts `aqueduct` with `args`, against the broker at `server` if there is one, with `input` on standard input.
+    /// Starts `aqueduct` with `args`, against the broker at `server` if there is one. It waits for its input.
     ///
     /// # Panics
     /// If the process cannot be started.
-    pub fn start(server: Option<&str>, args: &[&str], input: Vec<u8>) -> Self {
+    pub fn start(server: Option<&str>, args: &[&str]) -> Self {
         let mut command = Command::new(aqueduct_binary());
         command
             .args(args)
@@ -118,14 +128,24 @@ impl Running {
             command.env("AQUEDUCT_SERVER", server);
         }
         let mut child = command.spawn().expect("aqueduct starts");
-        let mut stdin = child.stdin.take().expect("stdin is piped");
-        thread::spawn(move || {
-            // A command that ends early closes the pipe; that is its right.
-            let _ = stdin.write_all(&input);
-        });
         let (stdout, stderr) = (Collected::from(child.stdout.take()), Collected::from(child.stderr.take()));
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { args, child, started: Instant::now(), stdout, stderr }
+        let stdin = child.stdin.take();
+        Self { args, child, stdin, started: Instant::now(), stdout, stderr }
+    }
+
+    /// Gives it more input, no more than fits into a pipe.
+    ///
+    /// # Panics
+    /// After the end of its input.
+    pub fn feed(&mut self, input: &[u8]) {
+        // A command that ends early closes the pipe; that is its right.
+        let _ = self.stdin.as_mut().expect("its input has not ended").write_all(input);
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
     }
 
     /// Lines that it has printed, the last one included only if it is whole.

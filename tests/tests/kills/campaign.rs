@@ -20,6 +20,7 @@ const GROUP: &str = "billing";
 /// Kept up to [`RETENTION_BYTES`].
 const TICKS: &str = "ticks";
 const RETENTION_BYTES: usize = 256 * 1024;
+const LINES_AT_A_TIME: usize = 12;
 /// Events that a check reads although they were read before.
 const OVERLAP: u64 = 500;
 /// A broker that its client could not reach is about to end.
@@ -59,10 +60,12 @@ struct Traffic {
     admin: Vec<Admin>,
 }
 
+/// Publishes its lines a few at a time, so that there is much to be killed between.
 struct Publisher {
     topic: &'static str,
     run: Run,
     command: Running,
+    fed: usize,
 }
 
 /// A command that makes or deletes a topic.
@@ -72,9 +75,23 @@ struct Admin {
     command: Running,
 }
 
+impl Publisher {
+    /// More lines, once those before have their receipts.
+    fn feed(&mut self) {
+        if self.fed == self.run.lines.len() {
+            self.command.end_input();
+        } else if self.command.lines() == self.fed {
+            let until = self.run.lines.len().min(self.fed + LINES_AT_A_TIME);
+            self.command.feed(&self.run.input(self.fed..until));
+            self.fed = until;
+        }
+    }
+}
+
 impl Traffic {
     /// The reader does not end by itself.
     fn has_ended(&mut self) -> bool {
+        self.publishers.iter_mut().for_each(Publisher::feed);
         let publishers = self.publishers.iter_mut().map(|publisher| &mut publisher.command);
         let admin = self.admin.iter_mut().map(|admin| &mut admin.command);
         publishers.chain(admin).chain([&mut self.consumer]).all(Running::has_ended)
@@ -124,7 +141,7 @@ impl Campaign {
         };
         let mut traffic = self.traffic(&broker.url());
         until("the commands end, or the broker does", || {
-            (broker.has_ended() || traffic.has_ended()).then_some(())
+            (traffic.has_ended() || broker.has_ended()).then_some(())
         });
         self.witness(traffic, &mut broker);
         match broker.has_ended() {
@@ -141,7 +158,7 @@ impl Campaign {
         let mut traffic = self.traffic(&broker.url());
         let receipts_until_death = self.random.usize(0..200);
         until("some receipts are printed, or all", || {
-            (traffic.receipts() >= receipts_until_death || traffic.has_ended()).then_some(())
+            (traffic.has_ended() || traffic.receipts() >= receipts_until_death).then_some(())
         });
         broker.send_sigkill();
         self.deaths.at_a_moment();
@@ -175,28 +192,26 @@ impl Campaign {
 
     /// Everything at once: publishers, a member of the group, a reader, topics made and deleted.
     fn traffic(&mut self, url: &str) -> Traffic {
-        let start = |words: &[&str], input: Vec<u8>| {
-            Running::start(Some(url), &[words, &["--output", "json"]].concat(), input)
-        };
+        let start = |words: &[&str]| Running::start(Some(url), &[words, &["--output", "json"]].concat());
         let mut publishers = Vec::new();
         for (topic, partition) in [(ORDERS, 0), (ORDERS, 1), (TICKS, 0)] {
             let run = self.new_run(topic, partition);
-            let command = start(&["publish", topic, "--partition", &partition.to_string()], run.input());
-            publishers.push(Publisher { topic, run, command });
+            let command = start(&["publish", topic, "--partition", &partition.to_string()]);
+            publishers.push(Publisher { topic, run, command, fed: 0 });
         }
-        let consumer = start(&["subscribe", ORDERS, "--group", GROUP, "--until-end"], Vec::new());
-        let reader = start(&["subscribe", TICKS, "--from", "latest"], Vec::new());
+        let consumer = start(&["subscribe", ORDERS, "--group", GROUP, "--until-end"]);
+        let reader = start(&["subscribe", TICKS, "--from", "latest"]);
         let number = self.scratch.len();
         let to_delete = self.scratch.iter().find(|(_, existence)| **existence == Existence::Certain(Present::Yes));
         let to_delete = to_delete.map(|(topic, _)| topic.clone());
         let new = format!("scratch-{number:04}");
         let mut admin = vec![Admin {
-            command: start(&["topic", "create", &new, "--partitions", "2"], Vec::new()),
+            command: start(&["topic", "create", &new, "--partitions", "2"]),
             topic: new,
             wanted: Present::Yes,
         }];
         if let Some(topic) = to_delete {
-            let command = start(&["topic", "delete", &topic, "--yes"], Vec::new());
+            let command = start(&["topic", "delete", &topic, "--yes"]);
             admin.push(Admin { command, topic, wanted: Present::No });
         }
         for admin in &admin {
@@ -207,7 +222,7 @@ impl Campaign {
 
     fn new_run(&mut self, topic: &'static str, partition: u32) -> Run {
         let number = self.runs.entry(topic).or_default().len();
-        let lines = self.random.usize(20..400);
+        let lines = self.random.usize(20..300);
         let mut line = |line: usize| format!("{number} {line} {}", "x".repeat(self.random.usize(0..300)));
         Run { name: number.to_string(), partition, lines: (0..lines).map(&mut line).collect() }
     }
@@ -226,7 +241,7 @@ impl Campaign {
             }
             output
         };
-        for Publisher { topic, run, command } in traffic.publishers {
+        for Publisher { topic, run, command, .. } in traffic.publishers {
             let output = collect(command);
             let ledger = if topic == ORDERS { &mut self.orders } else { &mut self.ticks };
             ledger.receipts(&run, &output);

@@ -16,8 +16,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn input(&self) -> Vec<u8> {
-        self.lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect()
+    pub(crate) fn input(&self, lines: std::ops::Range<usize>) -> Vec<u8> {
+        self.lines[lines].iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect()
     }
 }
 
