@@ -62,9 +62,8 @@ impl BrokerProcess {
     /// # Panics
     /// If it does not get ready, with what it said.
     pub fn launch_in(directory: Arc<TempDir>, launch: Launch, port: u16) -> Self {
-        Self::try_launch_in(directory, launch, port).unwrap_or_else(|ended| {
-            panic!("the broker is not ready but {}; stderr:\n{}", ended.status, ended.log)
-        })
+        Self::try_launch_in(directory, launch, port)
+            .unwrap_or_else(|ended| panic!("the broker is not ready but {}; stderr:\n{}", ended.status, ended.log))
     }
 
     fn try_launch_in(directory: Arc<TempDir>, launch: Launch, port: u16) -> Result<Self, EndedAtStart> {

@@ -140,9 +140,7 @@ impl Campaign {
             }
         };
         let mut traffic = self.traffic(&broker.url());
-        until("the commands end, or the broker does", || {
-            (traffic.has_ended() || broker.has_ended()).then_some(())
-        });
+        until("the commands end, or the broker does", || (traffic.has_ended() || broker.has_ended()).then_some(()));
         self.witness(traffic, &mut broker);
         match broker.has_ended() {
             true => self.deaths.at(point),

@@ -46,8 +46,7 @@ impl Point {
     pub(crate) fn wrapper(self) -> Vec<OsString> {
         let Self { call, number } = self;
         let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=SIGKILL:when={number}"));
-        let words =
-            ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "--"];
+        let words = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "--"];
         words.into_iter().map(Into::into).collect()
     }
 }
