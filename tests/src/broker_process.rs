@@ -233,7 +233,10 @@ fn data_of(directory: &TempDir) -> PathBuf {
 
 /// A port that was free a moment ago, below those that the system gives to outgoing connections: a client that tries to
 /// reach a broker that is down must not take its port, or even connect to itself.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// Never: it goes on until there is one.
+pub fn free_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).find(is_free).expect("a free port")
 }

@@ -11,7 +11,7 @@ mod usage;
 mod wait;
 
 pub use crate::{
-    broker_process::{BrokerProcess, EndedAtStart, Launch, Stopped},
+    broker_process::{BrokerProcess, EndedAtStart, Launch, Stopped, free_port},
     cli::{Output, Running, aqueduct, aqueduct_binary, aqueduct_with_input},
     fault::Fault,
     raw::Raw,

@@ -16,6 +16,16 @@ fn path_of(line: &str) -> &str {
     line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map_or("", |(path, _)| path)
 }
 
+/// The first segment whose sync failed, with `error`, is never synced after that.
+pub(crate) fn assert_not_synced_again(trace: &[String], error: &str) {
+    let failed = trace.iter().position(|line| line.contains("fdatasync") && line.contains(error)).expect("it failed");
+    let path = path_of(&trace[failed]).to_owned();
+    assert!(path.ends_with(".log"), "{}", trace[failed]);
+    let same = |line: &&String| path_of(line) == path && line.contains("fdatasync");
+    let again: Vec<&String> = trace[failed + 1..].iter().filter(same).collect();
+    assert!(again.is_empty(), "{path} was synced again: {again:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_unknown_and_the_partition_goes_on_by_itself_in_a_fresh_segment() {
     let broker = one_io_thread();
@@ -39,13 +49,7 @@ async fn a_failed_sync_is_unknown_and_the_partition_goes_on_by_itself_in_a_fresh
     assert_eq!(after.failure, None);
 
     // The file whose sync failed is never synced again as if nothing had happened, whatever the call would have said.
-    let trace = fault.trace();
-    let failed = trace.iter().position(|line| line.contains("fdatasync") && line.contains("EIO")).expect("it failed");
-    let path = path_of(&trace[failed]).to_owned();
-    assert!(path.ends_with(".log"), "{}", trace[failed]);
-    let renamed_over = |line: &&String| path_of(line) == path && line.contains("fdatasync");
-    let again: Vec<&String> = trace[failed + 1..].iter().filter(renamed_over).collect();
-    assert!(again.is_empty(), "{path} was synced again: {again:?}");
+    assert_not_synced_again(&fault.trace(), "EIO");
     drop(fault);
 
     let values = |events: Vec<aqueduct_client::Event>| -> Vec<String> {

@@ -1,6 +1,7 @@
 //! Disks that lie, fail and run full, under a real broker.
 
 mod damage;
+mod device;
 mod failing;
 mod full;
 
