@@ -114,6 +114,9 @@ struct Topic {
 enum Presence {
     /// Its name and folder are taken, its files are not there yet or are going away.
     Reserved,
+    /// Its creation or deletion has failed half way: nobody sees it, and a crash may leave it or not. Its folder must be
+    /// gone for good before there is another topic of this name.
+    Doubtful,
     Ready,
 }
 
@@ -180,13 +183,16 @@ impl DataDir {
     /// [`DataDirError::TopicExists`], [`DataDirError::InvalidName`], the disk's.
     pub fn create_topic(&self, meta: &TopicMeta) -> Result<(), DataDirError> {
         check_name(&meta.name)?;
+        self.settle_doubt(&meta.name)?;
         let folder = self.reserve(meta)?;
         let made = self.make_topic(meta, &folder);
-        let mut topics = self.topics.lock();
-        match (&made, topics.get_mut(&meta.name)) {
-            (Ok(()), Some(topic)) => topic.presence = Presence::Ready,
-            (Ok(()), None) => {}
-            (Err(_), _) => drop(topics.remove(&meta.name)),
+        match made {
+            Ok(()) => self.set_presence(&meta.name, Presence::Ready),
+            Err(_) => {
+                self.set_presence(&meta.name, Presence::Doubtful);
+                // What cannot be settled now is settled before the name is used again.
+                drop(self.settle_doubt(&meta.name));
+            }
         }
         made
     }
@@ -215,9 +221,7 @@ impl DataDir {
     /// [`DataDirError::UnknownTopic`], the disk's.
     pub fn delete_topic(&self, name: &str) -> Result<(), DataDirError> {
         let known = self.topic(name)?;
-        let topics_dir = self.path.join(TOPICS);
-        let from = topics_dir.join(&known.folder);
-        let to = topics_dir.join(format!("{DELETED_PREFIX}{}", hex(&known.meta.id)));
+        let (from, to) = self.way_out(&known);
         self.set_presence(name, Presence::Reserved);
         let renamed = self.disk.rename(&from, &to).map_err(|error| StorageError::io("rename", &from, error));
         if let Err(error) = renamed {
@@ -225,9 +229,9 @@ impl DataDir {
             return Err(error.into());
         }
         // From here on it is gone for this process, whatever the disk says; durably so once the directory is synced.
-        let synced = sync_dir(&*self.disk, &topics_dir);
+        self.set_presence(name, Presence::Doubtful);
+        sync_dir(&*self.disk, &self.path.join(TOPICS))?;
         self.topics.lock().remove(name);
-        synced?;
         files::remove_tree(&*self.disk, &to)?;
         Ok(())
     }
@@ -274,6 +278,31 @@ impl DataDir {
         let topics = self.topics.lock();
         let ready = topics.get(name).filter(|topic| topic.presence == Presence::Ready);
         ready.cloned().ok_or_else(|| DataDirError::UnknownTopic { name: name.to_owned() })
+    }
+
+    /// Where the folder of a topic lies, and what it is renamed to when the topic goes.
+    fn way_out(&self, topic: &Topic) -> (PathBuf, PathBuf) {
+        let topics_dir = self.path.join(TOPICS);
+        (topics_dir.join(&topic.folder), topics_dir.join(format!("{DELETED_PREFIX}{}", hex(&topic.meta.id))))
+    }
+
+    /// Makes sure that a topic whose creation or deletion has failed half way is gone for good: two folders of one name
+    /// would make the directory unreadable.
+    fn settle_doubt(&self, name: &str) -> Result<(), DataDirError> {
+        let is_doubtful = |topic: &&Topic| topic.presence == Presence::Doubtful;
+        let Some(topic) = self.topics.lock().get(name).filter(is_doubtful).cloned() else { return Ok(()) };
+        let (from, to) = self.way_out(&topic);
+        match self.disk.rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io("rename", &from, error).into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        sync_dir(&*self.disk, &self.path.join(TOPICS))?;
+        self.topics.lock().remove(name);
+        // Removed at the next open at the latest.
+        drop(files::remove_tree(&*self.disk, &to));
+        Ok(())
     }
 
     fn set_presence(&self, name: &str, presence: Presence) {
