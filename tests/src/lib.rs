@@ -3,6 +3,7 @@
 mod broker_process;
 mod cli;
 mod fault;
+mod proxy;
 pub mod raw;
 mod reading;
 mod refusal;
@@ -14,6 +15,7 @@ pub use crate::{
     broker_process::{BrokerProcess, EndedAtStart, Launch, Stopped, free_port},
     cli::{Output, Running, aqueduct, aqueduct_binary, aqueduct_with_input},
     fault::Fault,
+    proxy::{Flow, Proxy},
     raw::Raw,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
