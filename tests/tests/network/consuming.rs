@@ -165,7 +165,12 @@ async fn readers_behind_a_stalled_network_cost_no_memory_and_the_others_are_unaf
     }
     assert_eq!(within("the fast reader has everything", fast).await.expect("it does not fail"), RECORDS);
     let grown = most.max(resident_anonymous_bytes(broker.pid())) - full;
-    println!("{} MiB, then {} MiB more for {} MiB published", full / MIB, grown / MIB, RECORDS * RECORD_BYTES as u64 / MIB);
+    println!(
+        "{} MiB, then {} MiB more for {} MiB published",
+        full / MIB,
+        grown / MIB,
+        RECORDS * RECORD_BYTES as u64 / MIB
+    );
     assert!(grown < GROWTH_MAX, "{grown} bytes more for readers that do not read");
     proxy.break_and_heal();
     drop(slow);
