@@ -160,12 +160,12 @@ impl BrokerProcess {
         self.kill().restart()
     }
 
-    /// Whether it has ended by itself, or by the hand of whoever traces it.
+    /// How it ended, by itself or by the hand of whoever traces it; `None` while it runs.
     ///
     /// # Panics
     /// If nobody can tell.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("its status").is_some()
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its status")
     }
 
     /// Ends it with SIGKILL, and keeps what it said.

@@ -140,9 +140,11 @@ impl Campaign {
             }
         };
         let mut traffic = self.traffic(&broker.url());
-        until("the commands end, or the broker does", || (traffic.has_ended() || broker.has_ended()).then_some(()));
+        until("the commands end, or the broker does", || {
+            (traffic.has_ended() || broker.ended().is_some()).then_some(())
+        });
         self.witness(traffic, &mut broker);
-        match broker.has_ended() {
+        match broker.ended().is_some() {
             true => self.deaths.at(point),
             false => self.deaths.at_a_moment(),
         }
@@ -233,9 +235,9 @@ impl Campaign {
             let output = command.kill();
             if by_itself && output.code != 0 {
                 let started = Instant::now();
-                let dies = || (broker.has_ended() || started.elapsed() > DYING).then_some(());
+                let dies = || (broker.ended().is_some() || started.elapsed() > DYING).then_some(());
                 until("the broker that could not be reached ends", dies);
-                assert!(broker.has_ended(), "a command failed on a broker that lives: {output:?}");
+                assert!(broker.ended().is_some(), "a command failed on a broker that lives: {output:?}");
             }
             output
         };
