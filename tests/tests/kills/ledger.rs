@@ -101,11 +101,15 @@ impl Ledger {
         for event in printed(output) {
             let end = self.delivered.entry(event.partition).or_default();
             *end = (*end).max(event.offset + 1);
-            // `--group` acknowledges all that it printed before it ends with success.
-            if output.code == 0 {
-                let committed = self.committed.entry(event.partition).or_default();
-                *committed = (*committed).max(event.offset + 1);
-            }
+        }
+    }
+
+    /// `--group` acknowledges all that it printed before it ends with success.
+    pub(crate) fn acknowledged(&mut self, output: &Output) {
+        let events = if output.code == 0 { printed(output) } else { Vec::new() };
+        for event in events {
+            let committed = self.committed.entry(event.partition).or_default();
+            *committed = (*committed).max(event.offset + 1);
         }
     }
 

@@ -160,6 +160,34 @@ async fn interrupted_calls_are_made_again_and_nobody_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_sync_that_fails_at_a_roll_is_no_acknowledgement() {
+    let broker = one_io_thread();
+    let client = broker.client().await;
+    client.topics().create("orders").segment_bytes(64 * 1024).build().await.expect("a new topic");
+    client.publish("orders", Record::new("first")).await.expect("a receipt");
+    let mut raw = Raw::connect(&broker.url()).await;
+    let fault = Fault::inject(broker.pid(), "fsync", &["fsync:error=EIO:when=1"]);
+    let large = || raw::publish_records("orders", vec![raw::record(vec![b'x'; 20_000])]);
+    let mut stored = 1;
+    let unknown = loop {
+        match within("an answer", raw.publish(large())).await {
+            Ok(ack) => assert_eq!(ack.base_offset, stored),
+            Err(status) => break status,
+        }
+        stored += 1;
+        assert!(stored < 20, "acknowledged into a segment whose directory entry may be lost");
+    };
+    Refusal::from(unknown).expect(Code::Unknown, "OUTCOME_UNKNOWN");
+    assert!(path_of(&fault.trace()[0]).ends_with("/orders/0"), "{:?}", fault.trace());
+    drop(fault);
+    let again = async || raw.clone().publish(large()).await.ok();
+    let again = eventually("the partition takes writes again", again).await;
+    assert_eq!(again.base_offset, stored);
+    let broker = broker.kill_and_restart();
+    assert_eq!(read_all(&broker.client().await, "orders").await.len() as u64, stored + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_could_not_be_made_is_not_there_and_can_be_made_afterwards() {
     let mut broker = one_io_thread();
     for (round, call) in ["mkdir", "pwritev", "fdatasync", "fsync", "rename"].into_iter().enumerate() {
