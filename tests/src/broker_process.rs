@@ -62,6 +62,11 @@ impl BrokerProcess {
     /// # Panics
     /// If it does not get ready, with what it said.
     pub fn launch_in(directory: Arc<TempDir>, launch: Launch, port: u16) -> Self {
+        Self::try_launch_in(directory, launch, port)
+            .unwrap_or_else(|ended| panic!("the broker is not ready but {}; stderr:\n{}", ended.status, ended.log))
+    }
+
+    fn try_launch_in(directory: Arc<TempDir>, launch: Launch, port: u16) -> Result<Self, EndedAtStart> {
         let mut words = launch.wrapper.clone();
         words.push(aqueduct_binary().into());
         let mut command = Command::new(&words[0]);
@@ -83,9 +88,9 @@ impl BrokerProcess {
         let mut broker = Self { child, directory, launch, port, stderr };
         if !ready.contains(&port.to_string()) {
             let status = broker.child.wait().expect("the broker ends");
-            panic!("the broker is not ready but {status}; stdout: {ready:?}, stderr:\n{}", broker.log());
+            return Err(EndedAtStart { status, log: broker.log(), stopped: broker.stopped() });
         }
-        broker
+        Ok(broker)
     }
 
     /// Its address, for clients.
@@ -126,7 +131,7 @@ impl BrokerProcess {
 
     /// Ends it with SIGKILL.
     pub fn kill(mut self) -> Stopped {
-        self.signal_kill();
+        self.send_sigkill();
         self.stopped()
     }
 
@@ -155,7 +160,16 @@ impl BrokerProcess {
         self.kill().restart()
     }
 
-    fn signal_kill(&mut self) {
+    /// How it ended, by itself or by the hand of whoever traces it; `None` while it runs.
+    ///
+    /// # Panics
+    /// If nobody can tell.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("its status")
+    }
+
+    /// Ends it with SIGKILL, and keeps what it said.
+    pub fn send_sigkill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -168,7 +182,7 @@ impl BrokerProcess {
 
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
-        self.signal_kill();
+        self.send_sigkill();
         if thread::panicking() {
             eprintln!("---- log of the broker ----\n{}", self.log());
         }
@@ -193,6 +207,24 @@ impl Stopped {
     pub fn restart(self) -> BrokerProcess {
         BrokerProcess::launch_in(self.directory, self.launch, self.port)
     }
+
+    /// As [`restart`](Self::restart), for a broker that may end before it is ready.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub fn try_restart(self) -> Result<BrokerProcess, EndedAtStart> {
+        BrokerProcess::try_launch_in(self.directory, self.launch, self.port)
+    }
+}
+
+/// A broker that ended before it was ready.
+pub struct EndedAtStart {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it had logged.
+    pub log: String,
+    /// To start it again.
+    pub stopped: Stopped,
 }
 
 fn data_of(directory: &TempDir) -> PathBuf {
@@ -201,7 +233,10 @@ fn data_of(directory: &TempDir) -> PathBuf {
 
 /// A port that was free a moment ago, below those that the system gives to outgoing connections: a client that tries to
 /// reach a broker that is down must not take its port, or even connect to itself.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// Never: it goes on until there is one.
+pub fn free_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(10_000..32_000)).find(is_free).expect("a free port")
 }

@@ -3,7 +3,8 @@
 use std::{
     io::{Read, Write as _},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -88,48 +89,155 @@ pub fn aqueduct(server: Option<&str>, args: &[&str]) -> Output {
 /// # Panics
 /// If the process cannot be started, or does not end.
 pub fn aqueduct_with_input(server: Option<&str>, args: &[&str], input: &[u8]) -> Output {
-    let mut command = Command::new(aqueduct_binary());
-    command
-        .args(args)
-        .env_remove("AQUEDUCT_SERVER")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    if let Some(server) = server {
-        command.env("AQUEDUCT_SERVER", server);
-    }
-    let mut child = command.spawn().expect("aqueduct starts");
-    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let mut running = Running::start(server, args);
+    let stdin = running.stdin.take();
     let input = input.to_vec();
     let writer = thread::spawn(move || {
         // A command that ends early closes the pipe; that is its right.
-        let _ = stdin.write_all(&input);
+        let _ = stdin.expect("stdin is piped").write_all(&input);
     });
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("its status") {
-            break status;
-        }
-        if started.elapsed() > DEADLINE {
-            // It may end this very moment.
-            let _ = child.kill();
-            panic!("aqueduct {args:?} did not end within {DEADLINE:?}");
-        }
-        thread::sleep(PROBE_INTERVAL);
-    };
+    let output = running.finish();
     writer.join().expect("the writer of stdin");
-    let text = |collected: thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&collected.join().expect("the reader of a pipe")).into_owned()
-    };
-    Output { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+    output
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
-    let mut pipe = pipe.expect("it is piped");
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("the pipe can be read");
-        bytes
-    })
+/// A command that runs, with what it has printed so far. Killed when it is dropped.
+pub struct Running {
+    args: Vec<String>,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    started: Instant,
+    stdout: Collected,
+    stderr: Collected,
+}
+
+impl Running {
+    /// Starts `aqueduct` with `args`, against the broker at `server` if there is one. It waits for its input.
+    ///
+    /// # Panics
+    /// If the process cannot be started.
+    pub fn start(server: Option<&str>, args: &[&str]) -> Self {
+        let mut command = Command::new(aqueduct_binary());
+        command
+            .args(args)
+            .env_remove("AQUEDUCT_SERVER")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(server) = server {
+            command.env("AQUEDUCT_SERVER", server);
+        }
+        let mut child = command.spawn().expect("aqueduct starts");
+        let (stdout, stderr) = (Collected::from(child.stdout.take()), Collected::from(child.stderr.take()));
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let stdin = child.stdin.take();
+        Self { args, child, stdin, started: Instant::now(), stdout, stderr }
+    }
+
+    /// Gives it more input, no more than fits into a pipe.
+    ///
+    /// # Panics
+    /// After the end of its input.
+    pub fn feed(&mut self, input: &[u8]) {
+        // A command that ends early closes the pipe; that is its right.
+        let _ = self.stdin.as_mut().expect("its input has not ended").write_all(input);
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Lines that it has printed, the last one included only if it is whole.
+    pub fn lines(&self) -> usize {
+        self.stdout.whole_lines().lines().count()
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// If it runs for so long that it must be hanging.
+    pub fn has_ended(&mut self) -> bool {
+        if self.child.try_wait().expect("its status").is_some() {
+            return true;
+        }
+        if self.started.elapsed() > DEADLINE {
+            // It may end this very moment.
+            let _ = self.child.kill();
+            panic!("aqueduct {:?} did not end within {DEADLINE:?}", self.args);
+        }
+        false
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn finish(mut self) -> Output {
+        while !self.has_ended() {
+            thread::sleep(PROBE_INTERVAL);
+        }
+        self.left_behind()
+    }
+
+    /// Ends it with SIGKILL, unless it has ended, and returns the whole lines that it printed.
+    pub fn kill(mut self) -> Output {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let mut output = self.left_behind();
+        output.stdout.truncate(output.stdout.rfind('\n').map_or(0, |end| end + 1));
+        output
+    }
+
+    fn left_behind(&mut self) -> Output {
+        let status = self.child.wait().expect("its status");
+        Output { code: status.code().unwrap_or(-1), stdout: self.stdout.all(), stderr: self.stderr.all() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What comes out of a pipe, read by a thread of its own.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl Collected {
+    fn from(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let mut pipe = pipe.expect("it is piped");
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let collected = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let read = pipe.read(&mut buffer).expect("the pipe can be read");
+                if read == 0 {
+                    return;
+                }
+                collected.lock().expect("what was read").extend_from_slice(&buffer[..read]);
+            }
+        });
+        Self { bytes, reader: Some(reader) }
+    }
+
+    fn whole_lines(&self) -> String {
+        let bytes = self.bytes.lock().expect("what was read");
+        let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+
+    /// Waits for the end of the pipe.
+    fn all(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader of a pipe");
+        }
+        String::from_utf8_lossy(&self.bytes.lock().expect("what was read")).into_owned()
+    }
 }

@@ -130,7 +130,7 @@ impl From<ConsumeError> for Refusal {
         match error {
             ConsumeError::Request(error) => error.into(),
             ConsumeError::Partition { error, .. } => (*error).into(),
-            other @ (ConsumeError::Decode(_) | ConsumeError::Damaged { .. }) => {
+            other @ (ConsumeError::Decode(_) | ConsumeError::Damaged { .. } | ConsumeError::Unsettled { .. }) => {
                 panic!("no answer of the broker: {other}")
             }
         }

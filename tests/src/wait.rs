@@ -26,6 +26,21 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
     }
 }
 
+/// As [`eventually`], for tests without a runtime: asks `probe`, which is cheap, all the time.
+///
+/// # Panics
+/// After a minute, naming `what`.
+pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Awaits `future`, but not for ever.
 ///
 /// # Panics

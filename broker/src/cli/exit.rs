@@ -166,6 +166,7 @@ fn of_consume(error: &ConsumeError) -> Exit {
         ConsumeError::Request(error) => of_request(error),
         ConsumeError::Partition { error, .. } => of_broker(error),
         ConsumeError::Damaged { .. } | ConsumeError::Decode(_) => Exit::Failed,
+        ConsumeError::Unsettled { .. } => Exit::Unknown,
     }
 }
 

@@ -42,7 +42,7 @@ impl Groups {
         let (group, id) = (group.map(str::to_owned), topic.map(|topic| topic.meta().id));
         let positions = self
             .handle
-            .ask(move |coordinator| {
+            .ask_durably(move |coordinator| {
                 group.as_deref().map(|group| coordinator.describe(group)).transpose()?;
                 Ok(coordinator.positions(group.as_deref(), id))
             })

@@ -103,6 +103,20 @@ impl Handle {
         self.call(|reply| Command::Ask(Box::new(move |coordinator| drop(reply.send(question(coordinator)))))).await
     }
 
+    /// As [`ask`](Self::ask), answered once what the answer may rest on is durable: what was told is never taken back.
+    async fn ask_durably<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Coordinator) -> Result<T, GroupError> + Send + 'static,
+    ) -> Result<T, GroupError> {
+        self.call(|reply| {
+            Command::Ask(Box::new(move |coordinator| {
+                let answer = question(coordinator);
+                coordinator.when_durable(move |durable| drop(reply.send(durable.and(answer))));
+            }))
+        })
+        .await
+    }
+
     async fn settle(&self, settlement: Settlement) -> Result<Vec<u32>, GroupError> {
         self.call(|reply| Command::Settle { settlement, reply }).await
     }

@@ -161,6 +161,8 @@ impl Driver {
             Ok(Event::Joined(joined)) => {
                 self.link.report_success();
                 state.member = Some(joined);
+                // What was lost is delivered again from here on.
+                state.unsettled = 0;
             }
             Ok(Event::Assignment(assignment)) => reassign(shared, &mut state, assignment),
             Ok(Event::Settled(settled)) => {

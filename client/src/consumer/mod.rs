@@ -136,11 +136,14 @@ impl Consumer {
     /// program still holds go to others.
     ///
     /// # Errors
-    /// None at present: what could not be settled is delivered again, which at-least-once allows.
+    /// [`ConsumeError::Unsettled`] if the broker went away before it had answered: what was acked may come again.
     pub async fn close(mut self) -> Result<(), ConsumeError> {
         self.shared.begin_leaving();
         poll_fn(|cx| self.poll_ended(cx)).await;
-        Ok(())
+        match self.shared.state.lock().unsettled {
+            0 => Ok(()),
+            records => Err(ConsumeError::Unsettled { records }),
+        }
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {

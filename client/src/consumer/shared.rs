@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) member: Option<v1::Joined>,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
+    /// Settled since the last join, and not known to be stored: the session was lost.
+    pub(super) unsettled: u64,
     pub(super) phase: Phase,
     /// Of the request stream, while it has nothing to send.
     pub(super) requests: Option<Waker>,
@@ -98,6 +100,7 @@ impl Shared {
             rewinding: BTreeMap::new(),
             member: None,
             open: 0,
+            unsettled: 0,
             phase: Phase::Consuming,
             requests: None,
             reader: None,
@@ -110,6 +113,7 @@ impl Shared {
     pub(super) fn settle(&self, session: u64, claim: Claim, offset: Offset, verdict: Verdict) {
         let mut state = self.state.lock();
         if state.session != session || state.phase == Phase::Ended {
+            state.unsettled += 1;
             drop(state);
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             if let Verdict::Ack { done: Some(done) } | Verdict::Park { done: Some(done), .. } = verdict {
@@ -171,7 +175,9 @@ impl Shared {
             }
             (std::mem::replace(&mut state.settlements, fresh), revoked, state.reader.take())
         };
-        self.counters.lost.fetch_add(settlements.lose(), Ordering::Relaxed);
+        let lost = settlements.lose();
+        self.state.lock().unsettled += lost;
+        self.counters.lost.fetch_add(lost, Ordering::Relaxed);
         tracing::debug!(topic = %self.topic, ?revoked, "session ended");
         wake(waker);
     }

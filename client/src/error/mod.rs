@@ -257,6 +257,14 @@ pub enum ConsumeError {
     /// A delivery cannot be read: its records stay open until the ack time-out.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The consumer was closed when the broker had gone. It may have stored these acks; what it has not is delivered again.
+    #[error(
+        "the broker went away before it had stored the acks of {records} records, or said so: these may be delivered again"
+    )]
+    Unsettled {
+        /// How many records.
+        records: u64,
+    },
 }
 
 /// Why a delivery is not known to be settled. It will be delivered again.

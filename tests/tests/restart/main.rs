@@ -5,7 +5,8 @@ mod oracle;
 
 use aqueduct_client::{Record, Start};
 use aqueduct_proto::v1;
-use aqueduct_tests::{BrokerProcess, Raw, eventually, raw, read_all, text, within};
+use aqueduct_tests::{BrokerProcess, Fault, Raw, eventually, raw, read_all, text, within};
+use futures_util::StreamExt as _;
 use load::Load;
 
 /// Records between two kills.
@@ -53,6 +54,42 @@ async fn sigterm_under_load_drains_and_exits_with_zero() {
     load.stored_more(500).await;
     let witnessed = load.finish().await;
     oracle::check(&broker.client().await, &witnessed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_finishes_what_is_in_flight_before_it_exits_with_zero() {
+    const REQUESTS: u64 = 10;
+    let mut broker = BrokerProcess::start();
+    let client = broker.client().await;
+    client.topics().create("orders").build().await.expect("a new topic");
+    client.publish("orders", Record::new("before")).await.expect("a receipt");
+    drop(client);
+    let injections = ["fdatasync:delay_enter=300000"];
+    let slow_disk = Fault::inject(broker.pid(), "pwritev,fdatasync", &injections);
+    let mut raw = Raw::connect(&broker.url()).await;
+    let request =
+        |request_id| v1::PublishRequest { request_id, ..raw::publish_records("orders", vec![raw::record("x")]) };
+    // The client does not end its stream: it would send more.
+    let requests = futures_util::stream::iter((1..=REQUESTS).map(request)).chain(futures_util::stream::pending());
+    let mut answers = raw.log.publish_stream(requests).await.expect("a stream").into_inner();
+    // Written, and about to be synced, which takes its time.
+    let written = async || slow_disk.trace().iter().any(|line| line.contains("pwritev")).then_some(());
+    eventually("they are on their way to the disk", written).await;
+    broker.send_sigterm();
+
+    let mut answered = 0;
+    while let Ok(Some(answer)) = within("an answer", answers.message()).await {
+        let Some(v1::publish_stream_response::Event::Outcome(outcome)) = answer.event else { continue };
+        assert!(matches!(outcome.outcome, Some(v1::outcome::Outcome::Response(_))), "{outcome:?}");
+        answered += 1;
+    }
+    assert_eq!(answered, REQUESTS, "what was in flight is finished");
+    let status = eventually("the broker ends", async || broker.ended()).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(!broker.log().contains("still connected"), "it waited for nobody in vain:\n{}", broker.log());
+    drop(slow_disk);
+    let broker = broker.kill().restart();
+    assert_eq!(read_all(&broker.client().await, "orders").await.len() as u64, REQUESTS + 1);
 }
 
 /// How a broker ends between two attempts.

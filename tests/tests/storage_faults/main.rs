@@ -1,8 +1,10 @@
 //! Disks that lie, fail and run full, under a real broker.
 
 mod damage;
+mod device;
 mod failing;
 mod full;
+mod panic;
 
 use aqueduct_client::{Client, Record};
 

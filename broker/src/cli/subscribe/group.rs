@@ -72,7 +72,10 @@ async fn run(consumer: &mut Consumer, topic: &str, printer: &mut Printer, mut en
             Some(Ok(ConsumerItem::Assignment { .. })) => {}
             Some(Err(error @ ConsumeError::Request(_))) => return Err(error.into()),
             Some(Err(
-                error @ (ConsumeError::Partition { .. } | ConsumeError::Damaged { .. } | ConsumeError::Decode(_)),
+                error @ (ConsumeError::Partition { .. }
+                | ConsumeError::Damaged { .. }
+                | ConsumeError::Decode(_)
+                | ConsumeError::Unsettled { .. }),
             )) => {
                 render::note(&error.to_string());
                 failure.get_or_insert(error);

@@ -31,7 +31,7 @@ use crate::{
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, GroupError>>;
 
 /// A question that changes nothing.
-pub(crate) type Question = Box<dyn FnOnce(&Coordinator) + Send>;
+pub(crate) type Question = Box<dyn FnOnce(&mut Coordinator) + Send>;
 
 /// One message to the coordinator.
 pub(crate) enum Command {

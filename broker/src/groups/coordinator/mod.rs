@@ -285,6 +285,14 @@ impl Coordinator {
         }));
     }
 
+    /// Tells `waiter` when everything that was settled so far is durable: at once if nothing waits.
+    pub(crate) fn when_durable(&mut self, waiter: impl FnOnce(Result<(), GroupError>) + Send + 'static) {
+        if self.journal.is_settled() {
+            return waiter(Ok(()));
+        }
+        self.journal.when_durable(Box::new(move |outcome| waiter(outcome.map_err(GroupError::from))));
+    }
+
     async fn set_positions(&mut self, change: PositionChange) -> Result<Vec<Moved>, GroupError> {
         let group = self.known(&change.group)?;
         self.check_idle(&change.group, change.topic)?;

@@ -122,7 +122,13 @@ impl Journal {
         self.moved.insert(key);
     }
 
-    /// Tells `waiter` when everything marked so far is durable. At most one per member is outstanding.
+    /// Whether nothing is marked that is not durable.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.moved.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Tells `waiter` when everything marked so far is durable. At most one per member is outstanding, and one for each
+    /// call that asks where a group stands.
     pub(crate) fn when_durable(&mut self, waiter: Waiter) {
         self.waiters.push(waiter);
     }
