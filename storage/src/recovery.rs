@@ -282,12 +282,24 @@ fn settle(
         }
         (tail::Ending::Removed, Some(base)) => {
             segments.pop();
-            remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
-            live.iter().rev().nth(1).map(|before| LastSegment {
-                base: before.base,
-                position: before.bytes,
-                kind: SegmentKind::Sealed,
-            })
+            match live.iter().rev().nth(1) {
+                // Without a trailer it ends where the next one begins: if there were none, what a failed sync has left
+                // behind its end would be taken for a tail.
+                Some(before) if chain::read_trailer(place, *before)?.is_none() => {
+                    let header = SegmentHeader { epoch, base, age_us, previous: Some(before.base) };
+                    create_segment(&**place.disk, place.dir, place.id, header)?;
+                    segments.push(Arc::new(Segment::new(place.dir, base, base, HEADER_BYTES)));
+                    Some(active(base, HEADER_BYTES))
+                }
+                before => {
+                    remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
+                    before.map(|before| LastSegment {
+                        base: before.base,
+                        position: before.bytes,
+                        kind: SegmentKind::Sealed,
+                    })
+                }
+            }
         }
     };
     Ok((segments, last_segment))
