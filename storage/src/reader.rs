@@ -140,7 +140,10 @@ impl LogReader {
         let Some(segment) = low.checked_sub(1).map(|last| &list[last]) else {
             return Ok(Some(window.log_start).filter(|start| *start < window.high_watermark));
         };
-        let mut from = self.index_floor_by_time(segment.base, time_us)?.unwrap_or(segment.base).max(window.log_start);
+        let hint = self.index_floor_by_time(segment.base, time_us)?;
+        // What the hint points to must prove itself: then all that lies before it is as early, and need not be looked at.
+        let proven = hint.filter(|offset| matches!(self.append_time_at(*offset), Ok(Some(at_us)) if at_us < time_us));
+        let mut from = proven.unwrap_or(segment.base).max(window.log_start);
         while from < window.high_watermark {
             for header in self.headers(from, 1024)? {
                 if header.append_time_us >= time_us {
