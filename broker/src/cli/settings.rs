@@ -254,10 +254,9 @@ pub(crate) fn from_file(path: &Path) -> Result<Vec<Assignment>, SettingsError> {
 /// # Errors
 /// As [`from_file`].
 pub(crate) fn from_text(text: &str, path: &Path) -> Result<Vec<Assignment>, SettingsError> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| SettingsError::File {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })?;
     let mut assignments = Vec::new();
     for (key, value) in table {
         let origin = Origin::File(path.to_owned());

@@ -101,7 +101,10 @@ fn assert_named_well(path: &Path, topics: &BTreeSet<String>) {
     for name in topics {
         let is_first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let is_later = |byte: u8| is_first(byte) || byte == b'.' || byte == b'-';
-        assert!(name.len() <= 249 && name.bytes().next().is_some_and(is_first) && name.bytes().all(is_later), "{name:?}");
+        assert!(
+            name.len() <= 249 && name.bytes().next().is_some_and(is_first) && name.bytes().all(is_later),
+            "{name:?}"
+        );
     }
     let folders = fs::read_dir(path.join("topics")).expect("a directory").count();
     assert_eq!(folders, topics.len(), "each topic has its folder");
@@ -134,7 +137,9 @@ where
 /// The disk works: whatever goes wrong is the caller's doing.
 fn assert_status(method: &str, status: &Status) {
     match status.code() {
-        Code::Unknown | Code::DataLoss | Code::Unauthenticated | Code::PermissionDenied => panic!("{method}: {status:?}"),
+        Code::Unknown | Code::DataLoss | Code::Unauthenticated | Code::PermissionDenied => {
+            panic!("{method}: {status:?}")
+        }
         // What tonic makes of messages that do not decode.
         Code::Internal => assert!(is_from_tonic(status), "{method}: {status:?}"),
         _ => {}

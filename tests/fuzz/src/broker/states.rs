@@ -89,7 +89,8 @@ async fn open(path: &Path) {
 
 fn says_where(error: &OpenError, path: &Path) -> bool {
     let text = error.to_string();
-    text.contains(&*path.to_string_lossy()) || ["system/", "topic", "journal"].iter().any(|part| text.contains(part))
+    text.contains(&*path.to_string_lossy())
+        || ["system/", "topic", "journal", "group state"].iter().any(|part| text.contains(part))
 }
 
 /// Whatever it answers.

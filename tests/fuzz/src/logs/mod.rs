@@ -66,7 +66,9 @@ pub fn index(input: &[u8]) {
     files.remove(&name);
     let (without, _) = open(&disk_of(&files)).expect("an index is not needed");
     assert_eq!(everything(&with), everything(&without), "read by way of the index");
-    assert_eq!(lookups(&with), lookups(&without), "looked up in the index");
+    for (with, without) in lookups(&with).into_iter().zip(lookups(&without)) {
+        assert_eq!(with, without, "looked up in the index");
+    }
 }
 
 fn index_file(input: &[u8]) -> arbitrary::Result<(usize, String, Vec<u8>)> {

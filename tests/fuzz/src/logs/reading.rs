@@ -9,8 +9,16 @@ const STEPS_MAX: usize = 10_000;
 /// What a read has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    Batch { from: Offset, to: Offset, epoch: u32, payload: Bytes },
-    Damage { from: Offset, to: Offset },
+    Batch {
+        from: Offset,
+        to: Offset,
+        epoch: u32,
+        payload: Bytes,
+    },
+    Damage {
+        from: Offset,
+        to: Offset,
+    },
     /// Reading cannot go on behind it.
     Refused(String),
 }
@@ -76,10 +84,10 @@ pub(crate) fn lookups(log: &PartitionLog) -> Vec<String> {
     let Window { log_start, high_watermark } = log.window();
     let mut answers = Vec::new();
     for offset in log_start..=high_watermark {
-        answers.push(format!("{:?}", reader.headers(offset, 3)));
-        answers.push(format!("{:?}", reader.append_time_at(offset)));
+        answers.push(format!("headers at {offset}: {:?}", reader.headers(offset, 3)));
+        answers.push(format!("time at {offset}: {:?}", reader.append_time_at(offset)));
         let time_us = i64::try_from(offset * 10).unwrap_or(i64::MAX) - 5;
-        answers.push(format!("{:?}", reader.offset_for_time(time_us)));
+        answers.push(format!("offset at {time_us}: {:?}", reader.offset_for_time(time_us)));
         // An estimate: it may differ, but must not fail.
         reader.bytes_between(log_start, offset).expect("an estimate");
         reader.bytes_between(offset, high_watermark).expect("an estimate");

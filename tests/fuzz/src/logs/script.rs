@@ -13,17 +13,38 @@ const GROWTH_BYTES_MAX: usize = 8 << 10;
 #[derive(Arbitrary, Debug)]
 enum Change<'a> {
     /// Bytes are written over others.
-    Overwrite { at: u16, bytes: &'a [u8] },
+    Overwrite {
+        at: u16,
+        bytes: &'a [u8],
+    },
     /// A field of one of the file's structures gets a value.
-    Field { structure: u8, field: u8, value: Value },
-    Cut { bytes: u16 },
-    Grow { bytes: u16, fill: u8 },
-    Replace { content: &'a [u8] },
+    Field {
+        structure: u8,
+        field: u8,
+        value: Value,
+    },
+    Cut {
+        bytes: u16,
+    },
+    Grow {
+        bytes: u16,
+        fill: u8,
+    },
+    Replace {
+        content: &'a [u8],
+    },
     Lose,
     /// A part of another file is written over the file's own.
-    Mix { other: u8, from: u16, bytes: u16, at: u16 },
+    Mix {
+        other: u8,
+        from: u16,
+        bytes: u16,
+        at: u16,
+    },
     /// It gets the name of the segment with this base.
-    Rename { base: u64 },
+    Rename {
+        base: u64,
+    },
 }
 
 #[derive(Arbitrary, Debug)]
