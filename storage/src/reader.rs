@@ -243,7 +243,8 @@ impl LogReader {
             let Ok(stored) = encoding::decode(&piece[at..], self.shared.id) else { break };
             let end = (at as u64).saturating_add(stored.stored_bytes());
             let fits = end <= max_bytes || batches.is_empty();
-            if stored.header.base_offset != offset || !fits || end > piece.len() as u64 {
+            let follows = stored.header.base_offset == offset && stored.header.next_offset() <= bounded.end;
+            if !follows || !fits || end > piece.len() as u64 {
                 break;
             }
             let end = usize::try_from(end).unwrap_or(usize::MAX);
