@@ -16,12 +16,12 @@ use crate::cli::record_json;
 pub fn records(input: &[u8]) {
     let Some((&how, text)) = input.split_first() else { return };
     match how % 5 {
-        0 => read_in_any_pieces(text, decoder(InputFormat::Lines)),
-        1 => read_in_any_pieces(text, decoder(InputFormat::Null)),
-        2 => read_in_any_pieces(text, decoder(InputFormat::Json)),
+        0 => read_in_any_pieces(text, &decoder(InputFormat::Lines)),
+        1 => read_in_any_pieces(text, &decoder(InputFormat::Null)),
+        2 => read_in_any_pieces(text, &decoder(InputFormat::Json)),
         3 => {
             let key_field = Some("key".to_owned());
-            read_in_any_pieces(text, Decoder { key_field, ..decoder(InputFormat::Json) });
+            read_in_any_pieces(text, &Decoder { key_field, ..decoder(InputFormat::Json) });
         }
         _ => {
             if let Ok(record) = record(&mut Unstructured::new(text)) {
@@ -35,8 +35,8 @@ fn decoder(format: InputFormat) -> Decoder {
     Decoder { format, key: None, key_field: None, headers: Vec::new() }
 }
 
-fn read_in_any_pieces(text: &[u8], decoder: Decoder) {
-    let (records, failure) = read(text, text.len(), decoder.clone());
+fn read_in_any_pieces(text: &[u8], decoder: &Decoder) {
+    let (records, failure) = read(text, text.len(), decoder);
     // Each piece is read into a buffer of its own: few of them, or the buffers are all that is tested.
     let piece_bytes = text.len().div_ceil(7).max(1);
     assert_eq!(read(text, piece_bytes, decoder), (records.clone(), failure), "it depends on how the bytes arrive");
@@ -44,33 +44,31 @@ fn read_in_any_pieces(text: &[u8], decoder: Decoder) {
 }
 
 /// The records, and why there are no more.
-fn read(text: &[u8], piece_bytes: usize, decoder: Decoder) -> (Vec<Record>, Option<String>) {
-    let (mut records, mut line) = (Vec::new(), 0);
-    let mut pieces = input::read(Box::new(Pieces { rest: text.to_vec(), piece_bytes }), decoder);
-    while let Some(piece) = pieces.blocking_recv() {
+fn read(text: &[u8], piece_bytes: usize, decoder: &Decoder) -> (Vec<Record>, Option<String>) {
+    let (mut records, mut line, mut failure) = (Vec::new(), 0, None);
+    input::read_pieces(Pieces { rest: text, piece_bytes }, decoder, |piece| {
         for Numbered { line: next, record } in piece.records {
             assert!(next > line, "lines are numbered in order");
             line = next;
             records.push(record);
         }
-        if let Some(failure) = piece.failure {
-            return (records, Some(failure.to_string()));
-        }
-    }
-    (records, None)
+        failure = piece.failure.map(|failure| failure.to_string());
+        true
+    });
+    (records, failure)
 }
 
 /// Standard input that gives a few bytes at a time.
-struct Pieces {
-    rest: Vec<u8>,
+struct Pieces<'a> {
+    rest: &'a [u8],
     piece_bytes: usize,
 }
 
-impl Read for Pieces {
+impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.rest.len().min(self.piece_bytes).min(buffer.len());
         buffer[..bytes].copy_from_slice(&self.rest[..bytes]);
-        self.rest.drain(..bytes);
+        self.rest = &self.rest[bytes..];
         Ok(bytes)
     }
 }

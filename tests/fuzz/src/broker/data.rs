@@ -16,7 +16,7 @@ const MEMORY: &str = "/dev/shm";
 const IO_THREADS: usize = 2;
 
 /// Longer than a call takes that waits for nothing but the disk.
-const CALL_MAX: Duration = Duration::from_millis(10);
+const CALL_MAX: Duration = Duration::from_millis(5);
 
 /// Files by their path in the data directory.
 pub(crate) type Tree = BTreeMap<PathBuf, Vec<u8>>;

@@ -90,7 +90,7 @@ async fn open(path: &Path) {
 fn says_where(error: &OpenError, path: &Path) -> bool {
     let text = error.to_string();
     text.contains(&*path.to_string_lossy())
-        || ["system/", "topic", "journal", "group state"].iter().any(|part| text.contains(part))
+        || ["system/", "topic", "journal", "group state", "data of format"].iter().any(|part| text.contains(part))
 }
 
 /// Whatever it answers.
