@@ -45,7 +45,10 @@ fn recovered(disk: &SimDisk, mut log: PartitionLog, report: &RecoveryReport) {
     if log.append_group(std::slice::from_ref(&next)).is_err() {
         return;
     }
-    found.push(Found::of(&next));
+    // Behind what a newer version wrote nothing is read.
+    if !matches!(found.last(), Some(Found::Refused(_))) {
+        found.push(Found::of(&next));
+    }
     assert_eq!(everything(&log), found, "what is appended is there");
     same_after(&disk.after_power_loss(2), &found, "an append and a power loss");
     if log.close().is_ok() {

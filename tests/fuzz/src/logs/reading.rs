@@ -1,7 +1,6 @@
 //! Everything that a log holds, damage included.
 
 use aqueduct_storage::{Batch, Offset, PartitionLog, ReadError, Window, payload_crc};
-use bytes::Bytes;
 
 /// More steps than there can be batches and damaged places in a small log.
 const STEPS_MAX: usize = 10_000;
@@ -13,7 +12,7 @@ pub(crate) enum Found {
         from: Offset,
         to: Offset,
         epoch: u32,
-        payload: Bytes,
+        payload_crc: u32,
     },
     Damage {
         from: Offset,
@@ -26,7 +25,7 @@ pub(crate) enum Found {
 impl Found {
     pub(crate) fn of(batch: &Batch) -> Self {
         let (from, to) = (batch.header.base_offset, batch.header.next_offset());
-        Self::Batch { from, to, epoch: batch.header.epoch, payload: batch.payload.clone() }
+        Self::Batch { from, to, epoch: batch.header.epoch, payload_crc: batch.header.payload_crc }
     }
 }
 
