@@ -320,10 +320,14 @@ impl LogReader {
         } else {
             around(&self.shared.older_index(bounded)?, |entry| entry.offset <= offset)
         };
-        let (low_offset, low) = before.map_or((segment.base, HEADER_BYTES), |entry| (entry.offset, entry.position));
+        // An index may say anything: what it says of other offsets, or beyond the segment, does not count.
+        let bytes_max = segment.bytes();
+        let (low_offset, low) = before
+            .filter(|entry| entry.offset <= offset)
+            .map_or((segment.base, HEADER_BYTES), |entry| (entry.offset, entry.position.min(bytes_max)));
         let (high_offset, high) = after
-            .filter(|entry| entry.offset < bounded.end)
-            .map_or((bounded.end, segment.bytes()), |entry| (entry.offset, entry.position));
+            .filter(|entry| entry.offset > offset && entry.offset < bounded.end)
+            .map_or((bounded.end, bytes_max), |entry| (entry.offset, entry.position.min(bytes_max)));
         let (part, whole) = (offset - low_offset, (high_offset - low_offset).max(1));
         let bytes = u128::from(high.saturating_sub(low)) * u128::from(part) / u128::from(whole);
         Ok(low + u64::try_from(bytes).unwrap_or(0))
