@@ -203,7 +203,12 @@ fn recover_unclean(
     };
     damage.extend(outcome.damage.iter().cloned());
     notes.extend(outcome.notes.iter().cloned());
-    let epoch = state.map_or(0, |state| state.epoch).max(links.epoch).max(outcome.epoch) + 1;
+    let highest = state.map_or(0, |state| state.epoch).max(links.epoch).max(outcome.epoch);
+    let epoch = highest.checked_add(1).ok_or_else(|| StorageError::Corrupt {
+        path: place.dir.join(state::FILE_NAME),
+        position: 0,
+        what: format!("no epoch is above {highest}"),
+    })?;
     let age = state.map_or_else(|| AgeClock::new(place.disk.boot_time()), |state| state.age);
     let (segments, last_segment) = settle(place, live, &outcome, epoch, age.age_us)?;
     if !outcome.proves_entry {
