@@ -91,7 +91,7 @@ async fn topics_after_restart(path: &Path) -> BTreeSet<String> {
 }
 
 async fn topics_of(broker: &Broker) -> BTreeSet<String> {
-    let topics = broker.client().topics().list().await.expect("a list");
+    let topics = broker.client().topics().list_all().await.expect("a list");
     topics.into_iter().map(|topic| topic.name).collect()
 }
 
