@@ -82,7 +82,12 @@ pub(crate) fn check_limit(what: &'static str, actual: u64, limit: u64, unit: &'s
 fn count_records(payload: &[u8], codec: Codec, limits: &Limits) -> Result<u64, PublishError> {
     match codec {
         Codec::None => Scan::of(payload, limits).count(),
-        Codec::Lz4 => Scan::of(BufReader::new(lz4_flex::frame::FrameDecoder::new(payload)), limits).count(),
+        Codec::Lz4 => {
+            let mut rest = payload;
+            let count = Scan::of(BufReader::new(lz4_flex::frame::FrameDecoder::new(&mut rest)), limits).count()?;
+            // Some readers would go on with another frame there, others would not: they must not differ.
+            if rest.is_empty() { Ok(count) } else { Err(malformed(&"bytes follow its LZ4 frame")) }
+        }
         Codec::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(|error| malformed(&error))?;
             // A larger window would make the decoder allocate what the frame claims.
@@ -160,6 +165,8 @@ impl<R: BufRead> Scan<R> {
 
     fn fill(&mut self) -> Result<&[u8], PublishError> {
         match self.input.fill_buf() {
+            // Not asked again: a decoder would begin the next frame.
+            Ok([]) => return Ok(&[]),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(malformed(&error)),
@@ -252,6 +259,16 @@ mod tests {
         }
         for codec in [Codec::Lz4, Codec::Zstd] {
             let error = check(batch(records(2, 10), 2, codec), &Limits::default()).unwrap_err();
+            assert_eq!(field_of(error), "batch.records");
+        }
+    }
+
+    #[test]
+    fn an_lz4_payload_is_one_frame_and_nothing_else() {
+        let frame = lz4(&records(20, 30));
+        assert!(check(batch(frame.clone(), 20, Codec::Lz4), &Limits::default()).is_ok());
+        for (behind, count) in [(frame.as_slice(), 40), (frame.as_slice(), 20), (&[0], 20)] {
+            let error = check(batch([&frame, behind].concat(), count, Codec::Lz4), &Limits::default()).unwrap_err();
             assert_eq!(field_of(error), "batch.records");
         }
     }

@@ -38,6 +38,9 @@ mod connection;
 mod core;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod groups;
 #[cfg(feature = "budgets")]
 #[doc(hidden)]

@@ -151,7 +151,10 @@ impl LogReader {
         let Some(segment) = low.checked_sub(1).map(|last| &list[last]) else {
             return Ok(Some(window.log_start).filter(|start| *start < window.high_watermark));
         };
-        let mut from = self.index_floor_by_time(segment.base, time_us)?.unwrap_or(segment.base).max(window.log_start);
+        let hint = self.index_floor_by_time(segment.base, time_us)?;
+        // What the hint points to must prove itself: then all that lies before it is as early, and need not be looked at.
+        let proven = hint.filter(|offset| matches!(self.append_time_at(*offset), Ok(Some(at_us)) if at_us < time_us));
+        let mut from = proven.unwrap_or(segment.base).max(window.log_start);
         while from < window.high_watermark {
             for header in self.headers(from, 1024)? {
                 if header.append_time_us >= time_us {
@@ -254,7 +257,8 @@ impl LogReader {
             let Ok(stored) = encoding::decode(&piece[at..], self.shared.id) else { break };
             let end = (at as u64).saturating_add(stored.stored_bytes());
             let fits = end <= max_bytes || batches.is_empty();
-            if stored.header.base_offset != offset || !fits || end > piece.len() as u64 {
+            let follows = stored.header.base_offset == offset && stored.header.next_offset() <= bounded.end;
+            if !follows || !fits || end > piece.len() as u64 {
                 break;
             }
             let end = usize::try_from(end).unwrap_or(usize::MAX);
@@ -330,10 +334,14 @@ impl LogReader {
         } else {
             around(&self.shared.older_index(bounded)?, |entry| entry.offset <= offset)
         };
-        let (low_offset, low) = before.map_or((segment.base, HEADER_BYTES), |entry| (entry.offset, entry.position));
+        // An index may say anything: what it says of other offsets, or beyond the segment, does not count.
+        let bytes_max = segment.bytes();
+        let (low_offset, low) = before
+            .filter(|entry| entry.offset <= offset)
+            .map_or((segment.base, HEADER_BYTES), |entry| (entry.offset, entry.position.min(bytes_max)));
         let (high_offset, high) = after
-            .filter(|entry| entry.offset < bounded.end)
-            .map_or((bounded.end, segment.bytes()), |entry| (entry.offset, entry.position));
+            .filter(|entry| entry.offset > offset && entry.offset < bounded.end)
+            .map_or((bounded.end, bytes_max), |entry| (entry.offset, entry.position.min(bytes_max)));
         let (part, whole) = (offset - low_offset, (high_offset - low_offset).max(1));
         let bytes = u128::from(high.saturating_sub(low)) * u128::from(part) / u128::from(whole);
         Ok(low + u64::try_from(bytes).unwrap_or(0))

@@ -203,7 +203,12 @@ fn recover_unclean(
     };
     damage.extend(outcome.damage.iter().cloned());
     notes.extend(outcome.notes.iter().cloned());
-    let epoch = state.map_or(0, |state| state.epoch).max(links.epoch).max(outcome.epoch) + 1;
+    let highest = state.map_or(0, |state| state.epoch).max(links.epoch).max(outcome.epoch);
+    let epoch = highest.checked_add(1).ok_or_else(|| StorageError::Corrupt {
+        path: place.dir.join(state::FILE_NAME),
+        position: 0,
+        what: format!("no epoch is above {highest}"),
+    })?;
     let age = state.map_or_else(|| AgeClock::new(place.disk.boot_time()), |state| state.age);
     let (segments, last_segment) = settle(place, live, &outcome, epoch, age.age_us)?;
     if !outcome.proves_entry {
@@ -282,12 +287,24 @@ fn settle(
         }
         (tail::Ending::Removed, Some(base)) => {
             segments.pop();
-            remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
-            live.iter().rev().nth(1).map(|before| LastSegment {
-                base: before.base,
-                position: before.bytes,
-                kind: SegmentKind::Sealed,
-            })
+            match live.iter().rev().nth(1) {
+                // Without a trailer it ends where the next one begins: if there were none, what a failed sync has left
+                // behind its end would be taken for a tail.
+                Some(before) if chain::read_trailer(place, *before)?.is_none() => {
+                    let header = SegmentHeader { epoch, base, age_us, previous: Some(before.base) };
+                    create_segment(&**place.disk, place.dir, place.id, header)?;
+                    segments.push(Arc::new(Segment::new(place.dir, base, base, HEADER_BYTES)));
+                    Some(active(base, HEADER_BYTES))
+                }
+                before => {
+                    remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
+                    before.map(|before| LastSegment {
+                        base: before.base,
+                        position: before.bytes,
+                        kind: SegmentKind::Sealed,
+                    })
+                }
+            }
         }
     };
     Ok((segments, last_segment))

@@ -139,7 +139,12 @@ impl Shared {
         let mut sampler = IndexSampler::new(self.index_interval_bytes.load(Ordering::Relaxed));
         let mut entries = Vec::new();
         loop {
-            match walk.step()? {
+            let step = match walk.step() {
+                // What a newer version has written hinders nobody from reading what lies before it.
+                Err(StorageError::Unsupported { .. }) => break,
+                step => step?,
+            };
+            match step {
                 Step::Batch { position, stored } if sampler.takes(position) => entries.push(IndexEntry {
                     offset: stored.header.base_offset,
                     position,

@@ -278,6 +278,10 @@ fn decode(bytes: &[u8], id: LogId) -> Result<(u64, State), SlotFault> {
     let boot = BootTime { boot_id: fields.bytes(), since_boot_us: fields.u64() };
     let wall_us = Some(fields.i64()).filter(|_| has(FLAG_HAS_WALL));
     let kind = if has(FLAG_SEALED) { SegmentKind::Sealed } else { SegmentKind::Active };
+    if log_start > durable_end || (has(FLAG_HAS_SEGMENT) && base > durable_end) {
+        // Facts that contradict each other: appending on their word would use offsets twice.
+        return Err(SlotFault::Damaged);
+    }
     let state = State {
         epoch,
         log_start,
@@ -308,10 +312,10 @@ mod tests {
 
     fn state(epoch: u32, durable_end: Offset) -> State {
         let boot = BootTime { boot_id: [1; 16], since_boot_us: 7 };
-        let last = LastSegment { base: 3, position: 64, kind: SegmentKind::Active };
+        let last = LastSegment { base: durable_end.min(3), position: 64, kind: SegmentKind::Active };
         State {
             epoch,
-            log_start: 2,
+            log_start: durable_end.min(2),
             durable_end,
             last_segment: Some(last),
             segments_crc: 9,
@@ -362,6 +366,17 @@ mod tests {
                 let (_, found) = load(&disk.after_power_loss(seed));
                 assert!(found.epoch >= epoch_min, "crash after {operations} operations, seed {seed}: {found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_slot_whose_facts_contradict_each_other_does_not_count() {
+        let (disk, mut file) = created();
+        let last = LastSegment { base: 11, position: 64, kind: SegmentKind::Active };
+        for wrong in [State { log_start: 11, ..state(2, 10) }, State { last_segment: Some(last), ..state(2, 10) }] {
+            file.write_synced(&state(2, 10)).expect("write");
+            file.write_hint(&wrong).expect("write");
+            assert_eq!(load(&disk).1, state(2, 10));
         }
     }
 

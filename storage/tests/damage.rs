@@ -4,7 +4,7 @@ mod support;
 
 use std::path::PathBuf;
 
-use aqueduct_storage::sim::SimDisk;
+use aqueduct_storage::sim::{Fault, Injection, OpKind, SimDisk, SyncLoss};
 use aqueduct_storage::{Batch, LastStop, LogId, Offset, OpenError, PartitionLog, ReadError, payload_crc};
 use support::{
     ID, append, assert_same, log_dir, lying_index, open, plain, read_all, read_around_damage, read_from, small_options,
@@ -377,7 +377,6 @@ fn a_segment_a_batch_or_a_state_of_a_newer_version_is_refused_and_left_untouched
 
 #[test]
 fn a_batch_written_to_the_wrong_place_is_not_served_from_there() {
-    use aqueduct_storage::sim::{Fault, Injection, OpKind};
     let (disk, mut log, mut batches) = written(&[100, 200]);
     let path_contains = ".log".to_owned();
     disk.inject(Injection { op: Some(OpKind::Write), path_contains, after: 0, fault: Fault::Misdirected(40) });
@@ -404,4 +403,26 @@ fn what_an_interrupted_creation_or_removal_has_left_is_cleaned_up() {
     assert_same(&read_all(&log.reader()), &batches, "strays are nobody's");
     let left = disk.shared().list(&log_dir()).expect("list");
     assert!(left.iter().all(|entry| !entry.name.ends_with(".new") && !entry.name.contains("77")), "{left:?}");
+}
+
+#[test]
+fn a_failed_tail_stays_cut_when_the_segment_that_superseded_it_is_lost() {
+    let (disk, mut log, batches) = written(&[100, 100]);
+    disk.inject(Injection {
+        op: Some(OpKind::SyncData),
+        path_contains: ".log".to_owned(),
+        after: 0,
+        fault: Fault::SyncFails(SyncLoss::CachedOnly),
+    });
+    append(&mut log, &[300]).expect_err("the sync fails");
+    log.recover_from_failure().expect("a fresh segment");
+    drop(log);
+    for content in [vec![], vec![0; 64], vec![7; 100]] {
+        let disk = disk.after_kill();
+        disk.overwrite(&segment(4), &content).expect("damage");
+        for _ in 0..3 {
+            let (log, _) = open(&disk.shared(), &log_dir()).expect("open");
+            assert_same(&read_all(&log.reader()), &batches, "what was not acknowledged is not read");
+        }
+    }
 }

@@ -83,14 +83,13 @@ pub(crate) struct Piece {
 /// next record.
 pub(crate) fn read(input: Box<dyn Read + Send>, decoder: Decoder) -> mpsc::Receiver<Piece> {
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
-    std::thread::spawn(move || {
-        let mut cutter = Cutter::new(&decoder);
-        read_pieces(input, &mut cutter, |piece| sender.blocking_send(piece).is_ok());
-    });
+    std::thread::spawn(move || read_pieces(input, &decoder, |piece| sender.blocking_send(piece).is_ok()));
     receiver
 }
 
-fn read_pieces(mut input: Box<dyn Read + Send>, cutter: &mut Cutter<'_>, mut take: impl FnMut(Piece) -> bool) {
+/// Reads on this thread until the input ends or fails, or `take` wants no more.
+pub(crate) fn read_pieces(mut input: impl Read, decoder: &Decoder, mut take: impl FnMut(Piece) -> bool) {
+    let mut cutter = Cutter::new(decoder);
     loop {
         let mut chunk = BytesMut::zeroed(READ_BYTES);
         let piece = match input.read(&mut chunk) {

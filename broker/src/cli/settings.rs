@@ -244,9 +244,19 @@ fn invalid(assignment: &Assignment, reason: String) -> SettingsError {
 /// # Errors
 /// [`SettingsError::File`], or a value that no setting can have.
 pub(crate) fn from_file(path: &Path) -> Result<Vec<Assignment>, SettingsError> {
-    let file_error = |reason: String| SettingsError::File { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| file_error(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| file_error(error.to_string()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })?;
+    from_text(&text, path)
+}
+
+/// The layer of the file at `path`, which says `text`.
+///
+/// # Errors
+/// As [`from_file`].
+pub(crate) fn from_text(text: &str, path: &Path) -> Result<Vec<Assignment>, SettingsError> {
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })?;
     let mut assignments = Vec::new();
     for (key, value) in table {
         let origin = Origin::File(path.to_owned());

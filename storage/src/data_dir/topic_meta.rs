@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Durability;
 
+/// Each is a directory and a log to open: a number beyond this is a slip of whoever edited the file.
+const PARTITIONS_MAX: u32 = 1 << 16;
+
 /// What is known of a topic on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicMeta {
@@ -84,6 +87,9 @@ pub(super) fn to_toml(meta: &TopicMeta) -> String {
 pub(super) fn from_toml(bytes: &[u8]) -> Result<TopicMeta, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let file: TopicFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    if file.partitions > PARTITIONS_MAX {
+        return Err(format!("`partitions` is {}; there can be at most {PARTITIONS_MAX}", file.partitions));
+    }
     Ok(TopicMeta {
         id: parse_id(&file.id).ok_or_else(|| "`id` is not 32 hexadecimal digits".to_owned())?,
         name: file.name,
@@ -139,5 +145,11 @@ mod tests {
     fn an_unknown_key_is_refused_by_name() {
         let text = to_toml(&TopicMeta::default()).replace("partitions", "partitons");
         assert!(from_toml(text.as_bytes()).is_err_and(|what| what.contains("partitons")));
+    }
+
+    #[test]
+    fn more_partitions_than_there_can_be_are_refused_by_name() {
+        let text = to_toml(&TopicMeta { partitions: 4_000_000_000, ..TopicMeta::default() });
+        assert!(from_toml(text.as_bytes()).is_err_and(|what| what.contains("`partitions`")));
     }
 }

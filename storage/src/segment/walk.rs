@@ -1,7 +1,7 @@
 //! Walking over a segment batch by batch, with the rules that make a batch part of the log.
 //!
-//! A header that is intact is not enough: it must begin at the offset where the batch before it ended, and its epoch
-//! must not go back. Otherwise it is a misdirected write, or a leftover of another life of these blocks.
+//! A header that is intact is not enough: it must begin at the offset where the batch before it ended and end no later
+//! than the segment does, and its epoch must not go back. Otherwise it is a misdirected write, or a leftover of another life of these blocks.
 
 use crate::batch::encoding::StoredHeader;
 use crate::segment::format::Trailer;
@@ -95,7 +95,11 @@ impl Walk {
     }
 
     fn belongs(&self, stored: &StoredHeader) -> bool {
-        stored.header.base_offset == self.expected && stored.header.epoch >= self.epoch_min && stored.header.span() > 0
+        let header = &stored.header;
+        header.base_offset == self.expected
+            && header.epoch >= self.epoch_min
+            && header.span() > 0
+            && header.next_offset() <= self.limit
     }
 
     fn next_intact(&mut self) -> Result<Option<Offset>, StorageError> {
