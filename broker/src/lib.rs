@@ -23,7 +23,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 pub use aqueduct_client as client;
 
 pub use crate::{
-    config::{AutoCreateTopics, BrokerConfig, Limits},
+    config::{AutoCreateTopics, BrokerConfig, ConnectionLimits, Limits},
     engine::EngineError,
     error::OpenError,
 };
@@ -37,12 +37,14 @@ mod connection;
 mod core;
 mod engine;
 mod error;
+mod fair_pool;
 mod groups;
 #[cfg(feature = "budgets")]
 #[doc(hidden)]
 pub mod hot_paths;
 mod in_process;
 mod names;
+mod outgoing;
 mod partition;
 mod producer_names;
 #[cfg(feature = "server")]

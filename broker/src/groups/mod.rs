@@ -55,6 +55,7 @@ use crate::{
     engine::{EngineError, MetaStore},
     error::TopicError,
     names,
+    outgoing::Outgoing,
     topics::{Topic, Topics},
 };
 
@@ -191,6 +192,7 @@ impl Groups {
         self: Arc<Self>,
         mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
         outbound: Outbound,
+        outgoing: Outgoing,
     ) {
         let joined = async {
             let join = member::first_request(&mut requests).await?;
@@ -203,7 +205,7 @@ impl Groups {
                 let handle = self.handle.clone();
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
-                member::run(handle, topic, membership, &join, requests, outbound).await;
+                member::run(handle, topic, membership, &join, requests, outbound, outgoing).await;
             }
             // A client that has gone does not need it.
             Err(error) => drop(outbound.send(Err(error)).await),

@@ -22,7 +22,7 @@ use super::{
     coordinator::{Membership, PartitionGeneration},
     error::GroupError,
 };
-use crate::topics::Topic;
+use crate::{outgoing::Outgoing, topics::Topic};
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -61,6 +61,7 @@ pub(super) async fn run(
     join: &JoinRequest,
     mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
     outbound: Outbound,
+    outgoing: Outgoing,
 ) {
     let Membership { id, policy, mut target, stats } = membership;
     let meta = topic.meta();
@@ -68,7 +69,7 @@ pub(super) async fn run(
     let mut session = Session::new(id, ack_timeout, join.heartbeat, join.credit, stats, Instant::now());
     session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
     target.mark_changed();
-    let mut feeds = Feeds::new(topic);
+    let mut feeds = Feeds::new(topic, outgoing);
     let mut settling = None;
     let end = loop {
         feeds.pump(&mut session);
@@ -107,6 +108,8 @@ pub(super) async fn run(
             happened = feeds.next() => match happened {
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session),
+                // Looked at above.
+                Happened::Room => {}
             },
             () = sleep_until(timer) => session.on_time(Instant::now()),
         }
