@@ -4,6 +4,8 @@ mod broker_process;
 mod cli;
 mod fault;
 pub mod raw;
+mod raw_bytes;
+pub mod raw_http2;
 mod reading;
 mod refusal;
 pub mod segments;
@@ -15,8 +17,10 @@ pub use crate::{
     cli::{Output, aqueduct, aqueduct_binary, aqueduct_with_input},
     fault::Fault,
     raw::Raw,
+    raw_bytes::call_with_bytes,
+    raw_http2::RawHttp2,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
-    usage::{cpu_time, resident_anonymous_bytes},
+    usage::{cpu_time, descriptors, resident_anonymous_bytes},
     wait::{eventually, within},
 };
