@@ -40,6 +40,64 @@ impl Limits {
     }
 }
 
+/// What connections may cost, whoever makes them. A server on a socket keeps these; inside the process there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Connections at a time; more are refused. The system's limit on open files may lower it, because the log needs
+    /// descriptors as well. Default 4096; 1 to 1,000,000.
+    pub connections_max: u32,
+    /// Calls and streams at a time on one connection; HTTP/2's own default is unlimited. Default 1024; 1 to 65,536.
+    pub streams_max: u32,
+    /// The headers of one call, in bytes. Default 16 KiB; 4 KiB to 1 MiB.
+    pub header_list_bytes_max: u64,
+    /// Streams that were reset before they were taken up; a connection with more of them is closed. Default 20; 1 to 1024.
+    pub resets_pending_max: u32,
+    /// How long a new connection may take to say that it speaks HTTP/2. Default 10 s; at least 100 ms.
+    pub preface_timeout: Duration,
+    /// A connection on which nothing has come for so long is asked whether it lives. Default 15 s; at least 100 ms.
+    pub keepalive_interval: Duration,
+    /// One that does not answer within this time is closed. One that does may stay idle. Default 10 s; at least 100 ms.
+    pub keepalive_timeout: Duration,
+    /// How long one request may take to come in completely, once it has begun. Default 30 s; at least 100 ms.
+    pub request_timeout: Duration,
+    /// Memory for requests that have not come in completely, in the whole broker. Default 64 MiB; at least 4 MiB.
+    pub incoming_budget_bytes: u64,
+    /// Memory for what was read for clients that have not taken it yet, in the whole broker. Default 64 MiB; at least 4 MiB.
+    pub outgoing_budget_bytes: u64,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            streams_max: 1024,
+            header_list_bytes_max: 16 << 10,
+            resets_pending_max: 20,
+            preface_timeout: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            incoming_budget_bytes: 64 * MIB,
+            outgoing_budget_bytes: 64 * MIB,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    fn validate(&self) -> Result<(), OpenError> {
+        in_bounds("connections_max", self.connections_max.into(), 1, 1_000_000)?;
+        in_bounds("streams_max", self.streams_max.into(), 1, 65_536)?;
+        in_bounds("header_list_bytes_max", self.header_list_bytes_max, 4 << 10, MIB)?;
+        in_bounds("resets_pending_max", self.resets_pending_max.into(), 1, 1024)?;
+        in_bounds("incoming_budget_bytes", self.incoming_budget_bytes, 4 * MIB, 1 << 40)?;
+        in_bounds("outgoing_budget_bytes", self.outgoing_budget_bytes, 4 * MIB, 1 << 40)?;
+        long_enough("preface_timeout", self.preface_timeout)?;
+        long_enough("keepalive_interval", self.keepalive_interval)?;
+        long_enough("keepalive_timeout", self.keepalive_timeout)?;
+        long_enough("request_timeout", self.request_timeout)
+    }
+}
+
 /// Whether publishing to a topic that does not exist makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AutoCreateTopics {
@@ -55,6 +113,8 @@ pub enum AutoCreateTopics {
 pub struct BrokerConfig {
     /// Bounds on requests and responses.
     pub limits: Limits,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
     /// Memory for what waits for the disk in the whole broker: about twice the bytes of the batches. Default 64 MiB; at least 4 MiB.
     pub budget_bytes: u64,
     /// Of these, for one topic. Default 64 MiB.
@@ -80,6 +140,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            connections: ConnectionLimits::default(),
             budget_bytes: 64 * MIB,
             topic_budget_bytes: 64 * MIB,
             connection_budget_bytes: 32 * MIB,
@@ -116,10 +177,8 @@ impl BrokerConfig {
         )?;
         in_bounds("batch_records_max", u64::from(self.limits.batch_records_max), 1, 1 << 20)?;
         in_bounds("response_bytes_max", self.limits.response_bytes_max, 64 << 10, 64 * MIB)?;
-        if self.retention_interval < Duration::from_millis(100) {
-            let reason = format!("must be at least 100 ms, not {:?}", self.retention_interval);
-            return Err(OpenError::Config { key: "retention_interval", reason });
-        }
+        long_enough("retention_interval", self.retention_interval)?;
+        self.connections.validate()?;
         if let AutoCreateTopics::WithPartitions(partitions) = self.auto_create_topics {
             let partitions_max = u64::from(crate::topics::settings::PARTITIONS_MAX);
             in_bounds("auto_create_partitions", u64::from(partitions), 1, partitions_max)?;
@@ -141,4 +200,12 @@ fn in_bounds(key: &'static str, value: u64, min: u64, max: u64) -> Result<(), Op
         return Ok(());
     }
     Err(OpenError::Config { key, reason: format!("must be between {min} and {max}, not {value}") })
+}
+
+/// Timers that fire more often than this would keep the broker busy.
+fn long_enough(key: &'static str, value: Duration) -> Result<(), OpenError> {
+    if value >= Duration::from_millis(100) {
+        return Ok(());
+    }
+    Err(OpenError::Config { key, reason: format!("must be at least 100 ms, not {value:?}") })
 }

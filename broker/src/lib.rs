@@ -24,7 +24,7 @@ pub use aqueduct_client as client;
 use aqueduct_storage::RealDisk;
 
 pub use crate::{
-    config::{AutoCreateTopics, BrokerConfig, Limits},
+    config::{AutoCreateTopics, BrokerConfig, ConnectionLimits, Limits},
     engine::EngineError,
     error::OpenError,
 };
@@ -38,6 +38,7 @@ mod connection;
 mod core;
 mod engine;
 mod error;
+mod fair_pool;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -47,6 +48,7 @@ mod groups;
 pub mod hot_paths;
 mod in_process;
 mod names;
+mod outgoing;
 mod partition;
 mod producer_names;
 #[cfg(feature = "server")]

@@ -59,6 +59,45 @@ pub(crate) fn to_message(status: &Status) -> tonic_types::Status {
     tonic_types::Status { code: status.code().into(), message: status.message().to_owned(), details: Vec::new() }
 }
 
+/// What the framework says about a request that it could not even decode, with a code and a reason like every other
+/// refusal. It says no more than a code of its own; `None` if the status is none of those.
+pub(crate) fn of_the_framework(status: &Status, request_bytes_max: usize) -> Option<Status> {
+    // What this broker says itself has a reason already.
+    if !status.details().is_empty() {
+        return None;
+    }
+    let parts = match status.code() {
+        Code::Internal => StatusParts::new(Code::InvalidArgument, "MALFORMED_REQUEST", &[]),
+        Code::OutOfRange => {
+            let limit = [("what", "a request".to_owned()), ("limit", request_bytes_max.to_string())];
+            StatusParts::new(Code::ResourceExhausted, "TOO_LARGE", &limit)
+        }
+        Code::Unimplemented => StatusParts::new(Code::Unimplemented, "UNSUPPORTED", &[]),
+        _ => return None,
+    };
+    let message = match status.message() {
+        "" => "no such method",
+        message => message,
+    };
+    Some(parts.status(message))
+}
+
+/// A request that waits for its rest in memory, where there is no more room for it.
+#[cfg(feature = "server")]
+pub(crate) fn too_much_incoming(bytes: u64) -> Status {
+    let culprit = "requests that have not come in completely (the limit is `incoming_budget_bytes`)";
+    StatusParts::new(Code::ResourceExhausted, "INCOMING_BUDGET", &[("culprit", culprit.to_owned())])
+        .retry_after(RETRY_DELAY)
+        .status(format!("there is no room for a request of {bytes} bytes; held by {culprit}"))
+}
+
+/// A request that has begun, and not ended in time.
+#[cfg(feature = "server")]
+pub(crate) fn request_incomplete(timeout: Duration) -> Status {
+    StatusParts::new(Code::DeadlineExceeded, "REQUEST_INCOMPLETE", &[])
+        .status(format!("the rest of the request has not come within {timeout:?} (`request_timeout`)"))
+}
+
 impl From<TopicError> for Status {
     fn from(error: TopicError) -> Self {
         topic_parts(&error).status(error.to_string())

@@ -5,6 +5,8 @@ mod cli;
 mod fault;
 mod proxy;
 pub mod raw;
+mod raw_bytes;
+pub mod raw_http2;
 mod reading;
 mod refusal;
 pub mod segments;
@@ -17,8 +19,10 @@ pub use crate::{
     fault::Fault,
     proxy::{Flow, Proxy},
     raw::Raw,
+    raw_bytes::call_with_bytes,
+    raw_http2::RawHttp2,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
-    usage::{cpu_time, resident_anonymous_bytes},
+    usage::{cpu_time, descriptors, resident_anonymous_bytes},
     wait::{eventually, until, within},
 };

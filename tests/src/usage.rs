@@ -15,6 +15,14 @@ pub fn resident_anonymous_bytes(pid: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
 }
 
+/// Open file descriptors.
+///
+/// # Panics
+/// If the process is gone.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+}
+
 /// CPU time of all threads of a process, user and system.
 ///
 /// # Errors

@@ -86,6 +86,7 @@ pub(super) fn run(global: &Global, args: ServeArgs) -> anyhow::Result<Exit> {
     }
     let settings = layered.settings;
     start_logging(&settings);
+    raise_descriptor_limit();
     let mut runtime = match settings.runtime_threads.resolve() {
         1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
@@ -122,6 +123,15 @@ fn settings(global: &Global, args: ServeArgs) -> Result<Layered, SettingsError> 
         .extend(named.into_iter().filter_map(|(key, flag, value)| Some(from_flag(key.to_owned(), flag, value?))));
     assignments.extend(args.assignments.into_iter().map(|(key, value)| from_flag(key, "--set", value)));
     Layered::new(assignments)
+}
+
+/// As far as the system lets it: what a process gets without asking, often 1024, is meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits }) {
+        tracing::debug!("the limit on open files stays at {:?}: {error}", limits.current);
+    }
 }
 
 fn start_logging(settings: &Settings) {

@@ -64,6 +64,7 @@ use crate::{
     engine::{EngineError, MetaStore},
     error::TopicError,
     names,
+    outgoing::Outgoing,
     topics::{Topic, Topics},
 };
 
@@ -214,6 +215,7 @@ impl Groups {
         self: Arc<Self>,
         mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
         outbound: Outbound,
+        outgoing: Outgoing,
     ) {
         let joined = async {
             let join = member::first_request(&mut requests).await?;
@@ -227,7 +229,7 @@ impl Groups {
                 let member = Member { handle: self.handle.clone(), membership, sources };
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
-                member::run(member, &join, requests, outbound).await;
+                member::run(member, &join, requests, outbound, outgoing).await;
             }
             // A client that has gone does not need it.
             Err(error) => drop(outbound.send(Err(error)).await),

@@ -28,13 +28,17 @@ impl Sources {
         Self { topics: Arc::downgrade(topics), topic, group }
     }
 
-    /// Where the records of `partition` are.
-    pub(super) fn log(&self, partition: u32) -> Result<Arc<dyn PartitionLog>, GroupError> {
-        let partition = match partition {
+    /// What the group calls `partition`.
+    pub(super) fn partition(&self, partition: u32) -> Result<Arc<Partition>, GroupError> {
+        Ok(match partition {
             REDRIVEN => self.topics()?.find(&self.redriven_name())?.partition(0)?,
             _ => self.topic.partition(partition)?,
-        };
-        Ok(Arc::clone(partition.log()?))
+        })
+    }
+
+    /// Where the records of `partition` are.
+    pub(super) fn log(&self, partition: u32) -> Result<Arc<dyn PartitionLog>, GroupError> {
+        Ok(Arc::clone(self.partition(partition)?.log()?))
     }
 
     /// The topic of the group's dead letters, if there has been one.

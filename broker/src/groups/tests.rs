@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::{clock, engine::embedded::EmbeddedEngine, topics::settings::NewTopic};
+use crate::{clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, topics::settings::NewTopic};
 
 mod admin;
 mod consuming;
@@ -98,7 +98,7 @@ impl Stack {
         let (requests, inbound) = mpsc::channel(64);
         let (outbound, events) = mpsc::channel(OUTBOUND_EVENTS);
         requests.send(Ok(Request::Join(Box::new(join)))).await.expect("there is room");
-        tokio::spawn(Arc::clone(&self.groups).consume(ReceiverStream::new(inbound), outbound));
+        tokio::spawn(Arc::clone(&self.groups).consume(ReceiverStream::new(inbound), outbound, Outgoing::default()));
         Member { requests, events, next_ack_id: 0 }
     }
 }

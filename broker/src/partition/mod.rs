@@ -2,7 +2,10 @@
 //!
 //! The task starts with the first publish: a partition that is only read, or idle, has none.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use aqueduct_storage::{Batch, Offset};
 use parking_lot::Mutex;
@@ -109,6 +112,7 @@ pub(crate) struct Partition {
     log: Result<Arc<dyn PartitionLog>, EngineError>,
     budget: Arc<Budget>,
     owner: Mutex<OwnerHandle>,
+    batch_bytes: AtomicUsize,
 }
 
 enum OwnerHandle {
@@ -131,7 +135,7 @@ impl Partition {
     ) -> Self {
         let failure = log.as_ref().err().map(ToString::to_string);
         let shared = Arc::new(Shared { topic, index, fences, failure: Mutex::new(failure) });
-        Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted) }
+        Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted), batch_bytes: AtomicUsize::new(0) }
     }
 
     /// The topic's name.
@@ -161,6 +165,18 @@ impl Partition {
         })
     }
 
+    /// The largest batch that was appended or read since the start: whoever reads the next one should have room for it.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        self.batch_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The size of batches that were read here.
+    pub(crate) fn bytes_of(&self, batches: &[Batch]) -> usize {
+        let sizes = || batches.iter().map(|batch| batch.payload.len());
+        self.batch_bytes.fetch_max(sizes().max().unwrap_or_default(), Ordering::Relaxed);
+        sizes().sum()
+    }
+
     /// Why it takes no writes, if it does not.
     pub(crate) fn failure(&self) -> Option<String> {
         self.shared.failure.lock().clone()
@@ -173,6 +189,7 @@ impl Partition {
     /// written.
     pub(crate) async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
         let mailbox = self.mailbox()?;
+        self.batch_bytes.fetch_max(batch.payload.len(), Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request { batch, permit, reply });
         mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;

@@ -13,6 +13,7 @@ use crate::{
     BrokerCore,
     engine::PartitionLog,
     error::{FetchError, TopicError},
+    outgoing::Outgoing,
     partition::Partition,
     topics::Topic,
 };
@@ -21,7 +22,11 @@ use crate::{
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Answers one fetch.
-pub(super) async fn fetch(core: &BrokerCore, request: v1::FetchRequest) -> Result<v1::FetchResponse, FetchError> {
+pub(super) async fn fetch(
+    core: &BrokerCore,
+    outgoing: &Outgoing,
+    request: v1::FetchRequest,
+) -> Result<v1::FetchResponse, FetchError> {
     let topic = core.topics.find(&request.topic)?;
     topic.check_id(&request.topic_id)?;
     let partition = topic.partition(request.partition)?;
@@ -34,7 +39,7 @@ pub(super) async fn fetch(core: &BrokerCore, request: v1::FetchRequest) -> Resul
     let wait = Duration::from_millis(request.max_wait_ms.into()).min(WAIT_MAX);
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let batches = tokio::select! {
-        batches = read_or_wait(&topic, &partition, &**log, request.offset, bytes_max, wait) => batches?,
+        batches = read_or_wait(&topic, &partition, &**log, Wanted { offset: request.offset, bytes_max, wait }, outgoing) => batches?,
         // A broker that stops does not wait for events to come.
         () = core.drained() => Vec::new(),
     };
@@ -54,20 +59,29 @@ pub(super) async fn fetch(core: &BrokerCore, request: v1::FetchRequest) -> Resul
     }
 }
 
+/// What a fetch asks for.
+struct Wanted {
+    offset: Offset,
+    bytes_max: usize,
+    /// How long it waits for the first batch.
+    wait: Duration,
+}
+
 async fn read_or_wait(
     topic: &Arc<Topic>,
     partition: &Partition,
     log: &dyn PartitionLog,
-    offset: Offset,
-    bytes_max: usize,
-    wait: Duration,
+    Wanted { offset, bytes_max, wait }: Wanted,
+    outgoing: &Outgoing,
 ) -> Result<Vec<Batch>, FetchError> {
     let deadline = Instant::now() + wait;
     let mut window = log.watch();
     let mut deleted = topic.deleted();
     loop {
         window.mark_unchanged();
-        let batches = log.read(offset, bytes_max).await.map_err(|source| read_error(partition, source))?;
+        let allowance = outgoing.allowance(bytes_max, partition.batch_bytes()).await;
+        let batches = log.read(offset, allowance.bytes()).await.map_err(|source| read_error(partition, source))?;
+        outgoing.send(allowance, partition.bytes_of(&batches));
         if !batches.is_empty() {
             return Ok(batches);
         }

@@ -17,6 +17,7 @@ use super::draining_status;
 use crate::{
     BrokerCore,
     groups::{Fate, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
+    outgoing::Outgoing,
 };
 
 /// Failed records that one answer tells of.
@@ -133,8 +134,9 @@ impl groups_server::Groups for GroupsService {
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         // Answered before the join has come: there are clients that send nothing before they have seen headers.
         let (outbound, events) = mpsc::channel(OUTBOUND_EVENTS);
+        let outgoing = Outgoing::of(request.extensions());
         let requests = wire::requests(request.into_inner()).boxed();
-        tokio::spawn(Arc::clone(self.groups()).consume(requests, outbound));
+        tokio::spawn(Arc::clone(self.groups()).consume(requests, outbound, outgoing));
         let responses = ReceiverStream::new(events).map(|event| match event {
             Ok(event) => Ok(wire::event(event)),
             Err(error) => Err(error.into()),

@@ -10,6 +10,7 @@ use super::{fetch, publish, subscribe};
 use crate::{
     BrokerCore,
     connection::{self, Connection},
+    outgoing::Outgoing,
     partition::producers::BATCHES_REMEMBERED,
     to_the_end::to_the_end,
 };
@@ -70,7 +71,8 @@ impl log_server::Log for LogService {
     }
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
-        Ok(Response::new(fetch::fetch(&self.core, request.into_inner()).await?))
+        let outgoing = Outgoing::of(request.extensions());
+        Ok(Response::new(fetch::fetch(&self.core, &outgoing, request.into_inner()).await?))
     }
 
     type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
@@ -79,6 +81,7 @@ impl log_server::Log for LogService {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Ok(Response::new(subscribe::subscribe(&self.core, request.into_inner()).await?))
+        let outgoing = Outgoing::of(request.extensions());
+        Ok(Response::new(subscribe::subscribe(&self.core, outgoing, request.into_inner()).await?))
     }
 }

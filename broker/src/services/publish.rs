@@ -190,7 +190,7 @@ impl Publisher {
                         Ok(request) => if let Some(hold) = self.take(request).await {
                             return Some(response(Event::Hold(hold)));
                         },
-                        Err(end) => self.requests = Requests::Ended(end),
+                        Err(end) => self.requests = Requests::Ended(end.map(|end| self.named(end))),
                     }
                 }
                 else => match &mut self.requests {
@@ -199,6 +199,11 @@ impl Publisher {
                 },
             }
         }
+    }
+
+    /// The framework's refusals get a reason, too.
+    fn named(&self, end: Status) -> Status {
+        status::of_the_framework(&end, self.core.config.limits.request_bytes_max()).unwrap_or(end)
     }
 
     /// Takes a request in: on its way to the disk, answered with an error, or held.

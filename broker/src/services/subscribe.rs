@@ -1,7 +1,7 @@
 //! Streaming a topic: history first, then live, from every partition in turns.
 //!
 //! The reader keeps a cursor per partition and nothing else. A batch is read when the connection can take it: a slow
-//! subscriber costs no memory and holds nobody up.
+//! subscriber costs its share of [outgoing memory](crate::outgoing) and holds nobody up.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -23,6 +23,7 @@ use crate::{
     BrokerCore,
     engine::{PartitionLog, ReadError},
     error::{FetchError, TopicError},
+    outgoing::{Allowance, Outgoing},
     partition::Partition,
     status,
     topics::Topic,
@@ -42,6 +43,7 @@ type Response = Result<v1::SubscribeResponse, Status>;
 /// Anything that is wrong with the request, [`ReadError::OutOfRange`] for a start above the high watermark among it.
 pub(super) async fn subscribe(
     core: &Arc<BrokerCore>,
+    outgoing: Outgoing,
     request: v1::SubscribeRequest,
 ) -> Result<BoxStream<'static, Response>, FetchError> {
     let topic = core.topics.find(&request.topic)?;
@@ -70,6 +72,7 @@ pub(super) async fn subscribe(
         deleted: topic.deleted(),
         draining: core.draining(),
         topic: topic.meta().name.clone(),
+        outgoing,
         ended: false,
     };
     Ok(stream::unfold(subscriber, |mut subscriber| async move { Some((subscriber.next().await?, subscriber)) }).boxed())
@@ -159,6 +162,7 @@ struct Subscriber {
     heartbeat: Duration,
     deleted: watch::Receiver<bool>,
     draining: watch::Receiver<bool>,
+    outgoing: Outgoing,
     ended: bool,
 }
 
@@ -178,8 +182,17 @@ impl Subscriber {
             if *self.deleted.borrow() {
                 return self.end(TopicError::Unknown(self.topic.clone()).into());
             }
-            if let Some(index) = self.ready.pop_front() {
-                self.turn(index).await;
+            if let Some(&index) = self.ready.front() {
+                tokio::select! {
+                    biased;
+                    allowance = self.outgoing.allowance(TURN_BYTES, self.cursors[index].partition.batch_bytes()) => {
+                        self.ready.pop_front();
+                        self.turn(index, allowance).await;
+                    }
+                    _ = self.deleted.changed() => {}
+                    _ = self.draining.changed() => {}
+                    () = sleep_until(silent_until) => return Some(Ok(heartbeat())),
+                }
                 continue;
             }
             tokio::select! {
@@ -188,10 +201,7 @@ impl Subscriber {
                 // What has changed is looked at above.
                 _ = self.deleted.changed() => {}
                 _ = self.draining.changed() => {}
-                () = sleep_until(silent_until) => {
-                    let event = Some(Event::Heartbeat(v1::Heartbeat {}));
-                    return Some(Ok(v1::SubscribeResponse { event, ..v1::SubscribeResponse::default() }));
-                }
+                () = sleep_until(silent_until) => return Some(Ok(heartbeat())),
             }
         }
     }
@@ -201,9 +211,9 @@ impl Subscriber {
         Some(Err(status))
     }
 
-    async fn turn(&mut self, index: usize) {
+    async fn turn(&mut self, index: usize, allowance: Allowance) {
         let cursor = &mut self.cursors[index];
-        match cursor.turn(&mut self.outbox).await {
+        match cursor.turn(&mut self.outbox, &self.outgoing, allowance).await {
             After::Ready => self.ready.push_back(index),
             After::Done => self.open -= 1,
             After::Idle => {
@@ -226,15 +236,25 @@ impl Subscriber {
     }
 }
 
+fn heartbeat() -> v1::SubscribeResponse {
+    let event = Some(Event::Heartbeat(v1::Heartbeat {}));
+    v1::SubscribeResponse { event, ..v1::SubscribeResponse::default() }
+}
+
 impl Cursor {
-    async fn turn(&mut self, outbox: &mut VecDeque<v1::SubscribeResponse>) -> After {
+    async fn turn(
+        &mut self,
+        outbox: &mut VecDeque<v1::SubscribeResponse>,
+        outgoing: &Outgoing,
+        allowance: Allowance,
+    ) -> After {
         if self.end.is_some_and(|end| self.offset >= end) {
             outbox.push_back(self.response(Event::End(v1::End {})));
             return After::Done;
         }
-        let read = match self.log.read_now(self.offset, TURN_BYTES) {
+        let read = match self.log.read_now(self.offset, allowance.bytes()) {
             Some(read) => read,
-            None => self.log.read(self.offset, TURN_BYTES).await,
+            None => self.log.read(self.offset, allowance.bytes()).await,
         };
         match read {
             Ok(batches) if batches.is_empty() => {
@@ -245,6 +265,7 @@ impl Cursor {
             }
             Ok(batches) => {
                 self.offset = batches.last().map_or(self.offset, |last| last.header.next_offset());
+                outgoing.send(allowance, self.partition.bytes_of(&batches));
                 let batches = batches.into_iter().map(convert::batch_to_wire).collect();
                 outbox.push_back(self.response(Event::Batches(v1::BatchSet { batches })));
                 let behind = self.offset < self.window.borrow().high_watermark;

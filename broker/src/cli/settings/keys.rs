@@ -123,6 +123,56 @@ pub(crate) const KEYS: &[Key] = &[
         help: "largest response",
         slot: Slot::Bytes(|s| &mut s.broker.limits.response_bytes_max),
     },
+    Key {
+        name: "connections_max",
+        help: "most connections at a time",
+        slot: Slot::Count(|s| &mut s.broker.connections.connections_max),
+    },
+    Key {
+        name: "streams_max",
+        help: "most calls at a time on one connection",
+        slot: Slot::Count(|s| &mut s.broker.connections.streams_max),
+    },
+    Key {
+        name: "header_list_bytes_max",
+        help: "largest headers of a call",
+        slot: Slot::Bytes(|s| &mut s.broker.connections.header_list_bytes_max),
+    },
+    Key {
+        name: "resets_pending_max",
+        help: "streams that may be reset before they are taken up",
+        slot: Slot::Count(|s| &mut s.broker.connections.resets_pending_max),
+    },
+    Key {
+        name: "preface_timeout",
+        help: "how long a connection may take to begin",
+        slot: Slot::Duration(|s| &mut s.broker.connections.preface_timeout),
+    },
+    Key {
+        name: "keepalive_interval",
+        help: "silence after which a connection is probed",
+        slot: Slot::Duration(|s| &mut s.broker.connections.keepalive_interval),
+    },
+    Key {
+        name: "keepalive_timeout",
+        help: "how long the answer to that may take",
+        slot: Slot::Duration(|s| &mut s.broker.connections.keepalive_timeout),
+    },
+    Key {
+        name: "request_timeout",
+        help: "how long a request may take to come in",
+        slot: Slot::Duration(|s| &mut s.broker.connections.request_timeout),
+    },
+    Key {
+        name: "incoming_budget_bytes",
+        help: "memory for requests that are incomplete",
+        slot: Slot::Bytes(|s| &mut s.broker.connections.incoming_budget_bytes),
+    },
+    Key {
+        name: "outgoing_budget_bytes",
+        help: "memory for what clients have not taken",
+        slot: Slot::Bytes(|s| &mut s.broker.connections.outgoing_budget_bytes),
+    },
 ];
 
 impl Key {

@@ -13,6 +13,8 @@ use super::{
 use crate::{
     engine::{PartitionLog, ReadError},
     groups::{error::GroupError, sources::Sources},
+    outgoing::{Allowance, Outgoing},
+    partition::Partition,
 };
 
 /// The logs that a member reads. At most one read that has to wait is under way; what memory has is read at once.
@@ -22,11 +24,15 @@ pub(super) struct Feeds {
     /// Resolve to the partition whose window has moved.
     wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
     reading: Option<BoxFuture<'static, Read>>,
+    outgoing: Outgoing,
+    /// The client has not taken what was read for it: nothing more is read, until there is room for a batch of so many bytes.
+    held: Option<usize>,
 }
 
 /// One partition.
 struct Feed {
     generation: u64,
+    partition: Arc<Partition>,
     log: Arc<dyn PartitionLog>,
     window: watch::Receiver<Window>,
     /// Dropping it ends the wake-up that waits.
@@ -39,27 +45,32 @@ pub(super) enum Happened {
     Read(Read),
     /// The window of this partition has moved.
     Moved(u32),
+    /// The client has taken something.
+    Room,
 }
 
 /// A read that has ended.
 pub(super) struct Read {
     turn: Turn,
+    allowance: Allowance,
     outcome: Result<Vec<Batch>, ReadError>,
     high_watermark: Offset,
 }
 
 impl Feeds {
-    pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None }
+    pub(super) fn new(sources: Sources, outgoing: Outgoing) -> Self {
+        let wakes = FuturesUnordered::new();
+        Self { sources, feeds: HashMap::new(), wakes, reading: None, outgoing, held: None }
     }
 
     /// Begins to read a partition that `session` has got.
     pub(super) fn start(&mut self, partition: u32, session: &mut Session) {
         let Some(generation) = session.generation(partition) else { return };
-        match self.sources.log(partition) {
-            Ok(log) => {
+        let found = self.sources.partition(partition).and_then(|found| Ok((Arc::clone(found.log()?), found)));
+        match found {
+            Ok((log, found)) => {
                 let window = log.watch();
-                self.feeds.insert(partition, Feed { generation, log, window, waiting: None });
+                self.feeds.insert(partition, Feed { generation, partition: found, log, window, waiting: None });
                 session.queue(partition);
             }
             Err(error) => session.fail(partition, generation, error),
@@ -73,7 +84,7 @@ impl Feeds {
 
     /// Reads what is next in turn and hands it to `session`, until it wants no more or the disk has to be asked.
     pub(super) fn pump(&mut self, session: &mut Session) {
-        while self.reading.is_none() {
+        while self.reading.is_none() && self.held.is_none() {
             let Some(turn) = session.next_turn(tokio::time::Instant::now()) else { return };
             let Some(feed) = self.feeds.get_mut(&turn.partition) else { continue };
             let window = *feed.window.borrow_and_update();
@@ -81,15 +92,20 @@ impl Feeds {
                 session.gap(turn, window.log_start, Loss::Retention);
                 continue;
             }
+            let Some(allowance) = self.outgoing.try_allowance(turn.bytes_max, feed.partition.batch_bytes()) else {
+                self.held = Some(feed.partition.batch_bytes());
+                return session.queue(turn.partition);
+            };
             let high_watermark = window.high_watermark;
             // The log is asked even where nothing new was heard of: what was read before may have been ahead of the news.
-            match feed.log.read_now(turn.cursor, turn.bytes_max) {
+            match feed.log.read_now(turn.cursor, allowance.bytes()) {
                 Some(Ok(batches)) if batches.is_empty() => self.wakes.extend(feed.wake(turn.partition)),
-                Some(outcome) => self.hand_over(Read { turn, outcome, high_watermark }, session),
+                Some(outcome) => self.hand_over(Read { turn, allowance, outcome, high_watermark }, session),
                 None if turn.cursor == high_watermark => self.wakes.extend(feed.wake(turn.partition)),
                 None => {
-                    let read = feed.log.read(turn.cursor, turn.bytes_max);
-                    self.reading = Some(read.map(move |outcome| Read { turn, outcome, high_watermark }).boxed());
+                    let read = feed.log.read(turn.cursor, allowance.bytes());
+                    self.reading =
+                        Some(read.map(move |outcome| Read { turn, allowance, outcome, high_watermark }).boxed());
                 }
             }
         }
@@ -97,10 +113,14 @@ impl Feeds {
 
     /// Resolves when a read has ended or a window has moved. Cancel-safe.
     pub(super) async fn next(&mut self) -> Happened {
-        let Self { reading, wakes, feeds, .. } = self;
+        let Self { reading, wakes, feeds, outgoing, held, .. } = self;
         loop {
             tokio::select! {
                 read = ended(reading) => return Happened::Read(read),
+                _ = outgoing.allowance(usize::MAX, held.unwrap_or_default()), if held.is_some() => {
+                    *held = None;
+                    return Happened::Room;
+                }
                 Some(woken) = wakes.next(), if !wakes.is_empty() => {
                     let Some(partition) = woken else { continue };
                     if let Some(feed) = feeds.get_mut(&partition) {
@@ -114,7 +134,12 @@ impl Feeds {
 
     /// Hands what was read to `session`.
     pub(super) fn hand_over(&mut self, read: Read, session: &mut Session) {
-        let Read { turn, outcome, high_watermark } = read;
+        let Read { turn, allowance, outcome, high_watermark } = read;
+        if let Ok(batches) = &outcome {
+            // They go with whatever is sent next, so that they come back a little early, but never while nothing is taken.
+            let bytes = self.feeds.get(&turn.partition).map(|feed| feed.partition.bytes_of(batches));
+            self.outgoing.send(allowance, bytes.unwrap_or_default());
+        }
         match outcome {
             Ok(batches) => session.deliver(turn, batches, high_watermark, tokio::time::Instant::now()),
             Err(ReadError::OutOfRange { window, .. }) if turn.cursor < window.log_start => {

@@ -25,7 +25,7 @@ use super::{
     error::GroupError,
     sources::Sources,
 };
-use crate::clock;
+use crate::{clock, outgoing::Outgoing};
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -69,6 +69,7 @@ pub(super) async fn run(
     join: &JoinRequest,
     mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
     outbound: Outbound,
+    outgoing: Outgoing,
 ) {
     let Member { handle, membership, sources } = member;
     let Membership { id, policy, mut target, stats } = membership;
@@ -77,7 +78,7 @@ pub(super) async fn run(
     let mut session = Session::new(id, terms, stats, WallClock { at: Instant::now(), at_us: clock::now_us() });
     session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
     target.mark_changed();
-    let mut feeds = Feeds::new(sources.clone());
+    let mut feeds = Feeds::new(sources.clone(), outgoing);
     let mut settling = None;
     let mut parking = None;
     let end = loop {
@@ -125,6 +126,8 @@ pub(super) async fn run(
             happened = feeds.next() => match happened {
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session),
+                // Looked at above.
+                Happened::Room => {}
             },
             () = sleep_until(timer) => session.on_time(Instant::now()),
         }

@@ -24,6 +24,8 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(10 * 60);
 /// Bounds what one request may ask to be done.
 const RANGES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 256;
+/// The framework's own bound on a message, where none is set.
+const DEFAULT_REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// Whether a reset is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,9 +208,16 @@ pub(super) fn reset_request(request: v1::ResetGroupRequest) -> Result<(ResetRequ
 
 // ---- the stream of a member
 
-/// The requests of a member. They end when its client goes, in whatever way.
+/// The requests of a member. They end when its client goes, in whatever way; one that cannot be decoded is an error.
 pub(super) fn requests(stream: Streaming<v1::ConsumeRequest>) -> impl Stream<Item = Result<Request, GroupError>> {
-    stream.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok().map(self::request)))
+    let known = stream.map(|request| match request {
+        Ok(request) => Some(self::request(request)),
+        Err(status) => {
+            let refused = status::of_the_framework(&status, DEFAULT_REQUEST_BYTES_MAX)?;
+            Some(Err(invalid("event", refused.message())))
+        }
+    });
+    known.take_while(|request| ready(request.is_some())).filter_map(ready)
 }
 
 fn request(request: v1::ConsumeRequest) -> Result<Request, GroupError> {

@@ -1,24 +1,23 @@
 //! The broker on a socket: gRPC over HTTP/2, with health and reflection.
+//!
+//! Whoever connects may be hostile. What a connection can cost is bounded by [`ConnectionLimits`], before anything is
+//! decoded: `listener` decides who gets in, HTTP/2 bounds streams, headers and resets, `metered` bounds what streams leave
+//! in memory.
+//!
+//! [`ConnectionLimits`]: crate::ConnectionLimits
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod listener;
+mod message;
+mod metered;
+mod socket;
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use aqueduct_proto::FILE_DESCRIPTOR_SET;
-use futures_util::{Stream, StreamExt as _, stream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-};
-use tonic::transport::server::Connected;
+use tokio::{net::TcpListener, sync::oneshot};
 
-use crate::{Broker, connection::Connection, in_process::InProcess};
+use self::{listener::Listener, metered::Metered};
+use crate::{Broker, in_process::InProcess};
 
 /// Measured with tonic on two cores: twice the throughput of the default 16 KiB; 1 MiB is worse.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
@@ -26,16 +25,6 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// What a held publisher can leave in the broker's memory, per stream, on top of its budget.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-
-/// HTTP/2's own default is unlimited.
-const STREAMS_MAX: u32 = 1024;
-const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
-
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long to rest when the system has no descriptors left for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const ACCEPT_BACKLOG: i32 = 1024;
 
@@ -123,20 +112,26 @@ impl Server {
             let _ = drained_since.await;
             tokio::time::sleep(DRAIN_MAX).await;
         };
-        let serving = tonic::transport::Server::builder()
-            .max_frame_size(FRAME_BYTES_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .add_routes(InProcess::new(core).into_routes())
+        let limits = core.config.connections;
+        let routes = InProcess::new(core)
+            .into_routes()
             .add_service(health_service)
             // grpcurl 1.8 and Python's client ask for v1alpha.
             .add_service(descriptors().build_v1()?)
             .add_service(descriptors().build_v1alpha()?)
-            .serve_with_incoming_shutdown(incoming(self.listener, core.config.connection_budget_bytes), stop);
+            .prepare();
+        let metered = Metered::new(routes, core);
+        let listener = Listener::new(self.listener, core);
+        let serving = tonic::transport::Server::builder()
+            .max_frame_size(FRAME_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(limits.streams_max)
+            .http2_max_header_list_size(u32::try_from(limits.header_list_bytes_max).unwrap_or(u32::MAX))
+            .http2_max_pending_accept_reset_streams(Some(limits.resets_pending_max as usize))
+            .http2_keepalive_interval(Some(limits.keepalive_interval))
+            .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+            .serve_with_incoming_shutdown(metered, listener.connections(), stop);
         tokio::select! {
             served = serving => Ok(served?),
             () = out_of_patience => {
@@ -144,71 +139,5 @@ impl Server {
                 Ok(())
             }
         }
-    }
-}
-
-/// Connections as they come. A refused `accept` is not the end: it passes when descriptors are free again.
-fn incoming(listener: TcpListener, budget_bytes: u64) -> impl Stream<Item = io::Result<Socket>> {
-    stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok(accepted) => return Some((accepted, listener)),
-                Err(error) => {
-                    tracing::warn!("a connection could not be accepted: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
-    .map(move |(stream, peer)| {
-        // Without it acknowledgements wait for the peer's delayed ones: 44 ms.
-        stream.set_nodelay(true)?;
-        Ok(Socket { stream, connection: Connection::new(&peer.to_string(), budget_bytes) })
-    })
-}
-
-/// A TCP stream with what belongs to its connection.
-struct Socket {
-    stream: TcpStream,
-    connection: Connection,
-}
-
-impl Connected for Socket {
-    type ConnectInfo = Connection;
-
-    fn connect_info(&self) -> Connection {
-        self.connection.clone()
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
