@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use aqueduct_storage::Durability;
+use aqueduct_storage::{Disk, Durability};
 use tokio::sync::watch;
 
 use crate::{
@@ -31,10 +31,11 @@ pub(crate) struct BrokerCore {
 }
 
 impl BrokerCore {
-    pub(crate) async fn open(path: &Path, config: BrokerConfig) -> Result<Arc<Self>, OpenError> {
+    /// Opens the data directory at `path` of `disk`.
+    pub(crate) async fn open(disk: Arc<dyn Disk>, path: &Path, config: BrokerConfig) -> Result<Arc<Self>, OpenError> {
         config.validate()?;
         let (path, options) = (path.to_owned(), config.embedded());
-        let engine = tokio::task::spawn_blocking(move || EmbeddedEngine::open(&path, options))
+        let engine = tokio::task::spawn_blocking(move || EmbeddedEngine::open(disk, &path, options))
             .await
             .map_err(|panic| EngineError(panic.to_string()))??;
         let broker_id = uuid::Uuid::from_bytes(engine.broker_id()).to_string();

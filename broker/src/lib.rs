@@ -21,6 +21,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use aqueduct_client as client;
+use aqueduct_storage::RealDisk;
 
 pub use crate::{
     config::{AutoCreateTopics, BrokerConfig, Limits},
@@ -51,6 +52,8 @@ mod producer_names;
 #[cfg(feature = "server")]
 pub mod server;
 mod services;
+#[cfg(test)]
+mod simulated_disk;
 mod status;
 pub mod testing;
 mod to_the_end;
@@ -79,7 +82,7 @@ impl Broker {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open_with(data: impl AsRef<Path>, config: BrokerConfig) -> Result<Self, OpenError> {
-        Ok(Self { core: BrokerCore::open(data.as_ref(), config).await? })
+        Ok(Self { core: BrokerCore::open(Arc::new(RealDisk::new()), data.as_ref(), config).await? })
     }
 
     /// A client that calls the broker directly: the same as over the network, but for the network.

@@ -4,11 +4,9 @@
 //! readable: a batch enters together with the high watermark that covers it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{Batch, Offset};
 
 /// A bound on the bytes that the tail caches of many logs hold together.

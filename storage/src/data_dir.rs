@@ -11,10 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::StorageError;
 use crate::disk::{Disk, DiskLock, EntryKind, LockError};
+use crate::sync::Mutex;
 pub use topic_meta::TopicMeta;
 
 const LOCK: &str = "LOCK";
@@ -114,6 +113,9 @@ struct Topic {
 enum Presence {
     /// Its name and folder are taken, its files are not there yet or are going away.
     Reserved,
+    /// Its creation or deletion has failed half way: nobody sees it, and a crash may leave it or not. Its folder must be
+    /// gone for good before there is another topic of this name.
+    Doubtful,
     Ready,
 }
 
@@ -138,6 +140,8 @@ impl DataDir {
             make_dir(&*disk, &path.join(sub)).map_err(|error| not_writable(path, error))?;
         }
         sync_dir(&*disk, path)?;
+        // A small file that a kill has left renamed only in memory must not be lost once it was read.
+        sync_dir(&*disk, &path.join(SYSTEM))?;
         let topics = load_topics(&*disk, &path.join(TOPICS))?;
         Ok(Self { disk, path: path.to_owned(), topics: Mutex::new(topics), lock: Mutex::new(Some(lock)) })
     }
@@ -180,13 +184,16 @@ impl DataDir {
     /// [`DataDirError::TopicExists`], [`DataDirError::InvalidName`], the disk's.
     pub fn create_topic(&self, meta: &TopicMeta) -> Result<(), DataDirError> {
         check_name(&meta.name)?;
+        self.settle_doubt(&meta.name)?;
         let folder = self.reserve(meta)?;
         let made = self.make_topic(meta, &folder);
-        let mut topics = self.topics.lock();
-        match (&made, topics.get_mut(&meta.name)) {
-            (Ok(()), Some(topic)) => topic.presence = Presence::Ready,
-            (Ok(()), None) => {}
-            (Err(_), _) => drop(topics.remove(&meta.name)),
+        match made {
+            Ok(()) => self.set_presence(&meta.name, Presence::Ready),
+            Err(_) => {
+                self.set_presence(&meta.name, Presence::Doubtful);
+                // What cannot be settled now is settled before the name is used again.
+                drop(self.settle_doubt(&meta.name));
+            }
         }
         made
     }
@@ -215,9 +222,7 @@ impl DataDir {
     /// [`DataDirError::UnknownTopic`], the disk's.
     pub fn delete_topic(&self, name: &str) -> Result<(), DataDirError> {
         let known = self.topic(name)?;
-        let topics_dir = self.path.join(TOPICS);
-        let from = topics_dir.join(&known.folder);
-        let to = topics_dir.join(format!("{DELETED_PREFIX}{}", hex(&known.meta.id)));
+        let (from, to) = self.way_out(&known);
         self.set_presence(name, Presence::Reserved);
         let renamed = self.disk.rename(&from, &to).map_err(|error| StorageError::io("rename", &from, error));
         if let Err(error) = renamed {
@@ -225,9 +230,9 @@ impl DataDir {
             return Err(error.into());
         }
         // From here on it is gone for this process, whatever the disk says; durably so once the directory is synced.
-        let synced = sync_dir(&*self.disk, &topics_dir);
+        self.set_presence(name, Presence::Doubtful);
+        sync_dir(&*self.disk, &self.path.join(TOPICS))?;
         self.topics.lock().remove(name);
-        synced?;
         files::remove_tree(&*self.disk, &to)?;
         Ok(())
     }
@@ -274,6 +279,31 @@ impl DataDir {
         let topics = self.topics.lock();
         let ready = topics.get(name).filter(|topic| topic.presence == Presence::Ready);
         ready.cloned().ok_or_else(|| DataDirError::UnknownTopic { name: name.to_owned() })
+    }
+
+    /// Where the folder of a topic lies, and what it is renamed to when the topic goes.
+    fn way_out(&self, topic: &Topic) -> (PathBuf, PathBuf) {
+        let topics_dir = self.path.join(TOPICS);
+        (topics_dir.join(&topic.folder), topics_dir.join(format!("{DELETED_PREFIX}{}", hex(&topic.meta.id))))
+    }
+
+    /// Makes sure that a topic whose creation or deletion has failed half way is gone for good: two folders of one name
+    /// would make the directory unreadable.
+    fn settle_doubt(&self, name: &str) -> Result<(), DataDirError> {
+        let is_doubtful = |topic: &&Topic| topic.presence == Presence::Doubtful;
+        let Some(topic) = self.topics.lock().get(name).filter(is_doubtful).cloned() else { return Ok(()) };
+        let (from, to) = self.way_out(&topic);
+        match self.disk.rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StorageError::io("rename", &from, error).into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        sync_dir(&*self.disk, &self.path.join(TOPICS))?;
+        self.topics.lock().remove(name);
+        // Removed at the next open at the latest.
+        drop(files::remove_tree(&*self.disk, &to));
+        Ok(())
     }
 
     fn set_presence(&self, name: &str, presence: Presence) {
@@ -392,22 +422,37 @@ fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, D
 /// Makes `path` and the directories above it that are missing, from the top, each entry durable before the next: so at
 /// most the lowest one that exists may have been left un-synced by a kill, and is synced here.
 fn make_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     match disk.create_dir(path) {
-        Ok(()) => parent.map_or(Ok(()), |parent| disk.sync_dir(parent)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            match parent.map_or(Ok(()), |parent| disk.sync_dir(parent)) {
-                // Made by somebody else, in a place that we may pass through but not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-                synced => synced,
-            }
+        Ok(()) => {
+            sync_entry(disk, parent_of(path))?;
+            disk.sync_dir(parent_of(path))
         }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => sync_entry(disk, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_dirs(disk, parent.ok_or(error)?)?;
+            path.parent().ok_or(error)?;
+            make_dirs(disk, parent_of(path))?;
             disk.create_dir(path)?;
-            parent.map_or(Ok(()), |parent| disk.sync_dir(parent))
+            disk.sync_dir(parent_of(path))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Makes the entry of a directory durable that was there before, unless somebody else made it, in a place that we may
+/// pass through but not read.
+fn sync_entry(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.sync_dir(parent_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+/// The directory that holds the entry of `path`; of a root, itself.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
     }
 }
 

@@ -21,6 +21,7 @@ mod retention;
 mod segment;
 mod shared;
 mod state;
+mod sync;
 mod wire;
 
 pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payload_crc};

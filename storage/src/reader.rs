@@ -7,16 +7,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::batch::encoding::{self, StoredHeader};
 use crate::batch::payload_crc;
 use crate::disk::DiskFile;
+use crate::segment::Segment;
 use crate::segment::format::{HEADER_BYTES, damage};
 use crate::segment::index::{IndexEntry, around};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{End, Step, Walk};
 use crate::shared::{BoundedSegment, Shared, Window};
+use crate::sync::Mutex;
 use crate::{Batch, BatchHeader, DamagedRange, Offset, ReadError, StorageError};
 
 /// Read at least at once: smaller reads cost more than their bytes.
@@ -118,9 +119,19 @@ impl LogReader {
     /// header for each step of a binary search over the segments, and one index interval.
     ///
     /// # Errors
-    /// As [`LogReader::read`].
+    /// [`ReadError::Corrupt`] if a header on the way is damaged; the disk's.
     pub fn offset_for_time(&self, time_us: i64) -> Result<Option<Offset>, ReadError> {
-        let window = self.window();
+        loop {
+            let window = self.window();
+            match self.search_time(time_us, window) {
+                // Retention has taken what was looked at: again, in what is left.
+                Err(_) if self.window().log_start > window.log_start => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn search_time(&self, time_us: i64, window: Window) -> Result<Option<Offset>, ReadError> {
         let list = self.shared.segments();
         // The last segment whose first batch is earlier holds the border, or ends at it.
         let (mut low, mut high) = (0, list.len());
@@ -179,22 +190,23 @@ impl LogReader {
         if from >= to {
             return Ok(0);
         }
-        let list = self.shared.segments();
-        let whole: u64 = list
-            .iter()
-            .filter(|segment| segment.base >= from && segment.base < to)
-            .map(|segment| segment.bytes())
-            .sum();
-        // `whole` counts the last segment in full, and the first not at all if `from` lies inside it.
-        let Some(last) = self.shared.segment_at(to - 1) else { return Ok(whole) };
-        let Some(first) = self.shared.segment_at(from) else { return Ok(whole) };
-        let before_to = self.position_of(&last, to)?;
+        self.estimate_bytes(from, to).or_else(|error| self.unless_removed(from, error))
+    }
+
+    fn estimate_bytes(&self, from: Offset, to: Offset) -> Result<u64, ReadError> {
+        let (Some(first), Some(last)) = (self.shared.segment_at(from), self.shared.segment_at(to - 1)) else {
+            return Err(out_of_range(from, self.window()));
+        };
         let before_from = self.position_of(&first, from)?;
+        let before_to = self.position_of(&last, to)?;
         if first.segment.base == last.segment.base {
             return Ok(before_to.saturating_sub(before_from));
         }
-        let of_first = if first.segment.base < from { first.segment.bytes().saturating_sub(before_from) } else { 0 };
-        Ok(of_first + whole - last.segment.bytes() + before_to)
+        // The last segment may be growing: it counts only up to `to`.
+        let list = self.shared.segments();
+        let is_between = |segment: &Segment| segment.base > first.segment.base && segment.base < last.segment.base;
+        let between: u64 = list.iter().filter(|segment| is_between(segment)).map(|segment| segment.bytes()).sum();
+        Ok(first.segment.bytes().saturating_sub(before_from) + between + before_to)
     }
 
     /// Bytes of all segments on disk.
@@ -209,8 +221,7 @@ impl LogReader {
         self.shared.segments().len()
     }
 
-    /// Runs `work` on the segment that holds `from`. If retention has removed it meanwhile, that is out of range and
-    /// not a missing file.
+    /// Runs `work` on the segment that holds `from`.
     fn in_window<T>(
         &self,
         from: Offset,
@@ -219,10 +230,13 @@ impl LogReader {
         let Some(bounded) = self.shared.segment_at(from) else {
             return Err(out_of_range(from, self.window()));
         };
-        work(&bounded).or_else(|error| {
-            check_range(from, self.window())?;
-            Err(error)
-        })
+        work(&bounded).or_else(|error| self.unless_removed(from, error))
+    }
+
+    /// If retention has removed `from` meanwhile, that is out of range and not a missing file.
+    fn unless_removed<T>(&self, from: Offset, error: ReadError) -> Result<T, ReadError> {
+        check_range(from, self.window())?;
+        Err(error)
     }
 
     fn read_from_disk(&self, bounded: &BoundedSegment, from: Offset, max_bytes: u64) -> Result<Vec<Batch>, ReadError> {

@@ -10,11 +10,9 @@ pub(crate) mod walk;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::disk::{Access, Disk, DiskFile};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 use crate::{Offset, StorageError};
 use index::IndexEntry;
 

@@ -6,9 +6,6 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::batch::LogId;
 use crate::cache::TailCache;
@@ -18,6 +15,7 @@ use crate::segment::index::{self, IndexEntry, IndexSampler};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{Step, Walk};
 use crate::segment::{Segment, index_file_name};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 use crate::{Offset, StorageError};
 
 /// Indexes of sealed segments that one log keeps in memory.

@@ -5,8 +5,10 @@ mod support;
 use std::path::PathBuf;
 
 use aqueduct_storage::sim::{Fault, Injection, OpKind, SimDisk, SyncLoss};
-use aqueduct_storage::{Batch, LastStop, Offset, OpenError, PartitionLog, ReadError, payload_crc};
-use support::{ID, append, assert_same, log_dir, open, plain, read_all, read_from, small_options};
+use aqueduct_storage::{Batch, LastStop, LogId, Offset, OpenError, PartitionLog, ReadError, payload_crc};
+use support::{
+    ID, append, assert_same, log_dir, lying_index, open, plain, read_all, read_around_damage, read_from, small_options,
+};
 
 fn segment(base: Offset) -> PathBuf {
     log_dir().join(format!("{base:020}.log"))
@@ -27,28 +29,6 @@ fn written(sizes: &[usize]) -> (SimDisk, PartitionLog, Vec<Batch>) {
 /// Byte position of batch `at` in the first segment.
 fn position(batches: &[Batch], at: usize) -> u64 {
     64 + batches[..at].iter().map(Batch::stored_bytes).sum::<u64>()
-}
-
-/// Reads everything, going on behind damage; the offsets that are damaged.
-fn read_around_damage(log: &PartitionLog) -> (Vec<Batch>, Vec<(Offset, Offset)>) {
-    let (mut found, mut damaged) = (Vec::new(), Vec::new());
-    let reader = log.reader();
-    let mut from = log.window().log_start;
-    while from < log.window().high_watermark {
-        match reader.read(from, 500) {
-            Ok(batches) => {
-                from = batches.last().expect("below the high watermark").header.next_offset();
-                found.extend(batches);
-            }
-            Err(ReadError::Corrupt(damage)) => {
-                assert!(damage.to > from, "{damage}");
-                damaged.push((damage.from, damage.to));
-                from = damage.to;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    (found, damaged)
 }
 
 #[test]
@@ -182,6 +162,53 @@ fn a_torn_tail_is_kept_up_to_its_first_damage_whatever_follows() {
 }
 
 #[test]
+fn stale_bytes_of_another_log_or_of_an_earlier_epoch_are_not_taken_for_a_tail() {
+    let sizes = [100, 200, 300];
+    let (_, _, old) = written(&sizes);
+    let (from, to) = (position(&old, 2), position(&old, 3));
+    let place = usize::try_from(from).expect("small")..usize::try_from(to).expect("small");
+
+    let foreign = SimDisk::new();
+    let mut log = PartitionLog::create(foreign.shared(), &log_dir(), LogId([7; 16]), small_options()).expect("create");
+    log.raise_epoch().expect("raise");
+    sizes.iter().for_each(|bytes| drop(append(&mut log, &[*bytes]).expect("append")));
+    let earlier = written(&sizes).0;
+
+    for (what, stale) in [("another log", foreign), ("an earlier epoch", earlier)] {
+        let (disk, mut log, mut batches) = written(&sizes[..1]);
+        log.raise_epoch().expect("raise");
+        batches.extend(append(&mut log, &sizes[1..2]).expect("append"));
+        drop(log);
+        let mut content = disk.contents(&segment(0)).expect("segment");
+        content.resize(place.end, 0);
+        content[place.clone()].copy_from_slice(&stale.contents(&segment(0)).expect("stale")[place.clone()]);
+        disk.overwrite(&segment(0), &content).expect("overwrite");
+        let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
+        assert!(report.damage.is_empty(), "{what}: {report:?}");
+        assert_same(&read_all(&log.reader()), &batches, what);
+    }
+}
+
+#[test]
+fn old_blocks_with_batches_of_an_earlier_epoch_are_no_part_of_the_tail() {
+    let (disk, mut log, mut expected) = written(&[100, 200]);
+    let before = disk.after_kill();
+    let cut = append(&mut log, &[300, 400]).expect("append");
+    let old = disk.contents(&segment(0)).expect("segment");
+    // The same place in another life: a batch of the same size, behind which the blocks still hold what was there.
+    let (mut log, _) = open(&before.shared(), &log_dir()).expect("open");
+    expected.extend(append(&mut log, &[300]).expect("append"));
+    assert!(log.epoch() > cut[1].header.epoch && log.log_end() == cut[1].header.base_offset);
+    let end = usize::try_from(position(&expected, expected.len())).expect("small");
+    let mut content = before.contents(&segment(0)).expect("segment")[..end].to_vec();
+    content.extend(&old[end..]);
+    before.overwrite(&segment(0), &content).expect("overwrite");
+    let (log, report) = open(&before.after_kill().shared(), &log_dir()).expect("open");
+    assert!(report.damage.is_empty(), "{report:?}");
+    assert_same(&read_all(&log.reader()), &expected, "old blocks");
+}
+
+#[test]
 fn a_tail_of_zeros_however_long_is_no_damage() {
     for (sizes, closed) in [(vec![100, 200], false), (vec![100, 200], true), (vec![], false)] {
         let (disk, log, batches) = written(&sizes);
@@ -236,17 +263,7 @@ fn an_index_that_is_missing_empty_stale_zeroed_or_wrong_is_built_again() {
 fn an_index_that_is_intact_and_lies_is_not_believed() {
     let (disk, log, batches) = written(&[700, 600, 500, 400, 300, 900, 900, 900]);
     log.close().expect("close");
-    let mut lie = disk.contents(&index(0)).expect("index");
-    // Every entry points to where the next one should.
-    let positions: Vec<[u8; 8]> = lie[64..].chunks_exact(24).map(|entry| entry[8..16].try_into().expect("8")).collect();
-    for (entry, wrong) in lie[64..].chunks_exact_mut(24).zip(positions.iter().skip(1)) {
-        entry[8..16].copy_from_slice(wrong);
-    }
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&ID.0);
-    hasher.update(&lie[..8]);
-    hasher.update(&lie[12..]);
-    lie[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let lie = lying_index(&disk.contents(&index(0)).expect("index"), ID);
     disk.overwrite(&index(0), &lie).expect("overwrite");
     let (log, _) = open(&disk.shared(), &log_dir()).expect("open");
     for batch in &batches {

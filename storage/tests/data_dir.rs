@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_storage::sim::SimDisk;
+use aqueduct_storage::sim::{Fault, Injection, OpKind, SimDisk};
 use aqueduct_storage::{DataDir, DataDirError, Durability, PartitionLog, RealDisk, TopicMeta};
 use support::{ID, append, small_options};
 
@@ -39,7 +39,6 @@ fn a_newer_format_is_refused_and_nothing_is_touched() {
         let before = disk.operations().len();
         let refused = DataDir::open(disk.shared(), &data());
         assert!(matches!(refused, Err(DataDirError::UnsupportedFormat { .. })), "{content:?}: {refused:?}");
-        use aqueduct_storage::sim::OpKind;
         let only_read = |op: &OpKind| matches!(op, OpKind::Open | OpKind::Read | OpKind::List);
         assert!(disk.operations()[before..].iter().all(|done| only_read(&done.op)), "{content:?}");
     }
@@ -87,6 +86,58 @@ fn names_that_differ_only_in_case_or_are_long_have_folders_of_their_own() {
     let dir = DataDir::open(disk.shared(), &data()).expect("open");
     assert_eq!(dir.topics().into_iter().map(|topic| topic.name).collect::<Vec<_>>(), known);
     assert!(matches!(dir.create_topic(&topic("../x", 9)), Err(DataDirError::InvalidName { .. })));
+}
+
+#[test]
+fn a_first_start_that_was_killed_anywhere_leaves_no_directory_above_that_a_power_loss_takes() {
+    let whole = SimDisk::new();
+    drop(DataDir::open(whole.shared(), &data()).expect("open"));
+    for crash_at in 0..=whole.operation_count() {
+        let disk = SimDisk::new();
+        disk.crash_at(crash_at);
+        drop(DataDir::open(disk.shared(), &data()));
+        let disk = disk.after_kill();
+        DataDir::open(disk.shared(), &data()).expect("open").create_topic(&topic("orders", 1)).expect("create");
+        for seed in 0..20 {
+            let dir = DataDir::open(disk.after_power_loss(seed).shared(), &data()).expect("open");
+            assert_eq!(dir.topics(), [topic("orders", 1)], "kill at operation {crash_at}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_topic_whose_creation_or_deletion_has_failed_is_never_there_twice() {
+    let sync_fails = |disk: &SimDisk, after| {
+        let fault = Fault::Error(std::io::ErrorKind::Other);
+        disk.inject(Injection { op: Some(OpKind::SyncDir), path_contains: "/topics".to_owned(), after, fault });
+    };
+    // A name that has its id in its folder.
+    let (other, first, second) = (topic("Orders", 1), topic("orders", 2), topic("orders", 3));
+    for fails in ["create", "delete"] {
+        let disk = SimDisk::new();
+        let dir = DataDir::open(disk.shared(), &data()).expect("open");
+        dir.create_topic(&other).expect("create");
+        if fails == "create" {
+            // After that of the folder itself; and the one that would settle it at once.
+            sync_fails(&disk, 1);
+            sync_fails(&disk, 2);
+            dir.create_topic(&first).expect_err("the sync fails");
+        } else {
+            dir.create_topic(&first).expect("create");
+            sync_fails(&disk, 0);
+            dir.delete_topic("orders").expect_err("the sync fails");
+        }
+        disk.clear_injections();
+        assert_eq!(dir.topics(), std::slice::from_ref(&other), "{fails}");
+        dir.create_topic(&second).expect("once the disk is well again");
+        drop(dir);
+        let dir = DataDir::open(disk.after_kill().shared(), &data()).expect("open");
+        assert_eq!(dir.topics(), [other.clone(), second.clone()], "{fails}");
+        for seed in 0..20 {
+            let dir = DataDir::open(disk.after_power_loss(seed).shared(), &data()).expect("open");
+            assert_eq!(dir.topics(), [other.clone(), second.clone()], "{fails}, seed {seed}");
+        }
+    }
 }
 
 /// Creates, alters and deletes topics; what was acknowledged of each step.
@@ -143,8 +194,10 @@ fn a_crash_at_any_operation_leaves_each_topic_whole_or_not_at_all() {
                 seen == acked || seen == acked + 1,
                 "operation {crash_at}, seed {seed}: {acked} acked, {seen} seen"
             );
-            let later = steps_seen(&disk.after_power_loss(seed));
-            assert_eq!(later, seen, "operation {crash_at}, seed {seed}: what was seen is durable");
+            for later_seed in 0..4 {
+                let later = steps_seen(&disk.after_power_loss(later_seed));
+                assert_eq!(later, seen, "operation {crash_at}, seed {seed}: what was seen is durable");
+            }
             let names = disk.contents(&data().join("FORMAT")).expect("FORMAT");
             assert_eq!(names, b"1\n");
         }

@@ -69,6 +69,27 @@ fn a_sync_that_fails_in_the_first_segment_is_recovered_from_under_the_same_name(
 }
 
 #[test]
+fn a_group_written_behind_one_whose_sync_fails_leaves_nothing_in_the_way() {
+    for loss in LOSSES {
+        let disk = SimDisk::new();
+        let mut log = new_log(&disk);
+        let first = log.write_group(&next_group(&log, &[3000])).expect("write");
+        let second = log.write_group(&next_group(&log, &[3000])).expect("write");
+        disk.inject(once(OpKind::SyncData, ".log", 0, Fault::SyncFails(loss)));
+        assert!(log.publish(first.sync()).is_err());
+        assert!(log.publish(second.sync()).is_err(), "it lies above a group that has failed");
+        assert_eq!(log.window().high_watermark, 0);
+        log.recover_from_failure().expect("recover");
+        let acked = append(&mut log, &[100]).expect("append");
+        for seed in 0..20 {
+            let (log, report) = open(&disk.after_power_loss(seed).shared(), &log_dir()).expect("open");
+            assert!(report.damage.is_empty(), "{loss:?}, seed {seed}: {report:?}");
+            assert_same(&read_all(&log.reader()), &acked, &format!("{loss:?}, seed {seed}"));
+        }
+    }
+}
+
+#[test]
 fn after_a_failed_sync_and_a_kill_what_recovery_shows_is_on_the_disk() {
     for loss in LOSSES {
         let disk = SimDisk::new();
@@ -116,6 +137,22 @@ fn a_full_disk_refuses_the_group_whole_and_later_appends_succeed() {
                 assert!(report.damage.is_empty(), "{context}: {report:?}");
                 assert_same(&read_all(&log.reader()), &acked, &context);
             }
+        }
+    }
+}
+
+#[test]
+fn a_group_that_a_full_disk_has_refused_does_not_come_back_after_a_power_loss() {
+    // Of the group one batch fits: in a segment that has room, and in a new one.
+    for sizes in [[100, 1500], [100, 4000]] {
+        let disk = SimDisk::new();
+        let mut log = new_log(&disk);
+        let acked = append(&mut log, &[900]).expect("append");
+        disk.set_capacity(Some(disk.used_bytes() + 1000));
+        assert!(matches!(append(&mut log, &sizes), Err(AppendError::Full)), "{sizes:?}");
+        for seed in 0..50 {
+            let (log, _) = open(&disk.after_power_loss(seed).shared(), &log_dir()).expect("open");
+            assert_same(&read_all(&log.reader()), &acked, &format!("{sizes:?}, seed {seed}"));
         }
     }
 }

@@ -2,9 +2,10 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
-use aqueduct_storage::{Disk, LastStop, LogOptions, OpenError, PartitionLog, RealDisk};
+use aqueduct_storage::{DataDir, Disk, LastStop, LogOptions, OpenError, PartitionLog, RealDisk, TopicMeta};
 use support::{ID, append, assert_same, open, read_all, small_options};
 
 fn real_disk() -> Arc<dyn Disk> {
@@ -67,4 +68,41 @@ fn a_group_larger_than_one_vectored_call_is_appended_whole() {
     let (log, report) = open(&real_disk(), &dir).expect("open");
     assert!(report.rewritten_bytes > 0, "the last group is not proven and is written again");
     assert_same(&read_all(&log.reader()), &appended, "after a kill");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("create");
+    for entry in std::fs::read_dir(from).expect("list") {
+        let entry = entry.expect("entry");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("type").is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copy");
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_a_data_directory_opens_elsewhere_and_holds_the_same() {
+    let temp = tempfile::tempdir().expect("temp");
+    let (original, copy) = (temp.path().join("original"), temp.path().join("copy"));
+    let topic = TopicMeta { name: "orders".to_owned(), id: [3; 16], partitions: 2, ..TopicMeta::default() };
+    let data = DataDir::open(real_disk(), &original).expect("open");
+    data.create_topic(&topic).expect("create");
+    let dir = data.partition_dir("orders", 1).expect("its directory");
+    let mut log = PartitionLog::create(real_disk(), &dir, ID, small_options()).expect("create");
+    let batches: Vec<_> = (0..20).flat_map(|_| append(&mut log, &[700, 10]).expect("append")).collect();
+    log.close().expect("close");
+
+    // Its holder is alive, and holds the original.
+    copy_folder(&original, &copy);
+    let data_of_copy = DataDir::open(real_disk(), &copy).expect("open");
+    assert_eq!(data_of_copy.topics(), [topic]);
+    let dir = data_of_copy.partition_dir("orders", 1).expect("its directory");
+    assert!(dir.starts_with(&copy));
+    let (log, report) = open(&real_disk(), &dir).expect("open");
+    assert_eq!((report.stop, report.damage.as_slice()), (LastStop::Clean, [].as_slice()));
+    assert_same(&read_all(&log.reader()), &batches, "the copy");
+    drop(data);
 }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU64, ops::Range, path::Path};
 
-use aqueduct_storage::{Batch, BatchHeader, Offset, payload_crc};
+use aqueduct_storage::{Batch, BatchHeader, Offset, RealDisk, payload_crc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -27,7 +27,7 @@ struct Stack {
 impl Stack {
     async fn open(directory: &Path) -> Self {
         let options = crate::BrokerConfig::default().embedded();
-        let engine = EmbeddedEngine::open(directory, options).expect("the directory opens");
+        let engine = EmbeddedEngine::open(Arc::new(RealDisk::new()), directory, options).expect("the directory opens");
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
         let topics = Topics::open(Arc::clone(&meta), 1 << 20, Arc::default()).await.expect("the topics open");
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the groups open");

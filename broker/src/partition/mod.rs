@@ -242,3 +242,6 @@ async fn load_producers(log: &dyn PartitionLog) -> Result<Producers, ReadError> 
     }
     Ok(producers)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,15 @@
 mod groups;
 mod info;
 mod lag;
+mod letters;
+mod policy;
 mod topics;
 
 pub use groups::{
-    AlterGroup, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Member, PartitionReset, ResetGroup,
+    AlterGroup, FailedRecords, Group, GroupDescription, GroupInfo, Groups, Member, PartitionReset, ResetGroup,
 };
 pub use info::{Info, Limits};
 pub use lag::{LagWatch, PartitionLag};
+pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
+pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};

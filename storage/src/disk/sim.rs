@@ -1,7 +1,9 @@
 //! A disk in memory that loses what a real one may lose.
 //!
 //! - Bytes are durable after a sync of their file. A crash keeps *any* subset of the dirty 512-byte sectors, some of them
-//!   torn, and any of the lengths that a file had since its last sync, independently of each other.
+//!   torn, and any of the lengths that a file had since its last sync, independently of each other. A sector that the
+//!   file has by its length alone shows zeros, or what its block held in another life: what was cut from this file, or
+//!   the bytes of one that was removed.
 //! - Directory entries are durable after a sync of their directory. A crash keeps any subset of the changes since then.
 //! - A sync can fail, and the next one succeeds: either the dirty sectors were dropped and old bytes are read again, or
 //!   they stay readable but never reach the disk ([`SyncLoss`]).
@@ -18,9 +20,8 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, LockError, write_fully};
+use crate::sync::Mutex;
 use tree::{Node, NodeId, Tree, not_found};
 
 /// Bytes that reach the disk together or not at all; or, now and then, torn in two.
@@ -77,6 +78,8 @@ pub enum Fault {
     ShortWrite,
     /// A write goes to a place this many bytes behind the right one, and claims success.
     Misdirected(u64),
+    /// Whoever calls it panics.
+    Panic,
 }
 
 /// A fault and the operation that it befalls.
@@ -112,6 +115,7 @@ struct Inner {
     locks: HashMap<PathBuf, String>,
     operations: Vec<Operation>,
     injections: Vec<Injection>,
+    faults_met: Vec<Fault>,
     crash_at: Option<u64>,
     is_off: bool,
     bytes_max: Option<u64>,
@@ -143,6 +147,7 @@ impl SimDisk {
             locks: HashMap::new(),
             operations: Vec::new(),
             injections: Vec::new(),
+            faults_met: Vec::new(),
             crash_at: None,
             is_off: false,
             bytes_max: None,
@@ -188,6 +193,12 @@ impl SimDisk {
     /// Forgets the injections that have not happened.
     pub fn clear_injections(&self) {
         self.inner.lock().injections.clear();
+    }
+
+    /// The injected faults that have happened so far.
+    #[must_use]
+    pub fn faults_met(&self) -> Vec<Fault> {
+        self.inner.lock().faults_met.clone()
     }
 
     /// Limits the bytes in all files together; `None` for no limit.
@@ -288,12 +299,18 @@ impl Inner {
                 None => due = due.or(Some(at)),
             }
         }
-        match due.map(|at| self.injections.remove(at).fault) {
+        let fault = due.map(|at| self.injections.remove(at).fault);
+        self.faults_met.extend(fault);
+        match fault {
             Some(Fault::PowerLoss) => {
                 self.is_off = true;
                 Err(power_is_off())
             }
             Some(Fault::Error(kind)) => Err(kind.into()),
+            Some(Fault::Panic) => {
+                // The lock is given back: the disk itself is well.
+                panic!("injected, in {op:?} of {}", path.display())
+            }
             other => Ok(other),
         }
     }
@@ -305,7 +322,8 @@ impl Inner {
     /// One call of the system: all, a part, or an error.
     fn write_some(&mut self, id: NodeId, path: &Path, position: u64, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let fault = self.begin(OpKind::Write, path)?;
-        let mut bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.len()).sum());
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer));
         if fault == Some(Fault::ShortWrite) {
             bytes.truncate(bytes.len().div_ceil(2));
         }
@@ -328,7 +346,8 @@ impl Inner {
         let (loss, kind) = match self.begin(OpKind::SyncData, path)? {
             Some(Fault::SyncFails(loss)) => (loss, io::ErrorKind::Other),
             Some(Fault::SyncFindsDiskFull(loss)) => (loss, io::ErrorKind::StorageFull),
-            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_)) | None => {
+            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::Panic)
+            | None => {
                 self.tree.file_mut(id)?.sync();
                 return Ok(());
             }
@@ -394,9 +413,8 @@ impl Disk for SimDisk {
         let mut inner = self.inner.lock();
         match inner.begin(OpKind::SyncDir, dir)? {
             Some(Fault::SyncFails(_) | Fault::SyncFindsDiskFull(_)) => Err(io::ErrorKind::Other.into()),
-            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_)) | None => {
-                inner.tree.sync_dir(dir)
-            }
+            Some(Fault::PowerLoss | Fault::Error(_) | Fault::ShortWrite | Fault::Misdirected(_) | Fault::Panic)
+            | None => inner.tree.sync_dir(dir),
         }
     }
 

@@ -191,20 +191,26 @@ impl PartitionLog {
         Ok(written)
     }
 
-    /// After a failed write: if the disk was full, cuts what was written of the group, so that the log can go on.
+    /// After a failed write: if the disk was full, cuts what was written of the group, so that the log can go on. That is
+    /// durable when it returns: a group that was refused must not come back after a power loss.
     fn undo_write(&mut self, mut active: ActiveSegment, file: FileAge, error: std::io::Error) -> StorageError {
         let path = active.segment.path.clone();
         let (disk_full, error) = (is_disk_full(&error), StorageError::io("write", &path, error));
+        if !disk_full {
+            return error;
+        }
         let undone = match file {
-            FileAge::New => self.shared.disk.remove_file(&path),
-            FileAge::Old => active.cut(),
+            FileAge::New => {
+                self.shared.disk.remove_file(&path).and_then(|()| self.shared.disk.sync_dir(&self.shared.dir))
+            }
+            FileAge::Old => active.cut().and_then(|()| active.file.sync_data()),
         };
         if let (FileAge::Old, Ok(())) = (file, &undone) {
             self.tail = Tail::Open(active);
         }
         match undone {
-            Err(error) if disk_full => StorageError::Io { operation: "cut", path, source: error },
-            Ok(()) | Err(_) => error,
+            Err(error) => StorageError::Io { operation: "cut", path, source: error },
+            Ok(()) => error,
         }
     }
 }

@@ -15,14 +15,16 @@ use crate::state::{LastSegment, SegmentKind};
 use crate::{Offset, StorageError};
 
 impl PartitionLog {
-    /// Seals the active segment if `bytes` more would make it too large.
+    /// Seals the active segment if `bytes` more would make it too large. Not while a group in it is written and not
+    /// published: if that fails, the log goes on before it, and a segment that begins behind it would be in the way.
     pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), StorageError> {
         let position = match &self.tail {
             Tail::Sealed => return Ok(()),
             Tail::Unopened { position, .. } => *position,
             Tail::Open(active) => active.position,
         };
-        if position > HEADER_BYTES && position + bytes > self.options.segment_bytes {
+        let is_all_published = self.log_end == self.shared.window().high_watermark;
+        if is_all_published && position > HEADER_BYTES && position + bytes > self.options.segment_bytes {
             self.seal()?;
         }
         Ok(())

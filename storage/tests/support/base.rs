@@ -62,6 +62,14 @@ pub(crate) fn next_group(log: &PartitionLog, payload_bytes: &[usize]) -> Vec<Bat
     payload_bytes.iter().map(make).collect()
 }
 
+/// The next batch of `log`, with this payload.
+pub(crate) fn note(log: &PartitionLog, payload: Bytes) -> Batch {
+    let mut noted = next_batch(log, 1, 0);
+    noted.header.payload_crc = payload_crc(&payload);
+    noted.payload = payload;
+    noted
+}
+
 pub(crate) fn append(log: &mut PartitionLog, payload_bytes: &[usize]) -> Result<Vec<Batch>, AppendError> {
     let group = next_group(log, payload_bytes);
     log.append_group(&group).map(|()| group)
@@ -101,4 +109,44 @@ pub(crate) fn assert_same(found: &[Batch], expected: &[Batch], context: &str) {
     for (found, expected) in found.iter().zip(expected) {
         assert!(plain(found) == plain(expected), "{context}: batch at {} differs", found.header.base_offset);
     }
+}
+
+/// Reads everything, going on behind damage; the offsets that are damaged.
+pub(crate) fn read_around_damage(log: &PartitionLog) -> (Vec<Batch>, Vec<(Offset, Offset)>) {
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    let reader = log.reader();
+    let mut from = log.window().log_start;
+    while from < log.window().high_watermark {
+        match reader.read(from, 500) {
+            Ok(batches) => {
+                from = batches.last().expect("below the high watermark").header.next_offset();
+                found.extend(batches);
+            }
+            Err(ReadError::Corrupt(damage)) => {
+                assert!(damage.to > from, "{damage}");
+                damaged.push((damage.from, damage.to));
+                from = damage.to;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    (found, damaged)
+}
+
+/// An index of the log `id` that is intact, and of which every entry points to where the next one should.
+pub(crate) fn lying_index(index: &[u8], id: LogId) -> Vec<u8> {
+    let mut lie = index.to_vec();
+    if lie.len() < 64 {
+        return lie;
+    }
+    let positions: Vec<[u8; 8]> = lie[64..].chunks_exact(24).map(|entry| entry[8..16].try_into().expect("8")).collect();
+    for (entry, wrong) in lie[64..].chunks_exact_mut(24).zip(positions.iter().skip(1)) {
+        entry[8..16].copy_from_slice(wrong);
+    }
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&id.0);
+    hasher.update(&lie[..8]);
+    hasher.update(&lie[12..]);
+    lie[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+    lie
 }

@@ -1,20 +1,28 @@
 //! A log on the simulated disk beside a model of what it must hold, for workloads that are cut short anywhere.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aqueduct_storage::sim::SimDisk;
-use aqueduct_storage::{AppendError, Batch, Durability, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport};
+use aqueduct_storage::{
+    AppendError, Batch, Durability, LogId, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport,
+};
+use bytes::Bytes;
 
-use super::{ID, assert_same, log_dir, next_group, plain, read_all, read_from, small_options};
+use super::{ID, assert_same, log_dir, next_group, note, plain, read_all, read_from, small_options};
 
 /// One thing done to a log.
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
     /// A group with payloads of these sizes.
     Append(Vec<usize>),
+    /// Two groups, of which the second is written before the first is synced.
+    Overlap(Vec<usize>, Vec<usize>),
+    /// A batch with this payload.
+    Note(Bytes),
     /// Trim to this many permille of what is readable.
     Trim(u64),
+    TrimTo(Offset),
     /// Retention with this many bytes.
     Retain(u64),
     RaiseEpoch,
@@ -25,8 +33,10 @@ pub(crate) enum Action {
 }
 
 /// What the oracle of FAULTS.md knows about a log at some moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Model {
+    pub(crate) dir: PathBuf,
+    id: LogId,
     /// Acknowledged or read: must be found, byte-equal, in order, without gaps.
     pub(crate) certain: Vec<Batch>,
     /// Written and never acknowledged: may be found behind what is certain, from the front.
@@ -39,10 +49,17 @@ pub(crate) struct Model {
     pub(crate) epoch: u32,
     /// Every batch that was acknowledged or read, by epoch and base offset.
     seen: HashMap<(u32, Offset), Batch>,
+    /// Every batch whose outcome was not known.
+    unacked: Vec<Batch>,
     /// Whether the log's creation was acknowledged.
     pub(crate) created: bool,
     pub(crate) durability: Durability,
+    /// Segments that retention has removed.
+    pub(crate) segments_removed: usize,
 }
+
+/// How often a read is tried on a disk on which single operations fail.
+const READ_ATTEMPTS: usize = 4;
 
 /// Why a workload ended.
 #[derive(Debug)]
@@ -58,7 +75,25 @@ pub(crate) fn options(durability: Durability) -> LogOptions {
 
 impl Model {
     pub(crate) fn new(durability: Durability) -> Self {
-        Self { durability, ..Self::default() }
+        Self::of(log_dir(), ID, durability)
+    }
+
+    /// A model of the log `id` in `dir`.
+    pub(crate) fn of(dir: PathBuf, id: LogId, durability: Durability) -> Self {
+        Self {
+            dir,
+            id,
+            certain: Vec::new(),
+            maybe: Vec::new(),
+            log_start: 0,
+            log_start_max: 0,
+            epoch: 0,
+            seen: HashMap::new(),
+            unacked: Vec::new(),
+            created: false,
+            durability,
+            segments_removed: 0,
+        }
     }
 
     /// Makes the log and does `actions`, until the end or the first failure that is not healed.
@@ -67,13 +102,16 @@ impl Model {
         if shared.create_dir(Path::new("/log")).is_err() || shared.sync_dir(Path::new("/")).is_err() {
             return Ended::Killed;
         }
-        match PartitionLog::create(shared, &log_dir(), ID, options(self.durability)) {
-            Ok(log) => {
-                self.created = true;
-                self.go_on(disk, log, actions)
-            }
+        match self.create(disk) {
+            Ok(log) => self.go_on(disk, log, actions),
             Err(_) => Ended::Killed,
         }
+    }
+
+    pub(crate) fn create(&mut self, disk: &SimDisk) -> Result<PartitionLog, OpenError> {
+        let log = PartitionLog::create(disk.shared(), &self.dir, self.id, options(self.durability))?;
+        self.created = true;
+        Ok(log)
     }
 
     /// Does `actions` with `log`.
@@ -92,31 +130,29 @@ impl Model {
         match action {
             Action::Append(sizes) => {
                 let group = next_group(&log, sizes);
-                match log.append_group(&group) {
-                    Ok(()) => {
-                        group.iter().for_each(|batch| self.see(batch, "acknowledged"));
-                        self.certain.extend(group);
-                    }
-                    Err(AppendError::OutcomeUnknown(_)) => self.maybe = group,
-                    Err(AppendError::Failed | AppendError::Full) => {}
-                    Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
-                }
+                let outcome = log.append_group(&group);
+                self.appended(group, outcome);
             }
+            Action::Note(payload) => {
+                let group = vec![note(&log, payload.clone())];
+                let outcome = log.append_group(&group);
+                self.appended(group, outcome);
+            }
+            Action::Overlap(first, second) => self.overlap(&mut log, first, second),
             Action::Trim(permille) => {
                 let window = log.window();
                 let readable = window.high_watermark - window.log_start;
-                let before = window.log_start + readable * permille / 1000;
-                self.log_start_max = self.log_start_max.max(before);
-                if let Ok(log_start) = log.trim(before) {
-                    self.log_start = log_start;
-                }
+                self.trim(&mut log, window.log_start + readable * permille / 1000);
             }
+            Action::TrimTo(before) => self.trim(&mut log, *before),
             Action::Retain(bytes) => {
+                let asked_before = self.log_start_max;
                 self.log_start_max = self.log_start_max.max(log.window().high_watermark);
                 log.set_options(LogOptions { retention_bytes: Some(*bytes), ..options(self.durability) });
                 if let Ok(outcome) = log.enforce_retention(0) {
                     self.log_start = outcome.log_start;
-                    self.log_start_max = outcome.log_start;
+                    self.log_start_max = asked_before.max(outcome.log_start);
+                    self.segments_removed += outcome.segments_removed;
                 }
             }
             Action::RaiseEpoch => drop(log.raise_epoch()),
@@ -145,6 +181,56 @@ impl Model {
         Some(log)
     }
 
+    /// What is certain and was not removed.
+    pub(crate) fn readable(&self) -> &[Batch] {
+        &self.certain[self.certain.partition_point(|batch| batch.header.next_offset() <= self.log_start)..]
+    }
+
+    fn appended(&mut self, group: Vec<Batch>, outcome: Result<(), AppendError>) {
+        match outcome {
+            Ok(()) => {
+                group.iter().for_each(|batch| self.see(batch, "acknowledged"));
+                self.certain.extend(group);
+            }
+            Err(AppendError::OutcomeUnknown(_)) => {
+                self.unacked.extend(group.iter().map(plain));
+                self.maybe.extend(group);
+            }
+            Err(AppendError::Failed | AppendError::Full) => {}
+            Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
+        }
+    }
+
+    fn overlap(&mut self, log: &mut PartitionLog, first: &[usize], second: &[usize]) {
+        let mut groups = Vec::new();
+        for sizes in [first, second] {
+            let group = next_group(log, sizes);
+            match log.write_group(&group) {
+                Ok(written) => groups.push((group, written)),
+                Err(error) => {
+                    // It lies above the group before it, whose outcome is not known yet.
+                    for (group, written) in groups.drain(..) {
+                        let outcome = log.publish(written.sync());
+                        self.appended(group, outcome);
+                    }
+                    self.appended(group, Err(error));
+                    return;
+                }
+            }
+        }
+        for (group, written) in groups {
+            let outcome = log.publish(written.sync());
+            self.appended(group, outcome);
+        }
+    }
+
+    fn trim(&mut self, log: &mut PartitionLog, before: Offset) {
+        self.log_start_max = self.log_start_max.max(before);
+        if let Ok(log_start) = log.trim(before) {
+            self.log_start = log_start;
+        }
+    }
+
     /// An epoch and an offset never name two different records.
     fn see(&mut self, batch: &Batch, context: &str) {
         let batch = plain(batch);
@@ -154,7 +240,7 @@ impl Model {
     }
 
     pub(crate) fn open(&self, disk: &SimDisk) -> Result<(PartitionLog, RecoveryReport), OpenError> {
-        PartitionLog::open(disk.shared(), &log_dir(), ID, options(self.durability), 0)
+        PartitionLog::open(disk.shared(), &self.dir, self.id, options(self.durability), 0)
     }
 
     /// Opens the log on `disk`, which nothing hinders, and checks it; from then on all that is found is certain.
@@ -174,15 +260,15 @@ impl Model {
         self.check_content(log, context);
     }
 
-    fn check_content(&mut self, log: &PartitionLog, context: &str) {
+    pub(crate) fn check_content(&mut self, log: &PartitionLog, context: &str) {
         self.check_found(log, read_all(&log.reader()), context);
     }
 
     /// As [`Model::check_content`], on a disk whose power may go meanwhile.
-    fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<()> {
+    pub(crate) fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<()> {
         let read = || read_from(&log.reader(), log.window().log_start);
-        // A fault befalls one operation: the second attempt is spared.
-        match read().or_else(|_| read()) {
+        // A fault befalls one operation: a later attempt is spared.
+        match (1..READ_ATTEMPTS).find_map(|_| read().ok()).map_or_else(read, Ok) {
             Ok(found) => self.check_found(log, found, context),
             Err(_) if disk.is_off() => return None,
             Err(error) => panic!("{context}: {error}"),
@@ -190,7 +276,7 @@ impl Model {
         Some(())
     }
 
-    fn check_found(&mut self, log: &PartitionLog, found: Vec<Batch>, context: &str) {
+    pub(crate) fn check_found(&mut self, log: &PartitionLog, found: Vec<Batch>, context: &str) {
         let window = log.window();
         assert!(log.epoch() >= self.epoch, "{context}: epoch {} after {}", log.epoch(), self.epoch);
         assert!(
@@ -205,11 +291,23 @@ impl Model {
         let expected = &all[first..];
         let certain = self.certain.len().saturating_sub(first);
         match self.durability {
-            Durability::Fsync => assert!(found.len() >= certain, "{context}: {} of {certain}", found.len()),
-            Durability::Os => {}
+            Durability::Fsync => {
+                assert!(found.len() >= certain, "{context}: {} of {certain}", found.len());
+                assert!(found.len() <= expected.len(), "{context}: {} batches out of nowhere", found.len());
+                assert_same(&found, &expected[..found.len()], context);
+            }
+            // Where the power took what was acknowledged, old blocks may show what an earlier life wrote there, under
+            // its own epoch.
+            Durability::Os => {
+                let is_same = |(found, expected): &(&Batch, &Batch)| plain(found) == plain(expected);
+                let same = found.iter().zip(expected).take_while(is_same).count();
+                let was_written = |batch: &Batch| {
+                    self.seen.contains_key(&(batch.header.epoch, batch.header.base_offset))
+                        || self.unacked.contains(&plain(batch))
+                };
+                assert!(found[same..].iter().all(was_written), "{context}: batches out of nowhere");
+            }
         }
-        assert!(found.len() <= expected.len(), "{context}: {} batches out of nowhere", found.len());
-        assert_same(&found, &expected[..found.len()], context);
         found.iter().for_each(|batch| self.see(batch, context));
         self.certain = all[..first].to_vec();
         self.certain.extend(found);

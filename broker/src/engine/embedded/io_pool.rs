@@ -3,14 +3,12 @@
 //! A partition that has something to write takes one place in the queue, whatever it has to write; so the queue is
 //! bounded by the number of partitions, an idle partition costs nothing, and none is starved by a busy one.
 
-use std::{
-    collections::VecDeque,
-    io,
-    sync::Arc,
+use std::{collections::VecDeque, io, sync::Arc};
+
+use super::sync::{
+    Condvar, Mutex, MutexGuard,
     thread::{self, JoinHandle},
 };
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Work of one partition, to be done on a thread that may block.
 pub(super) trait Turn: Send {

@@ -19,13 +19,12 @@ use aqueduct_storage::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use parking_lot::Mutex;
-use tokio::{
-    sync::{oneshot, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{oneshot, watch};
 
-use super::io_pool::{IoQueue, Turn};
+use super::{
+    io_pool::{IoQueue, Turn},
+    sync::{Mutex, spawn_blocking},
+};
 use crate::engine::{AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError};
 
 /// Bytes after which a group is written although more is waiting. Bounds the time to the next acknowledgement.

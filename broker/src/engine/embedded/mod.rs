@@ -7,25 +7,29 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
     time::Duration,
 };
 
 use aqueduct_storage::{
-    self as storage, CacheBudget, DataDir, DataDirError, LogId, LogOptions, OpenError as LogOpenError,
-    PartitionLog as Writer, RealDisk, TopicMeta,
+    self as storage, CacheBudget, DataDir, DataDirError, Disk, LogId, LogOptions, OpenError as LogOpenError,
+    PartitionLog as Writer, TopicMeta,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use parking_lot::Mutex;
-use tokio::task::spawn_blocking;
 
-use self::{io_pool::IoPool, log::EmbeddedLog};
+use self::{
+    io_pool::IoPool,
+    log::EmbeddedLog,
+    sync::{Mutex, spawn_blocking, thread},
+};
 use super::{AppendError, EngineError, MetaStore, PartitionLog, ReadError, TopicLogs};
 use crate::{clock, error::OpenError};
 
 mod io_pool;
 mod log;
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) mod models;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -55,12 +59,12 @@ pub(crate) struct EmbeddedEngine {
 }
 
 impl EmbeddedEngine {
-    /// Opens the data directory, and makes it if there is none. Blocking.
+    /// Opens the data directory at `path` of `disk`, and makes it if there is none. Blocking.
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process has it; otherwise what the disk says.
-    pub(crate) fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
-        let data = DataDir::open(Arc::new(RealDisk::new()), path)?;
+    pub(crate) fn open(disk: Arc<dyn Disk>, path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
+        let data = DataDir::open(disk, path)?;
         let broker_id = match data.read_file(Path::new(BROKER_ID_FILE)).map_err(EngineError::from)? {
             Some(bytes) => <[u8; 16]>::try_from(bytes.as_slice()).map_err(|_| {
                 let found = bytes.len();

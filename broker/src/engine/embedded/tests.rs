@@ -22,6 +22,10 @@ fn meta(name: &str, partitions: u32) -> TopicMeta {
     }
 }
 
+fn real_disk() -> Arc<dyn storage::Disk> {
+    Arc::new(storage::RealDisk::new())
+}
+
 struct EmbeddedSubject {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -32,7 +36,7 @@ impl EmbeddedSubject {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data");
-        let engine = Arc::new(EmbeddedEngine::open(&path, options()).unwrap());
+        let engine = Arc::new(EmbeddedEngine::open(real_disk(), &path, options()).unwrap());
         Self { _directory: directory, path, engine: Mutex::new(Some(engine)) }
     }
 
@@ -53,7 +57,7 @@ impl Subject for EmbeddedSubject {
     async fn reopen(&self, log: Arc<dyn PartitionLog>) -> Arc<dyn PartitionLog> {
         drop(log);
         *self.engine.lock() = None;
-        let engine = Arc::new(EmbeddedEngine::open(&self.path, options()).unwrap());
+        let engine = Arc::new(EmbeddedEngine::open(real_disk(), &self.path, options()).unwrap());
         *self.engine.lock() = Some(Arc::clone(&engine));
         first(engine.open_topics().await.unwrap().pop().unwrap())
     }
@@ -67,7 +71,7 @@ async fn the_embedded_engine_conforms() {
 #[tokio::test]
 async fn a_second_engine_on_the_same_directory_is_refused_with_the_holder() {
     let subject = EmbeddedSubject::new();
-    let Err(error) = EmbeddedEngine::open(&subject.path, options()) else { panic!("opened twice") };
+    let Err(error) = EmbeddedEngine::open(real_disk(), &subject.path, options()) else { panic!("opened twice") };
     assert!(matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
 }
 
@@ -117,5 +121,5 @@ async fn a_log_that_outlives_its_engine_answers_instead_of_waiting_for_ever() {
     };
     assert!(log.append(lease, 0, vec![batch]).await.is_err());
     drop(log);
-    EmbeddedEngine::open(&subject.path, options()).expect("the directory is free again");
+    EmbeddedEngine::open(real_disk(), &subject.path, options()).expect("the directory is free again");
 }

@@ -14,6 +14,9 @@ pub(super) type NodeId = usize;
 
 const ROOT: NodeId = 0;
 
+/// Blocks of so many removed files may be met again; those of older ones were written over.
+const REMOVED_FILES_KEPT: usize = 8;
+
 /// All files and directories that ever were; those without a name can still be open.
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
@@ -31,6 +34,8 @@ pub(super) enum Node {
 pub(super) struct File {
     cached: Vec<u8>,
     durable: Vec<u8>,
+    /// What was durable once and was cut since, behind what is durable: what the blocks there may still hold.
+    blocks: Vec<u8>,
     /// Sectors that differ from the disk and will be written by the next sync.
     dirty: BTreeSet<usize>,
     /// Every length since the last sync: any of them may be found.
@@ -125,6 +130,12 @@ impl Tree {
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let node = self.find(from)?;
         let (from_dir, from) = self.parent_of(from)?;
+        if let Ok(replaced) = self.find(to)
+            && let Node::Dir(dir) = &self.nodes[replaced]
+            && !dir.cached.is_empty()
+        {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
         let (to_dir, to) = self.parent_of(to)?;
         if from_dir == to_dir {
             self.dir_mut(from_dir)?.apply(Change::Move { from, to, node });
@@ -165,11 +176,28 @@ impl Tree {
     }
 
     pub(super) fn after_power_loss(&self, rng: &mut Rng) -> Self {
+        let all_removed = self.removed_files();
+        let (forgotten, removed) = all_removed.split_at(all_removed.len().saturating_sub(REMOVED_FILES_KEPT));
+        let is_forgotten = |file: &File| forgotten.iter().any(|gone| std::ptr::eq(*gone, file));
         let nodes = self.nodes.iter().map(|node| match node {
-            Node::File(file) => Node::File(file.after_power_loss(rng)),
+            Node::File(file) if is_forgotten(file) => Node::new_file(),
+            Node::File(file) => Node::File(file.after_power_loss(removed, rng)),
             Node::Dir(dir) => Node::Dir(dir.after_power_loss(rng)),
         });
         Self { nodes: nodes.collect() }
+    }
+
+    /// Files without a name, whose blocks may belong to others now.
+    fn removed_files(&self) -> Vec<&File> {
+        let mut is_named = vec![false; self.nodes.len()];
+        for node in &self.nodes {
+            if let Node::Dir(dir) = node {
+                dir.cached.values().for_each(|id| is_named[*id] = true);
+            }
+        }
+        let removed = self.nodes.iter().zip(is_named).filter(|(_, is_named)| !is_named);
+        let files = removed.filter_map(|(node, _)| if let Node::File(file) = node { Some(file) } else { None });
+        files.filter(|file| !file.blocks.is_empty()).collect()
     }
 
     fn dir(&self, id: NodeId) -> io::Result<&Dir> {
@@ -256,6 +284,10 @@ impl File {
         for sector in std::mem::take(&mut self.dirty) {
             copy_sector(&self.cached, &mut durable, sector);
         }
+        if self.blocks.len() < durable.len() {
+            self.blocks.resize(durable.len(), 0);
+        }
+        self.blocks[..durable.len()].copy_from_slice(&durable);
         self.durable = durable;
         self.lengths.clear();
     }
@@ -273,7 +305,8 @@ impl File {
     }
 
     pub(super) fn replace(&mut self, content: &[u8]) {
-        *self = Self { cached: content.to_vec(), durable: content.to_vec(), ..Self::default() };
+        let blocks = content.to_vec();
+        *self = Self { cached: content.to_vec(), durable: content.to_vec(), blocks, ..Self::default() };
     }
 
     fn set_len(&mut self, len: usize) {
@@ -286,7 +319,7 @@ impl File {
         }
     }
 
-    fn after_power_loss(&self, rng: &mut Rng) -> Self {
+    fn after_power_loss(&self, removed: &[&Self], rng: &mut Rng) -> Self {
         let mut lengths = self.lengths.clone();
         lengths.push(self.cached.len());
         lengths.push(self.durable.len());
@@ -294,6 +327,7 @@ impl File {
         let mut content = self.durable.clone();
         let longest = content.len().max(self.cached.len()).max(len);
         content.resize(longest, 0);
+        self.show_old_blocks(&mut content, removed, rng);
         for sector in &self.dirty {
             if rng.bool() {
                 copy_sector(&self.cached, &mut content, *sector);
@@ -309,7 +343,31 @@ impl File {
             }
         }
         content.truncate(len);
-        Self { cached: content.clone(), durable: content, ..Self::default() }
+        let mut blocks = self.blocks.clone();
+        blocks.resize(blocks.len().max(content.len()), 0);
+        blocks[..content.len()].copy_from_slice(&content);
+        Self { cached: content.clone(), durable: content, blocks, ..Self::default() }
+    }
+
+    /// Behind what is durable, some sectors hold what was there in another life.
+    fn show_old_blocks(&self, content: &mut [u8], removed: &[&Self], rng: &mut Rng) {
+        let (old, behind) = match rng.u32(..8) {
+            0..2 => (&self.blocks, 0),
+            2 if !removed.is_empty() => (&removed[rng.usize(..removed.len())].blocks, 0),
+            3 if !removed.is_empty() => {
+                let old = &removed[rng.usize(..removed.len())].blocks;
+                (old, rng.usize(..=old.len() / SECTOR_BYTES))
+            }
+            _ => return,
+        };
+        let first = self.durable.len().div_ceil(SECTOR_BYTES);
+        for sector in first..content.len().div_ceil(SECTOR_BYTES) {
+            let from = (sector + behind) * SECTOR_BYTES;
+            if from < old.len() && rng.u32(..4) > 0 {
+                let bytes = SECTOR_BYTES.min(old.len() - from).min(content.len() - sector * SECTOR_BYTES);
+                content[sector * SECTOR_BYTES..][..bytes].copy_from_slice(&old[from..from + bytes]);
+            }
+        }
     }
 }
 
@@ -334,7 +392,7 @@ mod tests {
         file.write(SECTOR_BYTES as u64, &[2; 2 * SECTOR_BYTES]);
         let mut found = BTreeSet::new();
         for seed in 0..100 {
-            let after = file.after_power_loss(&mut Rng::with_seed(seed));
+            let after = file.after_power_loss(&[], &mut Rng::with_seed(seed));
             assert_eq!(after.read(0, SECTOR_BYTES), [1; SECTOR_BYTES]);
             let second = after.read(SECTOR_BYTES as u64, 1)[0];
             let third = after.read(2 * SECTOR_BYTES as u64, 1).first().copied();
@@ -354,8 +412,33 @@ mod tests {
             file.fail_sync(loss);
             file.sync();
             assert_eq!(file.read(0, 1), [read_before_power_loss], "{loss:?}");
-            assert_eq!(file.after_power_loss(&mut Rng::with_seed(0)).read(0, 1), [1], "{loss:?}");
+            assert_eq!(file.after_power_loss(&[], &mut Rng::with_seed(0)).read(0, 1), [1], "{loss:?}");
         }
+    }
+
+    #[test]
+    fn a_sector_that_a_file_has_by_its_length_alone_may_show_the_bytes_of_a_removed_file() {
+        let mut tree = Tree::default();
+        let (old, new) = (Path::new("/old"), Path::new("/new"));
+        let id = tree.create(old, Node::new_file()).expect("create");
+        tree.file_mut(id).expect("file").write(0, &[7; SECTOR_BYTES]);
+        tree.file_mut(id).expect("file").sync();
+        tree.unlink(old).expect("unlink");
+        let id = tree.create(new, Node::new_file()).expect("create");
+        tree.file_mut(id).expect("file").write(0, &[1; SECTOR_BYTES]);
+        let first = |seed| {
+            let after = tree.after_power_loss(&mut Rng::with_seed(seed));
+            after.file(id).expect("file").read(0, 1).first().copied()
+        };
+        let found: BTreeSet<Option<u8>> = (0..200).map(first).collect();
+        assert_eq!(found, BTreeSet::from([None, Some(0), Some(1), Some(7)]));
+        tree.file_mut(id).expect("file").sync();
+        let found: BTreeSet<Option<u8>> = (0..200)
+            .map(|seed| {
+                tree.after_power_loss(&mut Rng::with_seed(seed)).file(id).expect("file").read(0, 1).first().copied()
+            })
+            .collect();
+        assert_eq!(found, BTreeSet::from([Some(1)]), "never once it was synced");
     }
 
     #[test]
