@@ -187,12 +187,14 @@ impl Tree {
         Self { nodes: nodes.collect() }
     }
 
-    /// Files without a name, whose blocks may belong to others now.
+    /// Files without a name, and that cannot get one back by a power loss, whose blocks may belong to others now.
     fn removed_files(&self) -> Vec<&File> {
         let mut is_named = vec![false; self.nodes.len()];
         for node in &self.nodes {
             if let Node::Dir(dir) = node {
-                dir.cached.values().for_each(|id| is_named[*id] = true);
+                let pending = dir.pending.iter().filter_map(Change::node);
+                let nodes = dir.cached.values().chain(dir.durable.values()).copied().chain(pending);
+                nodes.for_each(|id| is_named[id] = true);
             }
         }
         let removed = self.nodes.iter().zip(is_named).filter(|(_, is_named)| !is_named);
@@ -239,6 +241,14 @@ impl Dir {
 }
 
 impl Change {
+    /// What gets a name by it.
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Put(_, node) | Self::Move { node, .. } => Some(*node),
+            Self::Remove(_) => None,
+        }
+    }
+
     fn apply(&self, entries: &mut BTreeMap<String, NodeId>) {
         match self {
             Self::Put(name, node) => drop(entries.insert(name.clone(), *node)),
@@ -424,6 +434,7 @@ mod tests {
         tree.file_mut(id).expect("file").write(0, &[7; SECTOR_BYTES]);
         tree.file_mut(id).expect("file").sync();
         tree.unlink(old).expect("unlink");
+        tree.sync_dir(Path::new("/")).expect("sync");
         let id = tree.create(new, Node::new_file()).expect("create");
         tree.file_mut(id).expect("file").write(0, &[1; SECTOR_BYTES]);
         let first = |seed| {
