@@ -15,12 +15,14 @@ mod disk;
 mod error;
 mod log;
 mod options;
+mod quarantine;
 mod reader;
 mod recovery;
 mod retention;
 mod segment;
 mod shared;
 mod state;
+mod verify;
 mod wire;
 
 pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payload_crc};
@@ -34,6 +36,9 @@ pub use options::{Durability, LogOptions};
 pub use reader::LogReader;
 pub use recovery::{LastStop, RecoveryReport};
 pub use shared::Window;
+pub use verify::{
+    Audience, Checked, Fact, Finding, Inventory, LogName, Severity, StoppedDir, TornTail, verify_dir, verify_log,
+};
 
 /// A disk in memory that loses what a real one may lose, for tests.
 #[cfg(feature = "sim")]

@@ -56,6 +56,10 @@ impl LogReader {
         Self { shared, cursor: Mutex::new(None) }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// What can be read at this moment.
     #[must_use]
     pub fn window(&self) -> Window {
