@@ -49,6 +49,7 @@ mod producer_names;
 pub mod server;
 mod services;
 mod status;
+pub mod stopped;
 pub mod testing;
 mod to_the_end;
 mod topics;

@@ -24,6 +24,7 @@ mod subscribe;
 mod template;
 mod time;
 mod topic;
+mod verify;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,7 @@ Try it:
   echo hello | aqueduct publish orders
   aqueduct subscribe orders --from earliest
   aqueduct lag                                who reads, and how far behind
+  aqueduct verify ./data                      is everything still as it was written?
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the broker, 4 not found,
 5 refused (overload, limits), 6 outcome unknown";
@@ -107,6 +109,7 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    Verify(verify::VerifyArgs),
     Info(admin::InfoArgs),
     Completions(admin::CompletionsArgs),
 }
@@ -164,6 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Group(command) => block_on(group::run(&global, command)),
         Command::Demo(args) => block_on(demo::run(&global, args)),
         Command::Bench(command) => block_on(bench::run(&global, command)),
+        Command::Verify(args) => verify::run(&global, args),
         Command::Info(_) => block_on(admin::info(&global)),
     }
 }

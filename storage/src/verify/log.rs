@@ -216,7 +216,7 @@ impl<'a> LogCheck<'a> {
         let position = if is_nothing { 0 } else { outcome.end_position };
         let content_end = self.content_end(segment, position)?;
         let kept = outcome.proven.max(segment.listed.base)..outcome.end;
-        if content_end > position || !kept.is_empty() {
+        if content_end > position {
             let fact = Fact::TornTail(TornTail { cut_bytes: content_end - position });
             let torn = Finding::new(&segment.path, fact).at(position..content_end);
             self.found(if kept.is_empty() { torn } else { torn.of(kept) });

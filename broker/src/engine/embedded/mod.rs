@@ -24,6 +24,7 @@ use self::{io_pool::IoPool, log::EmbeddedLog};
 use super::{AppendError, EngineError, MetaStore, PartitionLog, ReadError, TopicLogs};
 use crate::{clock, error::OpenError};
 
+pub(crate) mod inventory;
 mod io_pool;
 mod log;
 #[cfg(test)]

@@ -402,6 +402,11 @@ impl Journal {
     }
 }
 
+/// Whether a saved marker is what was written.
+pub(crate) fn is_intact_marker(bytes: &[u8]) -> bool {
+    Marker::is_intact(bytes)
+}
+
 fn batch_of(payload: Vec<u8>, count: u32, base_offset: Offset, append_time_us: i64, epoch: u32) -> Batch {
     let header = BatchHeader {
         base_offset,
