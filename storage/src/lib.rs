@@ -18,7 +18,9 @@ mod options;
 mod quarantine;
 mod reader;
 mod recovery;
+mod repair;
 mod retention;
+mod rewrite;
 mod segment;
 mod shared;
 mod state;
@@ -35,6 +37,7 @@ pub use log::{PartitionLog, RetentionOutcome};
 pub use options::{Durability, LogOptions};
 pub use reader::LogReader;
 pub use recovery::{LastStop, RecoveryReport};
+pub use repair::{RepairAction, RepairMode, RepairStep, Repaired, repair_dir, repair_log};
 pub use shared::Window;
 pub use verify::{
     Audience, Checked, Fact, Finding, Inventory, LogName, Severity, StoppedDir, TornTail, verify_dir, verify_log,

@@ -85,7 +85,8 @@ impl LogReader {
     ///
     /// # Errors
     /// [`ReadError::OffsetOutOfRange`]; [`ReadError::Corrupt`] if the batch that holds `from` is damaged: what comes
-    /// before damage is returned first, and reading goes on behind it; the disk's.
+    /// before damage is returned first, and reading goes on behind it; [`ReadError::Lost`] in the same way for what a
+    /// repair has taken out; the disk's.
     pub fn read(&self, from: Offset, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
         if let Some(batches) = self.read_cached(from, max_bytes)? {
             return Ok(batches);
@@ -100,6 +101,17 @@ impl LogReader {
     /// # Errors
     /// As [`LogReader::read`].
     pub fn headers(&self, from: Offset, max: usize) -> Result<Vec<BatchHeader>, ReadError> {
+        let mut headers = self.all_headers(from, max)?;
+        match headers.iter().position(BatchHeader::is_lost) {
+            Some(0) => return Err(lost(&headers[0])),
+            Some(first) => headers.truncate(first),
+            None => {}
+        }
+        Ok(headers)
+    }
+
+    /// As [`LogReader::headers`], with those that stand for lost records.
+    fn all_headers(&self, from: Offset, max: usize) -> Result<Vec<BatchHeader>, ReadError> {
         let window = self.window();
         check_range(from, window)?;
         if from == window.high_watermark {
@@ -146,7 +158,7 @@ impl LogReader {
         };
         let mut from = self.index_floor_by_time(segment.base, time_us)?.unwrap_or(segment.base).max(window.log_start);
         while from < window.high_watermark {
-            for header in self.headers(from, 1024)? {
+            for header in self.all_headers(from, 1024)? {
                 if header.append_time_us >= time_us {
                     return Ok(Some(header.base_offset.max(window.log_start)));
                 }
@@ -165,7 +177,7 @@ impl LogReader {
         if let Some(batches) = self.read_cached(offset, 1)? {
             return Ok(batches.first().map(|batch| batch.header.append_time_us));
         }
-        Ok(self.headers(offset, 1)?.first().map(|header| header.append_time_us))
+        Ok(self.all_headers(offset, 1)?.first().map(|header| header.append_time_us))
     }
 
     /// Bytes on disk of the batches in `[from, to)`, estimated between the entries of the index. Blocks on the disk if
@@ -229,6 +241,9 @@ impl LogReader {
     fn read_from_disk(&self, bounded: &BoundedSegment, from: Offset, max_bytes: u64) -> Result<Vec<Batch>, ReadError> {
         let file = bounded.segment.open(&*self.shared.disk)?;
         let located = self.locate(&file, bounded, from)?;
+        if located.stored.header.is_lost() {
+            return Err(lost(&located.stored.header));
+        }
         let first_bytes = located.stored.stored_bytes();
         let piece_bytes = usize::try_from(max_bytes.max(PIECE_BYTES_MIN).max(first_bytes)).unwrap_or(usize::MAX);
         let rest = usize::try_from(bounded.segment.bytes().saturating_sub(located.position)).unwrap_or(usize::MAX);
@@ -244,7 +259,7 @@ impl LogReader {
             let Ok(stored) = encoding::decode(&piece[at..], self.shared.id) else { break };
             let end = (at as u64).saturating_add(stored.stored_bytes());
             let fits = end <= max_bytes || batches.is_empty();
-            if stored.header.base_offset != offset || !fits || end > piece.len() as u64 {
+            if stored.header.base_offset != offset || stored.header.is_lost() || !fits || end > piece.len() as u64 {
                 break;
             }
             let end = usize::try_from(end).unwrap_or(usize::MAX);
@@ -351,6 +366,10 @@ fn find(mut walk: Walk, bounded: &BoundedSegment, from: Offset) -> Result<Result
             }
         }
     }
+}
+
+fn lost(header: &BatchHeader) -> ReadError {
+    ReadError::Lost { from: header.base_offset, to: header.next_offset() }
 }
 
 fn check_range(requested: Offset, window: Window) -> Result<(), ReadError> {

@@ -76,6 +76,14 @@ pub enum ReadError {
         /// File, position and kind of damage.
         what: String,
     },
+    /// The records of these offsets were damaged, and a repair has taken them out.
+    #[error("offsets {from} to {to} (exclusive) are lost: they were damaged, and were taken out by a repair")]
+    Lost {
+        /// First lost offset.
+        from: Offset,
+        /// First offset after those.
+        to: Offset,
+    },
     /// The engine could not read.
     #[error("{0}")]
     Failed(String),

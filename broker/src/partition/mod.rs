@@ -235,7 +235,7 @@ async fn load_producers(log: &dyn PartitionLog) -> Result<Producers, ReadError> 
                 }
             }
             // Damage hides the sequences of those batches; their retries are refused as too old, never stored twice.
-            Err(ReadError::Damaged { to, .. }) => next = to,
+            Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) => next = to,
             Err(ReadError::OutOfRange { window, .. }) => next = window.log_start.max(next + 1),
             Err(error @ ReadError::Failed(_)) => return Err(error),
         }

@@ -9,7 +9,9 @@ use super::{Audience, Checked};
 use crate::batch::LogId;
 use crate::disk::{Disk, EntryKind};
 use crate::quarantine;
+use crate::recovery::chain::read_trailer;
 use crate::recovery::{self, NEW_SUFFIX, Place, list_segments, split_leftovers};
+use crate::segment::format::TRAILER_BYTES;
 use crate::segment::{file_name, parse_file_name};
 use crate::state::{self, SegmentKind, Slot, SlotFault, State};
 use crate::{Offset, OpenError, StorageError};
@@ -161,8 +163,10 @@ fn last_segment(check: &mut LogCheck<'_>, state: &State, live: &[recovery::Liste
         check.found(Finding::new(path, Fact::SegmentMissing).of(offsets));
         return known.base;
     }
-    if known.base == last.base && known.kind == SegmentKind::Sealed && last.bytes < known.position {
-        check.found(Finding::new(path, Fact::Trailer).at(last.bytes..known.position));
+    let is_sealed = known.base == last.base && known.kind == SegmentKind::Sealed;
+    if is_sealed && matches!(read_trailer(place, *last), Ok(None)) {
+        let begin = known.position.saturating_sub(TRAILER_BYTES);
+        check.found(Finding::new(path, Fact::Trailer).at(begin..last.bytes.max(begin)));
     }
     state.durable_end
 }

@@ -360,6 +360,7 @@ impl From<storage::ReadError> for ReadError {
                 to: damage.to,
                 what: format!("{} at byte {}: {}", damage.segment.display(), damage.position, damage.what),
             },
+            storage::ReadError::Lost { from, to } => Self::Lost { from, to },
             storage::ReadError::Storage(error) => Self::Failed(error.to_string()),
         }
     }

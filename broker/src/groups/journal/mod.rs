@@ -365,6 +365,11 @@ impl Journal {
                     next = to.max(next + 1);
                     continue;
                 }
+                Err(ReadError::Lost { from, to }) => {
+                    replay.lose(format!("offsets {from} to {to} of its log were damaged, and taken out by a repair"));
+                    next = to.max(next + 1);
+                    continue;
+                }
                 Err(error @ ReadError::OutOfRange { .. }) => return Err(JournalError::Damaged(error.to_string())),
                 Err(ReadError::Failed(what)) => return Err(JournalError::Unavailable(what)),
             };
