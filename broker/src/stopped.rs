@@ -1,11 +1,14 @@
-//! The data directory of a broker that is not running: verified, and told in words.
+//! The data directory of a broker that is not running: verified, repaired, and told in words.
 
 use std::{path::Path, sync::Arc};
 
-pub use aqueduct_storage::{Audience, Checked, DataDirError, Fact, Finding, LogName, Severity, StorageError, TornTail};
-use aqueduct_storage::{RealDisk, StoppedDir};
+pub use aqueduct_storage::{
+    Audience, Checked, DataDirError, Fact, Finding, LogName, RepairAction, RepairStep, Repaired, Severity,
+    StorageError, TornTail,
+};
+use aqueduct_storage::{RealDisk, RepairMode, StoppedDir};
 
-use crate::engine::embedded::inventory::BrokerInventory;
+use crate::{clock, engine::embedded::inventory::BrokerInventory};
 
 /// A data directory that no broker has open, and that none can open while this lives. Opening it changes nothing.
 #[derive(Debug)]
@@ -37,6 +40,26 @@ impl StoppedData {
     /// What the disk refuses beyond single files of logs, which are findings.
     pub fn verify(&self, audience: &mut dyn Audience) -> Result<Checked, StorageError> {
         aqueduct_storage::verify_dir(&self.dir, &BrokerInventory::of(&self.dir)?, audience)
+    }
+}
+
+impl StoppedData {
+    /// Tells what [`repair`](Self::repair) would do. Changes nothing.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn plan_repair(&self, tell: &mut dyn FnMut(&RepairStep)) -> Result<Repaired, StorageError> {
+        aqueduct_storage::repair_dir(&self.dir, &BrokerInventory::of(&self.dir)?, RepairMode::DryRun, tell)
+    }
+
+    /// Makes damaged logs readable again: damaged bytes are kept in side files, their offsets are given up by name, and
+    /// everything else stays as it was. `tell` hears of each step before it is taken.
+    ///
+    /// # Errors
+    /// The disk's. What was done until then is whole: run it again.
+    pub fn repair(&self, tell: &mut dyn FnMut(&RepairStep)) -> Result<Repaired, StorageError> {
+        let mode = RepairMode::Repair { now_us: clock::now_us() };
+        aqueduct_storage::repair_dir(&self.dir, &BrokerInventory::of(&self.dir)?, mode, tell)
     }
 }
 

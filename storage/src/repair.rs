@@ -107,16 +107,21 @@ pub fn repair_dir(
         }
         tell(&step);
     };
-    let mut mended = 0;
+    let mut mended = std::collections::BTreeSet::new();
     for finding in around.damage {
-        small_file(dir, mode, finding, &mut tell)?;
+        let log = finding.log.clone();
+        if small_file(dir, mode, finding, &mut tell)? == Outcome::Mended {
+            mended.extend(log);
+        }
     }
     for FoundLog { name, dir: log_dir, id } in &logs {
         let Some(id) = *id else { continue };
         let place = Place { disk: &dir.disk, dir: log_dir, id };
-        mended += u64::from(Repair { place, name: Some(name), mode, tell: &mut tell }.run()? == Outcome::Mended);
+        if (Repair { place, name: Some(name), mode, tell: &mut tell }).run()? == Outcome::Mended {
+            mended.insert(name.clone());
+        }
     }
-    repaired.logs = mended;
+    repaired.logs = mended.len() as u64;
     Ok(repaired)
 }
 
@@ -142,13 +147,13 @@ fn small_file(
     mode: RepairMode,
     finding: Finding,
     tell: &mut dyn FnMut(RepairStep),
-) -> Result<(), StorageError> {
+) -> Result<Outcome, StorageError> {
     let file = finding.file.clone();
     let is_checkpoint = matches!((&finding.fact, &finding.log), (Fact::SmallFile(_), Some(LogName::Partition { .. })));
     if !is_checkpoint {
         let action = RepairAction::Refuse { finding: Box::new(finding) };
         tell(RepairStep { log: None, file, action });
-        return Ok(());
+        return Ok(Outcome::Refused);
     }
     let opened = dir.disk.open(&file, Access::Read).map_err(|error| StorageError::io("open", &file, error))?;
     let bytes = 0..opened.len().map_err(|error| StorageError::io("stat", &file, error))?;
@@ -165,7 +170,7 @@ fn small_file(
         dir.disk.remove_file(&file).map_err(|error| StorageError::io("remove", &file, error))?;
         crate::rewrite::sync_dir_of(&*dir.disk, &file)?;
     }
-    Ok(())
+    Ok(Outcome::Mended)
 }
 
 /// Keeps what is damage.

@@ -14,6 +14,7 @@ mod lag;
 mod publish;
 mod record_json;
 mod render;
+mod repair;
 mod serve;
 mod session;
 mod settings;
@@ -110,6 +111,7 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Info(admin::InfoArgs),
     Completions(admin::CompletionsArgs),
 }
@@ -167,6 +169,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Group(command) => block_on(group::run(&global, command)),
         Command::Demo(args) => block_on(demo::run(&global, args)),
         Command::Bench(command) => block_on(bench::run(&global, command)),
+        Command::Repair(args) => repair::run(&global, args),
         Command::Verify(args) => verify::run(&global, args),
         Command::Info(_) => block_on(admin::info(&global)),
     }

@@ -10,7 +10,7 @@ use aqueduct::stopped::{Audience, DataDirError, Fact, Finding, StoppedData};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(super) use report::{Report, Shown, Totals};
+pub(super) use report::{Report, Shown, Totals, range};
 
 use super::Global;
 use super::exit::{CliError, Exit};

@@ -101,7 +101,7 @@ impl Shown {
 }
 
 /// `offset 7`, `offsets 10 to 19`: both ends inclusive, as people read them.
-fn range(noun: &str, from: u64, to: u64) -> String {
+pub(crate) fn range(noun: &str, from: u64, to: u64) -> String {
     match to.saturating_sub(from) {
         0 | 1 => format!("{noun} {from}"),
         _ => format!("{noun}s {from} to {}", to - 1),
