@@ -17,8 +17,9 @@ use tokio::{
     sync::oneshot,
 };
 use tonic::transport::server::Connected;
+use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Broker, connection::Connection, in_process::InProcess};
+use crate::{Broker, connection::Connection, in_process::InProcess, topics::Topics};
 
 /// Measured with tonic on two cores: twice the throughput of the default 16 KiB; 1 MiB is worse.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
@@ -33,6 +34,9 @@ const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// In `grpc.health.v1`: not serving while a partition takes no writes. `Admin.Info` says which, and why.
+const LOG_SERVICE: &str = "aqueduct.v1.Log";
 
 /// How long to rest when the system has no descriptors left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -107,14 +111,14 @@ impl Server {
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        for service in ["", "aqueduct.v1.Log", "aqueduct.v1.Topics", "aqueduct.v1.Groups", "aqueduct.v1.Admin"] {
-            health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        for service in ["", LOG_SERVICE, "aqueduct.v1.Topics", "aqueduct.v1.Groups", "aqueduct.v1.Admin"] {
+            health.set_service_status(service, ServingStatus::Serving).await;
         }
         let (draining, drained_since) = oneshot::channel();
         let stop = async {
             stop.await;
             // Whoever watches sends nothing new; then the streams are asked to end.
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
             let _ = draining.send(());
             core.drain(DRAIN_MAX).await;
         };
@@ -139,10 +143,24 @@ impl Server {
             .serve_with_incoming_shutdown(incoming(self.listener, core.config.connection_budget_bytes), stop);
         tokio::select! {
             served = serving => Ok(served?),
+            () = tell_of_failures(&core.topics, health.clone()) => Ok(()),
             () = out_of_patience => {
                 tracing::warn!("some clients were still connected after {DRAIN_MAX:?}");
                 Ok(())
             }
+        }
+    }
+}
+
+/// Keeps the health of the service that publishes true: it serves while every partition takes writes. Never ends.
+async fn tell_of_failures(topics: &Topics, health: HealthReporter) {
+    let mut changed = topics.failures_changed();
+    loop {
+        let status = if topics.failures().is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(LOG_SERVICE, status).await;
+        if changed.changed().await.is_err() {
+            // Its sender lives as long as the topics.
+            return std::future::pending().await;
         }
     }
 }

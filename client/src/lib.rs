@@ -43,9 +43,10 @@ mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, CreateTopic, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info,
-    LagWatch, Limits, Member, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, Topic, TopicConfig,
-    TopicDescription, Topics,
+    AlterGroup, AlterTopic, CreateTopic, FailedPartition, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy,
+    Groups, Info, LagWatch, Limits, Member, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, Topic,
+    TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
+    VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

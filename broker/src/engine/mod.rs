@@ -4,12 +4,12 @@
 //! `conformance.rs`. Three things shape the traits because they cannot be added later: an append whose outcome is
 //! *unknown*, a lease whose epoch fences every older owner, and a durability that differs between engines.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use aqueduct_storage::{Batch, BatchHeader, Durability, Offset, TopicMeta, Window};
+use aqueduct_storage::{Batch, BatchHeader, Durability, Offset, Severity, TopicMeta, Window};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 #[cfg(test)]
 mod conformance;
@@ -105,6 +105,45 @@ pub(crate) struct PartitionStats {
     pub epoch: u32,
 }
 
+/// What a verification tells while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VerifyEvent {
+    /// Something that is not as it was written, or worth a note.
+    Found(Flaw),
+    /// So many more bytes were read.
+    Read(u64),
+}
+
+/// What a verification has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    /// Whether it is damage.
+    pub severity: Severity,
+    /// One word for programs.
+    pub kind: &'static str,
+    /// Where the engine keeps it.
+    pub file: String,
+    /// Byte positions in there.
+    pub bytes: Option<Range<u64>>,
+    /// Offsets that are concerned.
+    pub offsets: Option<Range<Offset>>,
+    /// For people.
+    pub message: String,
+}
+
+/// What a verification has looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Verified {
+    /// Files.
+    pub segments: u64,
+    /// Intact ones.
+    pub batches: u64,
+    /// In those.
+    pub records: u64,
+    /// From the disk.
+    pub bytes: u64,
+}
+
 /// Bounds that the engine sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EngineLimits {
@@ -176,6 +215,10 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
 
     /// Saves a small opaque state of the owner, atomically and durably.
     fn save_checkpoint(&self, state: Bytes) -> BoxFuture<'static, Result<(), EngineError>>;
+
+    /// Reads everything below the high watermark of now, without holding appends up, and sends what it finds. Ends early
+    /// when nobody listens any more.
+    fn verify(&self, events: mpsc::Sender<VerifyEvent>) -> BoxFuture<'static, Result<Verified, EngineError>>;
 
     /// Size and shape, without I/O.
     fn stats(&self) -> PartitionStats;

@@ -1,6 +1,7 @@
 //! `aqueduct verify DIR`: is everything that a stopped broker has stored still what was written?
 
 mod report;
+pub(super) mod topic;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -29,6 +29,7 @@ mod io_pool;
 mod log;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 const BROKER_ID_FILE: &str = "system/broker.id";
 const PRODUCERS_FILE: &str = "producers.state";
