@@ -30,6 +30,7 @@ impl FailureNotice {
         self.0.send_replace(());
     }
 
+    #[cfg(feature = "server")]
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.0.subscribe()
     }

@@ -164,6 +164,7 @@ impl Topics {
     }
 
     /// Notified whenever [`failures`](Self::failures) may have changed.
+    #[cfg(feature = "server")]
     pub(crate) fn failures_changed(&self) -> watch::Receiver<()> {
         self.notice.subscribe()
     }

@@ -35,6 +35,7 @@ pub(super) struct LogCheck<'a> {
     pub(super) audience: &'a mut dyn Audience,
     pub(super) checked: Checked,
     last_append_time_us: Option<i64>,
+    last_base: Option<Offset>,
 }
 
 /// A segment, opened, with what it says about itself as far as that is intact.
@@ -86,7 +87,7 @@ pub(super) struct Outcome {
 impl<'a> LogCheck<'a> {
     pub(super) fn new(place: Place<'a>, audience: &'a mut dyn Audience) -> Self {
         let checked = Checked { logs: 1, ..Checked::default() };
-        Self { place, audience, checked, last_append_time_us: None }
+        Self { place, audience, checked, last_append_time_us: None, last_base: None }
     }
 
     pub(super) fn found(&mut self, finding: Finding) {
@@ -105,6 +106,7 @@ impl<'a> LogCheck<'a> {
         proven: Offset,
         limit: Offset,
     ) -> Result<(), Halt> {
+        self.last_base = live.last().map(|last| last.base);
         let first_base = live.first().map_or(proven, |first| first.base);
         if first_base > log_start {
             self.found(Finding::new(self.place.dir, Fact::SegmentMissing).of(log_start..first_base));
@@ -253,8 +255,7 @@ impl<'a> LogCheck<'a> {
     fn batches(&mut self, segment: &OpenSegment, proven: Offset, limit: Offset) -> Result<Outcome, Halt> {
         let base = segment.listed.base;
         let mut survey = segment.survey(self.place, limit);
-        let index_path = self.place.dir.join(index_file_name(base));
-        let mut index = IndexCheck::load(&**self.place.disk, &index_path, self.place.id);
+        let mut index = self.index_of(segment, limit);
         let mut open: Vec<Damage> = Vec::new();
         let epoch = segment.header.map_or(0, |header| header.epoch);
         let mut outcome = Outcome { proven, end: base, end_position: HEADER_BYTES, epoch, runs_out: false };
@@ -298,16 +299,26 @@ impl<'a> LogCheck<'a> {
         if outcome.end < must_end {
             index.pass_damage(&(outcome.end_position..u64::MAX));
         }
-        let indexed = base..outcome.end.max(must_end);
-        if let Some(finding) = index.finish(indexed).filter(|finding| self.concerns(finding, segment)) {
+        if let Some(finding) = index.finish(base..outcome.end.max(must_end)) {
             self.found(finding);
         }
         Ok(outcome)
     }
 
-    /// A segment that is still written has no index before the log is closed.
-    fn concerns(&self, finding: &Finding, segment: &OpenSegment) -> bool {
-        finding.fact != Fact::IndexMissing || segment.trailer.is_some()
+    /// The index of a segment. One that is not sealed has none before the log is closed, and while it is written its
+    /// index lies in memory; the file may appear at any moment.
+    fn index_of(&self, segment: &OpenSegment, limit: Offset) -> IndexCheck {
+        let path = self.place.dir.join(index_file_name(segment.listed.base));
+        let disk = &**self.place.disk;
+        match (self.is_last(segment), limit == Offset::MAX) {
+            (true, false) => IndexCheck::none(&path),
+            (true, true) if segment.trailer.is_none() => IndexCheck::load(disk, &path, self.place.id).or_none(),
+            (true | false, _) => IndexCheck::load(disk, &path, self.place.id),
+        }
+    }
+
+    fn is_last(&self, segment: &OpenSegment) -> bool {
+        self.last_base == Some(segment.listed.base)
     }
 
     fn damaged(&mut self, segment: &OpenSegment, damage: Damage, end: Offset) {

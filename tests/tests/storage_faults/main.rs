@@ -3,6 +3,7 @@
 mod damage;
 mod failing;
 mod full;
+mod health;
 
 use aqueduct_client::{Client, Record};
 
