@@ -140,11 +140,12 @@ impl Stream for Verification {
                     self.events = None;
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Ok(response))) => match response.event {
-                    Some(event) => return Poll::Ready(Some(Ok(event.into()))),
-                    // Of a newer broker.
-                    None => {}
-                },
+                Poll::Ready(Some(Ok(response))) => {
+                    // Without one it is of a newer broker, and nothing that this client could tell.
+                    if let Some(event) = response.event {
+                        return Poll::Ready(Some(Ok(event.into())));
+                    }
+                }
                 Poll::Ready(Some(Err(status))) => {
                     self.events = None;
                     let error: BrokerError = self.link.judge(status);
