@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aqueduct_client::Record;
-use aqueduct_tests::{BrokerProcess, Fault, Launch, Raw, Refusal, aqueduct, eventually, raw, within};
+use aqueduct_tests::{BrokerProcess, Fault, Launch, Raw, Refusal, aqueduct, eventually, raw, read_all, within};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -38,17 +38,7 @@ async fn a_failed_sync_fences_its_partition_health_says_why_and_the_others_go_on
         Fault::inject_under(broker.pid(), &broker.data().join("topics/orders/0"), &["fdatasync,fsync:error=EIO"]);
     let mut raw = Raw::connect(&broker.url()).await;
     let request = raw::publish_records("orders", vec![raw::record("lost?"); 3]);
-    // Everybody who shared the sync: three requests at once, and each is told that it does not know.
-    let (one, two, three) = (raw.clone(), raw.clone(), raw.clone());
-    let publish = |mut raw: Raw| {
-        let request = request.clone();
-        async move { within("an answer", raw.publish(request)).await }
-    };
-    let answers = tokio::join!(publish(one), publish(two), publish(three));
-    for answer in [answers.0, answers.1, answers.2] {
-        let refusal = Refusal::of(answer);
-        assert!(matches!(refusal.code, Code::Unknown | Code::Unavailable), "{refusal:?}");
-    }
+    Refusal::of(within("an answer", raw.publish(request.clone())).await).expect(Code::Unknown, "OUTCOME_UNKNOWN");
     eventually("health says so", async || {
         (health.check("aqueduct.v1.Log").await == ServingStatus::NotServing).then_some(())
     })
@@ -79,6 +69,42 @@ async fn a_failed_sync_fences_its_partition_health_says_why_and_the_others_go_on
     assert_eq!(client.info().await.expect("an answer").failures, []);
     let described = client.topics().describe("orders").await.expect("a description");
     assert_eq!(described.partitions[0].failure, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everybody_who_shared_a_failed_sync_is_told_that_the_outcome_is_unknown() {
+    const SHARING: usize = 5;
+    // One thread writes: while it waits for a slow sync elsewhere, what comes for `orders` gathers to one group.
+    let broker = BrokerProcess::launch(Launch::with_args(&["--set", "io_threads=1"]));
+    let client = broker.client().await;
+    for topic in ["slow", "orders"] {
+        client.topics().create(topic).build().await.expect("a new topic");
+        client.publish(topic, Record::new("before")).await.expect("a receipt");
+    }
+    let fault = Fault::inject(broker.pid(), "fdatasync", &["fdatasync:error=EIO:delay_enter=3000000"]);
+    let raw = Raw::connect(&broker.url()).await;
+    let publish = |topic: &str| {
+        let (mut raw, request) = (raw.clone(), raw::publish_records(topic, vec![raw::record("lost?")]));
+        tokio::spawn(async move { within("an answer", raw.publish(request)).await })
+    };
+    let first = publish("slow");
+    eventually("the thread waits for its sync", async || {
+        fault.trace().iter().any(|line| line.contains("fdatasync")).then_some(())
+    })
+    .await;
+    let sharing: Vec<_> = (0..SHARING).map(|_| publish("orders")).collect();
+    Refusal::of(first.await.expect("no panic")).expect(Code::Unknown, "OUTCOME_UNKNOWN");
+    for waiter in sharing {
+        Refusal::of(waiter.await.expect("no panic")).expect(Code::Unknown, "OUTCOME_UNKNOWN");
+    }
+    let syncs = fault.trace().iter().filter(|line| line.contains("orders") && line.contains(".log>")).count();
+    assert_eq!(syncs, 1, "one sync for all of them, and never again: {:?}", fault.trace());
+    drop(fault);
+    let request = raw::publish_records("orders", vec![raw::record("after")]);
+    eventually("the log goes on by itself", async || raw.clone().publish(request.clone()).await.ok()).await;
+    let values: Vec<String> =
+        read_all(&client, "orders").await.iter().map(|event| aqueduct_tests::text(event).to_owned()).collect();
+    assert_eq!(values, ["before", "after"], "what was neither acknowledged nor visible is cut");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

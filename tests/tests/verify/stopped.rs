@@ -120,6 +120,17 @@ async fn every_kind_of_file_is_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_a_newer_format_is_refused_untouched() {
+    let (_, stopped) = broker_with_data().await.terminate();
+    fs::write(stopped.data().join("FORMAT"), "2\n").expect("written");
+    let before = snapshot(&stopped.data());
+    for command in [["verify", "--output=text"], ["repair", "--yes"]] {
+        run(command[0], &stopped.data(), &command[1..]).failure(1, &["format 2"]);
+    }
+    assert_eq!(snapshot(&stopped.data()), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_a_broker_has_open_is_refused_with_its_pid_and_one_that_is_none_is_not_found() {
     let broker = broker_with_data().await;
     let pid = broker.pid().to_string();
