@@ -210,6 +210,18 @@ impl From<GroupError> for Status {
             GroupError::StaleGeneration { partition, .. } => {
                 StatusParts::new(Code::Aborted, "STALE_GENERATION", &[("partition", partition.to_string())])
             }
+            GroupError::Halted { partition, offset, attempts, .. } => StatusParts::new(
+                Code::FailedPrecondition,
+                "PARTITION_HALTED",
+                &[
+                    ("partition", partition.to_string()),
+                    ("offset", offset.to_string()),
+                    ("attempts", attempts.to_string()),
+                ],
+            ),
+            GroupError::NotMoved { topic, .. } => {
+                StatusParts::new(Code::Unavailable, "NOT_MOVED", &[("topic", topic.clone())])
+            }
             GroupError::NoPosition { partition } => {
                 StatusParts::new(Code::Unavailable, "NO_POSITION", &[("partition", partition.to_string())])
             }

@@ -9,7 +9,7 @@ use tonic::{Code, body::Body};
 use tower_service::Service;
 
 use crate::{
-    admin::{Group, Groups, Info, Topics},
+    admin::{DeadLetters, Group, Groups, Info, Topics},
     consumer::ConsumerBuilder,
     error::{CloseError, RequestError},
     lifecycle::Lifecycle,
@@ -203,6 +203,11 @@ impl Client {
     /// Makes, describes and changes one group.
     pub fn group(&self, name: impl Into<String>) -> Group {
         Group::new(self.shared.read.clone(), name.into())
+    }
+
+    /// What `group` could not handle of `topic`.
+    pub fn dead_letters(&self, topic: impl Into<String>, group: impl Into<String>) -> DeadLetters {
+        DeadLetters::new(self.clone(), self.shared.read.clone(), topic.into(), group.into())
     }
 
     /// What the broker is, and its limits.

@@ -33,6 +33,7 @@ mod admin;
 mod client;
 pub mod codec;
 mod consumer;
+mod dead_letters;
 mod error;
 mod lifecycle;
 mod partitioner;
@@ -43,16 +44,17 @@ mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, CreateTopic, FailedPartition, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy,
-    Groups, Info, LagWatch, Limits, Member, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, Topic,
-    TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
-    VerifyTopic,
+    AlterGroup, AlterTopic, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition, FailedRecords, Group,
+    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch, LetterFilter, Limits, Member,
+    OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetryPolicy, Topic, TopicConfig,
+    TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;
 pub use client::{Client, ClientOptions};
 pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerItem, ConsumerStats, Delivery};
+pub use dead_letters::{DeadLetter, Death, dead_letter_topic};
 #[cfg(feature = "json")]
 pub use error::JsonError;
 pub use error::{

@@ -1,17 +1,24 @@
 //! `aqueduct group …`: consumer groups and their positions.
 
+mod json;
+
 use std::time::Duration;
 
-use aqueduct_client::{GroupDescription, GroupInfo, GroupMode, GroupPolicy, Start};
+use aqueduct_client::{
+    FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, OnExhausted, RetryPolicy, Start,
+};
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Serialize;
 
 use super::Global;
 use super::exit::{CliError, Exit};
-use super::lag::{self, LagJson};
+use super::lag;
 use super::render::{self, Align, Format};
 use super::session::{Session, changed};
 use super::{size, start, stdout, time};
+use json::{DescriptionJson, GroupJson, ResetJson};
+
+/// What a table shows of an error.
+const ERROR_SHOWN_CHARS: usize = 60;
 
 /// Consumer groups: who reads, how far they have got, and moving them
 #[derive(Debug, Subcommand)]
@@ -41,7 +48,8 @@ pub(super) struct NameArgs {
 #[command(after_help = "\
 Examples:
   aqueduct group create billing --mode keyed --ack-timeout 2m
-  aqueduct group create audit --start latest")]
+  aqueduct group create audit --start latest
+  aqueduct group create ledger --max-attempts 20 --on-exhausted halt")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     group: String,
@@ -55,6 +63,39 @@ pub(super) struct CreateArgs {
     /// A record that is not settled within this time is delivered again [default: 30s]
     #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
     ack_timeout: Option<Duration>,
+    #[command(flatten)]
+    retry: RetryArgs,
+}
+
+/// What happens to a record that its handler has refused
+#[derive(Debug, Args)]
+struct RetryArgs {
+    /// The pause after the first failure; it doubles with every further one [default: 1s]
+    #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
+    backoff_min: Option<Duration>,
+    /// The longest pause [default: 10m]
+    #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
+    backoff_max: Option<Duration>,
+    /// After so many failed attempts a record is not delivered again [default: 5]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    max_attempts: Option<u32>,
+    /// park: it moves to the dead letters, see `aqueduct dlq`; halt: its partition waits for you [default: park]
+    #[arg(long, value_enum)]
+    on_exhausted: Option<OnExhaustedArg>,
+}
+
+impl RetryArgs {
+    fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            backoff_min: self.backoff_min,
+            backoff_max: self.backoff_max,
+            max_attempts: self.max_attempts,
+            on_exhausted: self.on_exhausted.map(|arg| match arg {
+                OnExhaustedArg::Park => OnExhausted::Park,
+                OnExhaustedArg::Halt => OnExhausted::Halt,
+            }),
+        }
+    }
 }
 
 /// Change a group's policy
@@ -68,6 +109,8 @@ pub(super) struct AlterArgs {
     /// A record that is not settled within this time is delivered again
     #[arg(long, value_parser = time::parse_duration, value_name = "DURATION")]
     ack_timeout: Option<Duration>,
+    #[command(flatten)]
+    retry: RetryArgs,
 }
 
 /// Move a group's committed offsets; refused while members are active
@@ -103,6 +146,12 @@ enum ModeArg {
     Ordered,
     Shared,
     Keyed,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnExhaustedArg {
+    Park,
+    Halt,
 }
 
 impl From<ModeArg> for GroupMode {
@@ -170,7 +219,12 @@ async fn describe(global: &Global, args: &NameArgs) -> anyhow::Result<Exit> {
 
 async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
     let session = Session::open_server(global, "group create").await?;
-    let policy = GroupPolicy { mode: Some(args.mode.into()), start: Some(args.start), ack_timeout: args.ack_timeout };
+    let policy = GroupPolicy {
+        mode: Some(args.mode.into()),
+        start: Some(args.start),
+        ack_timeout: args.ack_timeout,
+        retry: args.retry.policy(),
+    };
     let created = session.client.group(&args.group).create(policy).await;
     let group = changed(created, &format!("cannot create group {:?}", args.group))?;
     print_changed(global, "created", &group)?;
@@ -179,12 +233,14 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
 }
 
 async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
-    if args.start.is_none() && args.ack_timeout.is_none() {
-        let what = "nothing to change: name --start or --ack-timeout (the mode of a group cannot change)";
+    let retry = args.retry.policy();
+    if args.start.is_none() && args.ack_timeout.is_none() && retry == RetryPolicy::default() {
+        let what = "nothing to change: name --start, --ack-timeout, --backoff-min, --backoff-max, --max-attempts or \
+                    --on-exhausted (the mode of a group cannot change)";
         return Err(CliError::Usage(what.to_owned()).into());
     }
     let session = Session::open_server(global, "group alter").await?;
-    let mut request = session.client.group(&args.group).alter();
+    let mut request = session.client.group(&args.group).alter().retry(retry);
     if let Some(start) = args.start {
         request = request.start(start);
     }
@@ -269,14 +325,27 @@ fn print_changed(global: &Global, verb: &str, group: &GroupInfo) -> anyhow::Resu
     match global.output {
         Format::Json => render::print_json([GroupJson::from(group)])?,
         Format::Text => render::note(&format!(
-            "{verb} group {}: mode {}, new topics from {}, ack time-out {}",
+            "{verb} group {}: mode {}, new topics from {}, ack time-out {}, {}",
             group.name,
             render::or_dash(group.policy.mode),
             render::or_dash(group.policy.start.map(start::describe)),
             render::or_dash(group.policy.ack_timeout.map(time::exact)),
+            retries(&group.policy.retry),
         )),
     }
     Ok(())
+}
+
+/// `5 attempts, 1s to 10m apart, then park`
+fn retries(retry: &RetryPolicy) -> String {
+    let pause = |pause: Option<Duration>| render::or_dash(pause.map(time::exact));
+    format!(
+        "{} attempts, {} to {} apart, then {}",
+        render::or_dash(retry.max_attempts),
+        pause(retry.backoff_min),
+        pause(retry.backoff_max),
+        render::or_dash(retry.on_exhausted)
+    )
 }
 
 fn describe_text(description: &GroupDescription) -> String {
@@ -286,6 +355,7 @@ fn describe_text(description: &GroupDescription) -> String {
         ("mode", render::or_dash(group.policy.mode)),
         ("new topics from", render::or_dash(group.policy.start.map(start::describe))),
         ("ack time-out", render::or_dash(group.policy.ack_timeout.map(time::exact))),
+        ("retries", retries(&group.policy.retry)),
         ("created", time::rfc3339_seconds(group.created.as_micros())),
     ]);
     text.push('\n');
@@ -299,6 +369,7 @@ fn describe_text(description: &GroupDescription) -> String {
                 ("PARTITIONS", Align::Left),
                 ("OPEN", Align::Right),
                 ("TIME-OUTS", Align::Right),
+                ("PARKED", Align::Right),
                 ("SINCE", Align::Left),
             ],
             description.members.iter().map(|member| {
@@ -308,6 +379,7 @@ fn describe_text(description: &GroupDescription) -> String {
                     joined(&member.partitions),
                     size::grouped(member.open_records),
                     member.timeouts.to_string(),
+                    size::grouped(member.parked),
                     time::rfc3339_seconds(member.joined.as_micros()),
                 ]
             }),
@@ -317,7 +389,32 @@ fn describe_text(description: &GroupDescription) -> String {
         text.push('\n');
         text.push_str(&lag::table(&description.lag));
     }
+    if !description.failed.is_empty() {
+        text.push('\n');
+        text.push_str(&failed_table(&description.failed));
+    }
     text
+}
+
+fn failed_table(failed: &[FailedRecords]) -> String {
+    render::table(
+        [
+            ("FAILED", Align::Left),
+            ("RECORDS", Align::Right),
+            ("ATTEMPTS", Align::Right),
+            ("LAST", Align::Left),
+            ("LAST ERROR", Align::Left),
+        ],
+        failed.iter().map(|failed| {
+            [
+                format!("{}/{}@{}", failed.topic, failed.partition, failed.from),
+                size::grouped(failed.to.saturating_sub(failed.from)),
+                failed.attempts.to_string(),
+                time::rfc3339_seconds(failed.last_failed.as_micros()),
+                render::one_line(&failed.last_error, ERROR_SHOWN_CHARS),
+            ]
+        }),
+    )
 }
 
 fn joined(partitions: &[u32]) -> String {
@@ -325,82 +422,4 @@ fn joined(partitions: &[u32]) -> String {
         return "-".to_owned();
     }
     partitions.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-}
-
-#[derive(Serialize)]
-struct GroupJson<'a> {
-    name: &'a str,
-    mode: Option<String>,
-    start: Option<String>,
-    ack_timeout_seconds: Option<f64>,
-    topics: &'a [String],
-    members: u32,
-    created_us: i64,
-}
-
-impl<'a> From<&'a GroupInfo> for GroupJson<'a> {
-    fn from(group: &'a GroupInfo) -> Self {
-        Self {
-            name: &group.name,
-            mode: group.policy.mode.map(|mode| mode.to_string()),
-            start: group.policy.start.map(start::describe),
-            ack_timeout_seconds: group.policy.ack_timeout.map(|timeout| timeout.as_secs_f64()),
-            topics: &group.topics,
-            members: group.members,
-            created_us: group.created.as_micros(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct DescriptionJson<'a> {
-    #[serde(flatten)]
-    group: GroupJson<'a>,
-    member_details: Vec<MemberJson<'a>>,
-    lag: Vec<LagJson<'a>>,
-}
-
-#[derive(Serialize)]
-struct MemberJson<'a> {
-    id: u64,
-    name: &'a str,
-    topic: &'a str,
-    partitions: &'a [u32],
-    leaving_partitions: &'a [u32],
-    open_records: u64,
-    timeouts: u64,
-    joined_us: i64,
-}
-
-impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
-    fn from(description: &'a GroupDescription) -> Self {
-        Self {
-            group: GroupJson::from(&description.group),
-            member_details: description
-                .members
-                .iter()
-                .map(|member| MemberJson {
-                    id: member.id,
-                    name: &member.name,
-                    topic: &member.topic,
-                    partitions: &member.partitions,
-                    leaving_partitions: &member.leaving_partitions,
-                    open_records: member.open_records,
-                    timeouts: member.timeouts,
-                    joined_us: member.joined.as_micros(),
-                })
-                .collect(),
-            lag: description.lag.iter().map(LagJson::from).collect(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ResetJson<'a> {
-    group: &'a str,
-    topic: &'a str,
-    partition: u32,
-    from_offset: u64,
-    to_offset: u64,
-    dry_run: bool,
 }

@@ -7,6 +7,7 @@ mod admin;
 mod bench;
 mod broker_process;
 mod demo;
+mod dlq;
 mod exit;
 mod group;
 mod input;
@@ -107,6 +108,8 @@ enum Command {
     Lag(lag::LagArgs),
     #[command(subcommand)]
     Group(group::GroupCommand),
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -167,6 +170,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Subscribe(args) => block_on(subscribe::run(&global, args)),
         Command::Lag(args) => block_on(lag::run(&global, args)),
         Command::Group(command) => block_on(group::run(&global, command)),
+        Command::Dlq(command) => block_on(dlq::run(&global, command)),
         Command::Demo(args) => block_on(demo::run(&global, args)),
         Command::Bench(command) => block_on(bench::run(&global, command)),
         Command::Repair(args) => repair::run(&global, args),

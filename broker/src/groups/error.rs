@@ -88,6 +88,29 @@ pub(crate) enum GroupError {
         /// As sent.
         generation: u64,
     },
+    /// A record has failed too often, and the group's policy lets nothing overtake it.
+    #[error(
+        "partition {partition} is halted: offset {offset} has failed {attempts} times, last with {last_error:?}; alter the \
+         group (more attempts, or park) or move it past the offset with a reset, and join again"
+    )]
+    Halted {
+        /// Its number.
+        partition: u32,
+        /// Of the record.
+        offset: Offset,
+        /// How often it was tried.
+        attempts: u32,
+        /// What the last attempt ended with.
+        last_error: String,
+    },
+    /// Records could not be moved to the dead letters, or back from there. They are where they were, and may be there, too.
+    #[error("records could not be stored in {topic:?}: {reason}")]
+    NotMoved {
+        /// Where they were to go.
+        topic: String,
+        /// Why not.
+        reason: String,
+    },
     /// It was not known where to begin.
     #[error("partition {partition} was out of service when the group joined; join again once it is back")]
     NoPosition {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aqueduct_storage::Offset;
 
-use super::{Groups, check_name, coordinator::PositionView, error::GroupError, state::TopicId};
+use super::{Groups, check_name, coordinator::PositionView, error::GroupError, sources::Sources, state::TopicId};
 use crate::{clock, topics::Topic};
 
 /// The lag of one group in one partition.
@@ -55,7 +55,8 @@ impl Groups {
                 topic = self.topics.find_by_id(&position.topic).map(|topic| (position.topic, topic));
             }
             if let Some((_, topic)) = &topic {
-                lags.extend(lag_at(topic, position).await?);
+                let sources = Sources::new(&self.topics, Arc::clone(topic), position.group.clone());
+                lags.extend(lag_at(&sources, position).await?);
             }
         }
         lags.sort_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
@@ -64,10 +65,9 @@ impl Groups {
 }
 
 /// `None` for a partition that is out of service: what is in it cannot be told.
-async fn lag_at(topic: &Topic, position: PositionView) -> Result<Option<PartitionLag>, GroupError> {
+async fn lag_at(sources: &Sources, position: PositionView) -> Result<Option<PartitionLag>, GroupError> {
     let PositionView { group, topic: topic_id, partition, committed, member } = position;
-    let of_partition = topic.partition(partition)?;
-    let Ok(log) = of_partition.log() else { return Ok(None) };
+    let Ok(log) = sources.log(partition) else { return Ok(None) };
     let window = *log.watch().borrow();
     let oldest = committed.max(window.log_start);
     let (mut bytes, mut behind) = (0, Duration::ZERO);
@@ -79,7 +79,7 @@ async fn lag_at(topic: &Topic, position: PositionView) -> Result<Option<Partitio
     }
     Ok(Some(PartitionLag {
         group,
-        topic: topic.meta().name.clone(),
+        topic: sources.topic.meta().name.clone(),
         topic_id,
         partition,
         log_start: window.log_start,

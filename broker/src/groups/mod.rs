@@ -10,6 +10,7 @@
 
 mod assignment;
 mod coordinator;
+mod dead_letters;
 mod error;
 mod journal;
 mod lag;
@@ -18,7 +19,10 @@ mod policy;
 mod positions;
 mod progress;
 mod ranges;
+mod redrive;
+mod retry;
 mod roster;
+mod sources;
 mod state;
 mod window;
 
@@ -37,6 +41,8 @@ pub(crate) use self::roster::Roster;
 use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
+    member::Member,
+    sources::Sources,
     state::TopicId,
 };
 pub(crate) use self::{
@@ -50,7 +56,10 @@ pub(crate) use self::{
     },
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
-    state::Group,
+    redrive::{Fate, LettersView},
+    retry::{OnExhausted, RetryOpinion, RetryPolicy},
+    state::{FailedRecords, Group},
+    window::Pause,
 };
 use crate::{
     engine::{EngineError, MetaStore},
@@ -201,10 +210,11 @@ impl Groups {
         };
         match joined.await {
             Ok((join, topic, membership)) => {
-                let handle = self.handle.clone();
+                let sources = Sources::new(&self.topics, topic, join.group.clone());
+                let member = Member { handle: self.handle.clone(), membership, sources };
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
-                member::run(handle, topic, membership, &join, requests, outbound).await;
+                member::run(member, &join, requests, outbound).await;
             }
             // A client that has gone does not need it.
             Err(error) => drop(outbound.send(Err(error)).await),

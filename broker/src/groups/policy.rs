@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use aqueduct_storage::{Offset, Window};
 
-use super::error::GroupError;
+use super::{
+    error::GroupError,
+    retry::{RetryOpinion, RetryPolicy},
+};
 
 /// Used when a group is made without one.
 pub(crate) const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -102,6 +105,18 @@ pub(crate) struct Policy {
     pub(crate) start: StartAt,
     /// A delivery that is not settled within this time is delivered again.
     pub(crate) ack_timeout: Duration,
+    pub(crate) retry: RetryPolicy,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Ordered,
+            start: StartAt::Earliest,
+            ack_timeout: ACK_TIMEOUT_DEFAULT,
+            retry: RetryPolicy::default(),
+        }
+    }
 }
 
 /// What a request says about a policy; absent means "no opinion".
@@ -110,6 +125,7 @@ pub(crate) struct PolicyOpinion {
     pub(crate) mode: Option<Mode>,
     pub(crate) start: Option<StartAt>,
     pub(crate) ack_timeout: Option<Duration>,
+    pub(crate) retry: RetryOpinion,
 }
 
 impl PolicyOpinion {
@@ -118,10 +134,19 @@ impl PolicyOpinion {
     /// # Errors
     /// [`GroupError::Unsupported`], [`GroupError::Invalid`].
     pub(crate) fn into_policy(self) -> Result<Policy, GroupError> {
+        self.over(&Policy::default())
+    }
+
+    /// `policy`, changed to what is said here.
+    ///
+    /// # Errors
+    /// [`GroupError::Unsupported`], [`GroupError::Invalid`].
+    pub(crate) fn over(self, policy: &Policy) -> Result<Policy, GroupError> {
         let policy = Policy {
-            mode: self.mode.unwrap_or(Mode::Ordered),
-            start: self.start.unwrap_or(StartAt::Earliest),
-            ack_timeout: self.ack_timeout.unwrap_or(ACK_TIMEOUT_DEFAULT),
+            mode: self.mode.unwrap_or(policy.mode),
+            start: self.start.unwrap_or(policy.start),
+            ack_timeout: self.ack_timeout.unwrap_or(policy.ack_timeout),
+            retry: self.retry.over(policy.retry)?,
         };
         match policy.mode {
             Mode::Ordered => {}
@@ -155,9 +180,26 @@ impl PolicyOpinion {
         if let Some(start) = self.start.filter(|start| *start != policy.start) {
             return disagrees("start", policy.start.to_string(), start.to_string());
         }
+        let in_ms = |time: Duration| format!("{} ms", time.as_millis());
         if let Some(timeout) = self.ack_timeout.filter(|timeout| *timeout != policy.ack_timeout) {
-            let in_ms = |time: Duration| format!("{} ms", time.as_millis());
             return disagrees("ack_timeout_ms", in_ms(policy.ack_timeout), in_ms(timeout));
+        }
+        let has = policy.retry;
+        let wants = self.retry;
+        let pauses = [
+            ("retry.backoff_min_ms", wants.backoff_min, has.backoff_min),
+            ("retry.backoff_max_ms", wants.backoff_max, has.backoff_max),
+        ];
+        for (field, wanted, has) in pauses {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != has) {
+                return disagrees(field, in_ms(has), in_ms(wanted));
+            }
+        }
+        if let Some(attempts) = wants.max_attempts.filter(|attempts| *attempts != has.max_attempts) {
+            return disagrees("retry.max_attempts", has.max_attempts.to_string(), attempts.to_string());
+        }
+        if let Some(then) = wants.on_exhausted.filter(|then| *then != has.on_exhausted) {
+            return disagrees("retry.on_exhausted", has.on_exhausted.to_string(), then.to_string());
         }
         Ok(())
     }
@@ -170,7 +212,12 @@ mod tests {
     #[test]
     fn a_group_starts_ordered_at_earliest_unless_told_otherwise() {
         let policy = PolicyOpinion::default().into_policy();
-        let expected = Policy { mode: Mode::Ordered, start: StartAt::Earliest, ack_timeout: ACK_TIMEOUT_DEFAULT };
+        let expected = Policy {
+            mode: Mode::Ordered,
+            start: StartAt::Earliest,
+            ack_timeout: ACK_TIMEOUT_DEFAULT,
+            ..Policy::default()
+        };
         assert_eq!(policy, Ok(expected));
     }
 

@@ -76,15 +76,7 @@ impl RangeSet {
 
     /// The parts of `range` that are not in the set.
     pub(crate) fn missing_in(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
-        let mut missing = Vec::new();
-        let mut next = range.start;
-        for part in self.within(range) {
-            missing.push(next..part.start);
-            next = part.end;
-        }
-        missing.push(next..range.end);
-        missing.retain(|part| !part.is_empty());
-        missing
+        between(range, self.within(range))
     }
 
     /// In ascending order.
@@ -102,7 +94,7 @@ impl FromIterator<Range<Offset>> for RangeSet {
 }
 
 /// A value for each of some ranges of offsets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RangeMap<V> {
     ranges: BTreeMap<Offset, (Offset, V)>,
     /// How many offsets have a value.
@@ -166,6 +158,11 @@ impl<V: Clone> RangeMap<V> {
             .collect()
     }
 
+    /// The parts of `range` that have no value.
+    pub(crate) fn missing_in(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
+        between(range, self.within(range).into_iter().map(|(part, _)| part))
+    }
+
     /// Whether an offset of `range` has a value that satisfies `wanted`.
     pub(crate) fn any_within(&self, range: &Range<Offset>, wanted: impl Fn(&V) -> bool) -> bool {
         if range.is_empty() {
@@ -173,6 +170,16 @@ impl<V: Clone> RangeMap<V> {
         }
         let before = self.ranges.range(..range.start).next_back().filter(|(_, (to, _))| *to > range.start);
         before.into_iter().chain(self.ranges.range(range.clone())).any(|(_, (_, value))| wanted(value))
+    }
+
+    /// In ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Range<Offset>, &V)> {
+        self.ranges.iter().map(|(&from, (to, value))| (from..*to, value))
+    }
+
+    /// How many ranges have a value.
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
     }
 
     /// Whether no offset has a value.
@@ -184,6 +191,19 @@ impl<V: Clone> RangeMap<V> {
     pub(crate) fn offsets(&self) -> u64 {
         self.offsets
     }
+}
+
+/// What of `range` lies between `parts` of it, which ascend.
+fn between(range: &Range<Offset>, parts: impl IntoIterator<Item = Range<Offset>>) -> Vec<Range<Offset>> {
+    let mut missing = Vec::new();
+    let mut next = range.start;
+    for part in parts {
+        missing.push(next..part.start);
+        next = part.end;
+    }
+    missing.push(next..range.end);
+    missing.retain(|part| !part.is_empty());
+    missing
 }
 
 #[cfg(test)]

@@ -5,12 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::assignment::{MemberId, assign};
+use super::{
+    assignment::{MemberId, assign},
+    state::REDRIVEN,
+};
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     partitions: u32,
+    /// [`REDRIVEN`] has an owner, too.
+    has_redriven: bool,
     members: BTreeSet<MemberId>,
     owners: BTreeMap<u32, Owner>,
     /// Who is to have each partition in the end.
@@ -51,6 +56,12 @@ impl Roster {
     /// The topic has `partitions` by now.
     pub(crate) fn grow(&mut self, partitions: u32, generation: impl FnMut() -> u64) -> Vec<Step> {
         self.partitions = self.partitions.max(partitions);
+        self.rebalance(generation)
+    }
+
+    /// The group has redriven records by now.
+    pub(crate) fn add_redriven(&mut self, generation: impl FnMut() -> u64) -> Vec<Step> {
+        self.has_redriven = true;
         self.rebalance(generation)
     }
 
@@ -103,7 +114,11 @@ impl Roster {
 
     fn rebalance(&mut self, mut generation: impl FnMut() -> u64) -> Vec<Step> {
         let members: Vec<MemberId> = self.members.iter().copied().collect();
+        let keeper = self.wanted.get(&REDRIVEN).filter(|keeper| self.members.contains(keeper)).copied();
         self.wanted = assign(&members, self.partitions, &self.wanted);
+        // Few records come this way: they stay with whom they are.
+        let keeper = keeper.or_else(|| members.first().copied()).filter(|_| self.has_redriven);
+        self.wanted.extend(keeper.map(|keeper| (REDRIVEN, keeper)));
         let mut steps = Vec::new();
         for (&partition, &member) in &self.wanted {
             match self.owners.get_mut(&partition) {

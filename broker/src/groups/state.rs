@@ -6,10 +6,14 @@ use std::{collections::BTreeMap, ops::Range};
 
 use aqueduct_storage::Offset;
 
-use super::{policy::Policy, progress::Progress};
+use super::{policy::Policy, progress::Progress, retry::Failure};
 
 /// A topic's identity.
 pub(crate) type TopicId = [u8; 16];
+
+/// Stands among the partitions of a topic for the records that a group has had redriven. They have a log of their own,
+/// and everything else in common with partitions: an owner, a position, failures.
+pub(crate) const REDRIVEN: u32 = u32::MAX;
 
 /// Names one position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,12 +57,28 @@ impl Group {
         self.positions.range((topic, 0)..=(topic, u32::MAX)).map(|((_, partition), progress)| (*partition, progress))
     }
 
+    /// Records that have failed and are not handled yet.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = FailedRecords<'_>> {
+        self.positions.iter().flat_map(|(&(topic, partition), progress)| {
+            progress.failures().map(move |(range, failure)| FailedRecords { topic, partition, range, failure })
+        })
+    }
+
     /// The topics in which it has a position.
     pub(crate) fn topics(&self) -> Vec<TopicId> {
         let mut topics: Vec<_> = self.positions.keys().map(|(topic, _)| *topic).collect();
         topics.dedup();
         topics
     }
+}
+
+/// Neighbours that have failed together.
+#[derive(Debug, Clone)]
+pub(crate) struct FailedRecords<'a> {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) range: Range<Offset>,
+    pub(crate) failure: &'a Failure,
 }
 
 /// All groups, by name.
@@ -145,10 +165,13 @@ pub(crate) fn progress_of(committed: Offset, acked: impl IntoIterator<Item = Ran
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::groups::policy::{Mode, StartAt};
+    use crate::groups::{
+        policy::{Mode, StartAt},
+        retry::{OnExhausted, RetryPolicy},
+    };
 
     /// A plausible change, out of few groups, topics and partitions, so that they meet.
     pub(crate) fn random_change(random: &mut fastrand::Rng) -> Change {
@@ -165,6 +188,12 @@ pub(crate) mod tests {
                     start: [StartAt::Earliest, StartAt::Latest, StartAt::Offset(7), StartAt::TimeUs(-9)]
                         [random.usize(0..4)],
                     ack_timeout: Duration::from_millis(random.u64(100..9999)),
+                    retry: RetryPolicy {
+                        backoff_min: Duration::from_millis(random.u64(1..99)),
+                        max_attempts: random.u32(1..9),
+                        on_exhausted: [OnExhausted::Park, OnExhausted::Halt][random.usize(0..2)],
+                        ..RetryPolicy::default()
+                    },
                 },
                 created_us: random.i64(..),
             },
@@ -176,6 +205,8 @@ pub(crate) mod tests {
                 for _ in 0..random.u8(0..4) {
                     let from = random.u64(0..120);
                     progress.ack(from..from + random.u64(0..9));
+                    let error = Arc::from(format!("error {}", random.u8(0..3)));
+                    progress.fail(&(from + 4..from + random.u64(4..9)), &error, random.i64(..));
                 }
                 Change::Advanced { key, progress }
             }

@@ -1,9 +1,10 @@
 //! One partition, while one member has it: what to deliver next, what is open, and what has been settled.
 //!
 //! Pure: it is told the time and what was read. In order means: a record that comes back takes everything after it
-//! along, so delivery goes on from the first record that is not settled.
+//! along, so delivery goes on from the first record that is not settled. One that has failed too often does not come
+//! back: it is parked, and waits for nobody, or it halts the partition.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     progress::Progress,
     ranges::{RangeMap, RangeSet},
+    retry::{Failure, OnExhausted, RetryPolicy},
 };
 
 /// Delivery waits while the cursor is this far ahead of the committed offset, in records. It bounds the ranges that can
@@ -21,6 +23,7 @@ pub(crate) const OPEN_RECORDS_MAX: u64 = 128 * 1024;
 #[derive(Debug)]
 pub(crate) struct Window {
     progress: Progress,
+    retry: RetryPolicy,
     /// The next offset to read.
     cursor: Offset,
     /// Everything below has been delivered at least once.
@@ -29,10 +32,12 @@ pub(crate) struct Window {
     open: RangeMap<Instant>,
     /// Deadlines of open ranges in order of time. A range may have been settled since.
     deadlines: VecDeque<(Instant, Range<Offset>)>,
-    /// The attempt that the next delivery will be, where it is not the first.
-    attempts: RangeMap<u32>,
     /// Taken back because something before them was: no attempt has been counted yet.
     taken_along: RangeSet,
+    /// On their way to the dead letters: not delivered any more, not settled yet.
+    parking: RangeMap<Failure>,
+    /// An exhausted record that nothing may overtake.
+    halted: Option<Offset>,
     /// Nothing is delivered before.
     held_until: Option<Instant>,
 }
@@ -51,22 +56,49 @@ impl Portion {
     }
 }
 
+/// Why an attempt has failed, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) error: Arc<str>,
+    pub(crate) at: Instant,
+    /// The same time by the wall clock, in microseconds since the epoch.
+    pub(crate) at_us: i64,
+}
+
+/// When a record that has failed may come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// As long as the group's policy says.
+    Backoff,
+    /// This long.
+    Fixed(Duration),
+}
+
+/// A record, or neighbours with one history, to be moved to the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parking {
+    pub(crate) range: Range<Offset>,
+    pub(crate) failure: Failure,
+}
+
 /// A settlement names offsets that were never delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotDelivered;
 
 impl Window {
     /// Goes on from `progress`.
-    pub(crate) fn new(progress: Progress) -> Self {
+    pub(crate) fn new(progress: Progress, retry: RetryPolicy) -> Self {
         let cursor = progress.committed();
         Self {
             progress,
+            retry,
             cursor,
             delivered_end: cursor,
             open: RangeMap::default(),
             deadlines: VecDeque::new(),
-            attempts: RangeMap::default(),
             taken_along: RangeSet::default(),
+            parking: RangeMap::default(),
+            halted: None,
             held_until: None,
         }
     }
@@ -81,9 +113,16 @@ impl Window {
         self.cursor
     }
 
-    /// Whether nothing is with the member.
+    /// Whether nothing is with the member, or on its way to the dead letters.
     pub(crate) fn is_settled(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && self.parking.is_empty()
+    }
+
+    /// The record at which delivery has stopped for good, and how it has failed.
+    pub(crate) fn halted(&self) -> Option<(Offset, Failure)> {
+        let offset = self.halted?;
+        let (_, failure) = self.progress.failures_in(&(offset..offset + 1)).pop()?;
+        Some((offset, failure))
     }
 
     /// How many records are with the member.
@@ -91,9 +130,9 @@ impl Window {
         self.open.offsets()
     }
 
-    /// Whether there is room for more.
+    /// Whether more may be delivered.
     pub(crate) fn has_room(&self) -> bool {
-        self.cursor.saturating_sub(self.progress.committed()) < OPEN_RECORDS_MAX
+        self.halted != Some(self.cursor) && self.cursor.saturating_sub(self.progress.committed()) < OPEN_RECORDS_MAX
     }
 
     /// Until when nothing may be delivered, if that is after `now`.
@@ -118,23 +157,30 @@ impl Window {
 
         let span = self.cursor.max(header.base_offset)..header.next_offset();
         let mut portions: Vec<Portion> = Vec::new();
-        for range in self.progress.unacked_in(&span) {
-            for (range, attempt) in self.by_attempt(&range) {
-                match portions.last_mut() {
-                    Some(portion) if portion.attempt == attempt => portion.ranges.push(range),
-                    _ => portions.push(Portion { ranges: vec![range], attempt }),
+        for (range, failure) in self.due_in(&span) {
+            let attempts = failure.as_ref().map_or(0, |failure| failure.attempts);
+            if let Some(failure) = failure.filter(|failure| self.retry.is_exhausted(failure.attempts)) {
+                match self.retry.on_exhausted {
+                    OnExhausted::Park => self.parking.insert(range, failure),
+                    OnExhausted::Halt => {
+                        self.halted = Some(range.start);
+                        break;
+                    }
                 }
+                continue;
             }
-        }
-        for range in portions.iter().flat_map(|portion| &portion.ranges) {
             self.open.insert(range.clone(), deadline);
             self.taken_along.remove(range.clone());
+            match portions.last_mut() {
+                Some(portion) if portion.attempt == attempts + 1 => portion.ranges.push(range),
+                _ => portions.push(Portion { ranges: vec![range], attempt: attempts + 1 }),
+            }
         }
         if let (Some(first), Some(last)) = (portions.first(), portions.last()) {
             let whole = first.ranges[0].start..last.ranges[last.ranges.len() - 1].end;
             self.deadlines.push_back((deadline, whole));
         }
-        self.cursor = self.cursor.max(header.next_offset());
+        self.cursor = self.cursor.max(self.halted.unwrap_or(header.next_offset()));
         self.delivered_end = self.delivered_end.max(self.cursor);
         portions
     }
@@ -147,34 +193,92 @@ impl Window {
         self.check(ranges)?;
         for range in ranges {
             self.open.carve(range);
-            self.attempts.carve(range);
             self.taken_along.remove(range.clone());
+            self.parking.carve(range);
             self.progress.ack(range.clone());
         }
         Ok(())
     }
 
-    /// These records could not be handled: they come again, not before `not_before`, as the next attempt.
+    /// These records could not be handled: they come again after `pause`, as the next attempt.
     ///
     /// # Errors
     /// [`NotDelivered`]; then nothing is settled.
-    pub(crate) fn nack(&mut self, ranges: &[Range<Offset>], not_before: Instant) -> Result<(), NotDelivered> {
+    pub(crate) fn nack(&mut self, ranges: &[Range<Offset>], fault: &Fault, pause: Pause) -> Result<(), NotDelivered> {
         self.check(ranges)?;
         let mut first = None;
         for range in ranges {
-            let delivered: Vec<_> = self.open.carve(range).into_iter().map(|(part, _)| part).collect();
-            let taken_along = self.taken_along.within(range);
-            self.taken_along.remove(range.clone());
-            for part in delivered.into_iter().chain(taken_along) {
-                self.count_attempt(&part);
+            for part in self.take_back(range) {
+                self.fail(&part, fault, pause);
                 first = first.into_iter().chain([part.start]).min();
             }
         }
-        if let Some(first) = first {
-            self.go_back_to(first);
-            self.held_until = self.held_until.into_iter().chain([not_before]).max();
+        first.into_iter().for_each(|first| self.go_back_to(first));
+        Ok(())
+    }
+
+    /// These records will never be handled: they go to the dead letters, and nothing waits for them.
+    ///
+    /// # Errors
+    /// [`NotDelivered`]; then nothing is settled.
+    pub(crate) fn park(&mut self, ranges: &[Range<Offset>], fault: &Fault) -> Result<(), NotDelivered> {
+        self.check(ranges)?;
+        for range in ranges {
+            for part in self.take_back(range) {
+                self.progress.fail(&part, &fault.error, fault.at_us);
+                let failures = self.progress.failures_in(&part);
+                self.parking.insert(part, Failure::first(&fault.error, fault.at_us));
+                failures.into_iter().for_each(|(part, failure)| self.parking.insert(part, failure));
+            }
         }
         Ok(())
+    }
+
+    /// The next record for the dead letters. It stays until it is [`parked`](Self::parked).
+    pub(crate) fn next_parking(&self) -> Option<Parking> {
+        let (range, failure) = self.parking.iter().next()?;
+        Some(Parking { range, failure: failure.clone() })
+    }
+
+    /// These are durable among the dead letters.
+    pub(crate) fn parked(&mut self, range: &Range<Offset>) {
+        self.parking.carve(range);
+        self.progress.ack(range.clone());
+    }
+
+    /// Whether any of `range` is on its way to the dead letters.
+    pub(crate) fn is_parking(&self, range: &Range<Offset>) -> bool {
+        self.parking.any_within(range, |_| true)
+    }
+
+    /// The member still works on what is open in `ranges`.
+    ///
+    /// # Errors
+    /// [`NotDelivered`]; then nothing is extended.
+    pub(crate) fn extend(&mut self, ranges: &[Range<Offset>], deadline: Instant) -> Result<(), NotDelivered> {
+        self.check(ranges)?;
+        for range in ranges {
+            let parts = self.open.within(range);
+            for (part, _) in &parts {
+                self.open.insert(part.clone(), deadline);
+            }
+            if let (Some((first, _)), Some((last, _))) = (parts.first(), parts.last()) {
+                self.deadlines.push_back((deadline, first.start..last.end));
+            }
+        }
+        // A member that extends again and again leaves deadlines behind that mean nothing any more.
+        if self.deadlines.len() > 2 * self.open.len() + 64 {
+            let open = &self.open;
+            self.deadlines.retain(|(deadline, range)| open.any_within(range, |until| until == deadline));
+        }
+        Ok(())
+    }
+
+    /// The member went away without a word: it counts as an attempt at the record that it was working on.
+    pub(crate) fn abandon(&mut self, fault: &Fault) {
+        if let Some((first, _)) = self.open.iter().next() {
+            self.progress.fail(&(first.start..first.start + 1), &fault.error, fault.at_us);
+        }
     }
 
     /// Nobody has looked at these records: they come again, and no attempt is counted.
@@ -190,8 +294,10 @@ impl Window {
         Ok(())
     }
 
-    /// Takes back what is open beyond its time. Returns whether there was any; it counts as one attempt.
-    pub(crate) fn expire(&mut self, now: Instant) -> Expired {
+    /// Takes back what is open beyond its time. It counts as an attempt at the first record, which is the one that the
+    /// member was working on. Returns whether there was any.
+    pub(crate) fn expire(&mut self, fault: &Fault) -> Expired {
+        let now = fault.at;
         let mut first = None;
         while let Some((deadline, range)) = self.deadlines.front().cloned() {
             let due = deadline <= now;
@@ -199,21 +305,14 @@ impl Window {
                 break;
             }
             self.deadlines.pop_front();
-            for (part, until) in self.open.within(&range) {
-                if due && until <= now {
-                    self.open.carve(&part);
-                    self.count_attempt(&part);
-                    first = first.into_iter().chain([part.start]).min();
-                }
+            for (part, _) in self.open.within(&range).into_iter().filter(|(_, until)| due && *until <= now) {
+                first = first.into_iter().chain([part.start]).min();
             }
         }
-        match first {
-            Some(first) => {
-                self.go_back_to(first);
-                Expired::Some
-            }
-            None => Expired::None,
-        }
+        let Some(first) = first else { return Expired::None };
+        self.fail(&(first..first + 1), fault, Pause::Backoff);
+        self.go_back_to(first);
+        Expired::Some
     }
 
     /// When [`expire`](Self::expire) has something to do, at the latest.
@@ -225,8 +324,8 @@ impl Window {
     pub(crate) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
         let lost = self.cursor..next;
         self.progress.ack(lost.clone());
-        self.attempts.carve(&lost);
         self.taken_along.remove(lost.clone());
+        self.parking.carve(&lost);
         self.cursor = self.cursor.max(next);
         self.delivered_end = self.delivered_end.max(self.cursor);
         lost
@@ -237,22 +336,43 @@ impl Window {
         if !ranges.is_empty() && ranges.iter().all(delivered) { Ok(()) } else { Err(NotDelivered) }
     }
 
-    fn by_attempt(&self, range: &Range<Offset>) -> Vec<(Range<Offset>, u32)> {
-        let mut parts = Vec::new();
-        let mut next = range.start;
-        for (part, attempt) in self.attempts.within(range) {
-            parts.push((next..part.start, 1));
-            next = part.end;
-            parts.push((part, attempt));
+    /// What of `range` is to be delivered, and how often it has failed.
+    fn due_in(&self, range: &Range<Offset>) -> Vec<(Range<Offset>, Option<Failure>)> {
+        let mut due = Vec::new();
+        let unacked = self.progress.unacked_in(range);
+        for range in unacked.iter().flat_map(|unacked| self.parking.missing_in(unacked)) {
+            let mut next = range.start;
+            for (part, failure) in self.progress.failures_in(&range) {
+                due.push((next..part.start, None));
+                next = part.end;
+                due.push((part, Some(failure)));
+            }
+            due.push((next..range.end, None));
         }
-        parts.push((next..range.end, 1));
-        parts.retain(|(part, _)| !part.is_empty());
-        parts
+        due.retain(|(part, _)| !part.is_empty());
+        due
     }
 
-    fn count_attempt(&mut self, range: &Range<Offset>) {
-        for (part, attempt) in self.by_attempt(range) {
-            self.attempts.insert(part, attempt.saturating_add(1));
+    /// What of `range` is with the member, or would be if nothing before it had come back.
+    fn take_back(&mut self, range: &Range<Offset>) -> Vec<Range<Offset>> {
+        let delivered = self.open.carve(range).into_iter().map(|(part, _)| part);
+        let taken_along = self.taken_along.within(range);
+        self.taken_along.remove(range.clone());
+        delivered.chain(taken_along).collect()
+    }
+
+    /// Counts an attempt at each record of `range`, and holds the partition until the next one is due.
+    fn fail(&mut self, range: &Range<Offset>, fault: &Fault, pause: Pause) {
+        self.progress.fail(range, &fault.error, fault.at_us);
+        for (part, failure) in self.progress.failures_in(range) {
+            if self.retry.is_exhausted(failure.attempts) {
+                continue;
+            }
+            let pause = match pause {
+                Pause::Backoff => self.retry.backoff(failure.attempts, part.start),
+                Pause::Fixed(pause) => pause,
+            };
+            self.held_until = self.held_until.into_iter().chain([fault.at + pause]).max();
         }
     }
 

@@ -1,8 +1,11 @@
 //! Between protobuf messages and the types of the broker. Nothing below this module knows protobuf.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use aqueduct_client::Record;
+use aqueduct_client::{
+    Codec as ClientCodec, Record,
+    codec::{self, DecodeError, EventBatch},
+};
 use aqueduct_proto::v1;
 use aqueduct_storage::{Batch, BatchHeader, Codec, Durability, ProducerSequence, TopicMeta};
 
@@ -33,6 +36,24 @@ pub(super) fn batch_to_wire(batch: Batch) -> v1::Batch {
         producer: header.producer.map(sequence_to_wire),
         key_hashes: header.key_hashes,
     }
+}
+
+/// The records of a stored batch.
+///
+/// # Errors
+/// [`DecodeError`] for bytes that are not what the batch says.
+pub(crate) fn unpack(topic: &Arc<str>, partition: u32, batch: Batch) -> Result<EventBatch, DecodeError> {
+    codec::decode_batch(topic, partition, batch_to_wire(batch))
+}
+
+/// A batch of records that the broker itself publishes.
+///
+/// # Errors
+/// [`PublishError`] without records.
+pub(crate) fn pack(records: &[Record]) -> Result<Batch, PublishError> {
+    let packed = codec::encode_batch(records, ClientCodec::None)
+        .map_err(|error| PublishError::Invalid { field: "records", reason: error.to_string() })?;
+    batch_from_wire(packed)
 }
 
 /// A published batch. What the broker sets, offset, time and epoch, is left to it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aqueduct_client::codec::{self, DecodeError};
+use aqueduct_client::codec::DecodeError;
 use aqueduct_proto::v1;
 use aqueduct_storage::{Batch, BatchHeader, Offset, Window};
 use prost::Message as _;
@@ -120,8 +120,8 @@ fn decoded(
             reason: error.to_string(),
         };
         let base_offset = batch.header.base_offset;
-        let unpacked = codec::decode_batch(&topic, partition.index(), convert::batch_to_wire(batch))
-            .map_err(|error| undecodable(base_offset, &error))?;
+        let unpacked =
+            convert::unpack(&topic, partition.index(), batch).map_err(|error| undecodable(base_offset, &error))?;
         for event in unpacked.events() {
             let event = event.map_err(|error| undecodable(base_offset, &error))?;
             if event.offset < from {

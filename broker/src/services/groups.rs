@@ -16,8 +16,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::draining_status;
 use crate::{
     BrokerCore,
-    groups::{GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
+    groups::{Fate, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
 };
+
+/// Failed records that one answer tells of.
+const FAILED_SHOWN_MAX: usize = 1000;
 
 /// Shorter intervals would keep the broker busy with measuring.
 const LAG_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -63,7 +66,7 @@ impl groups_server::Groups for GroupsService {
     async fn alter(&self, request: Request<v1::AlterGroupRequest>) -> Result<Response<v1::AlterGroupResponse>, Status> {
         let request = request.into_inner();
         let name = request.group.clone();
-        self.groups().alter(name.clone(), wire::alteration(&request)).await?;
+        self.groups().alter(name.clone(), wire::alteration(&request)?).await?;
         tracing::info!(group = name, "group altered");
         let (view, _) = self.groups().describe(name).await?;
         Ok(Response::new(v1::AlterGroupResponse { group: Some(self.to_wire(view)) }))
@@ -81,11 +84,45 @@ impl groups_server::Groups for GroupsService {
         let name = request.into_inner().group;
         let (view, members) = self.groups().describe(name.clone()).await?;
         let lag = self.groups().lag(Some(&name), None).await?;
+        let failed = view.group.failures();
+        // A topic that has just been deleted has no name any more.
+        let failed = failed.filter_map(|failed| {
+            let topic = self.groups().topic_names(&[failed.topic]).pop()?;
+            Some(wire::failed_records(topic, &failed))
+        });
+        let failed = failed.take(FAILED_SHOWN_MAX).collect();
         Ok(Response::new(v1::DescribeGroupResponse {
             group: Some(self.to_wire(view)),
+            failed,
             members: members.into_iter().map(wire::member).collect(),
             lag: lag.into_iter().map(wire::lag).collect(),
         }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
+        let v1::ListDeadLettersRequest { group, topic } = request.into_inner();
+        let views = self.groups().dead_letters(wire::non_empty(&group), wire::non_empty(&topic)).await?;
+        let dead_letters = views.into_iter().map(wire::dead_letters).collect();
+        Ok(Response::new(v1::ListDeadLettersResponse { dead_letters }))
+    }
+
+    async fn redrive(&self, request: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {
+        let v1::RedriveRequest { group, topic, offsets } = request.into_inner();
+        let ranges = wire::offset_ranges(offsets)?;
+        let redriven = self.groups().settle_letters(&group, &topic, &ranges, Fate::Redriven).await?;
+        tracing::info!(group, topic, redriven, "dead letters redriven");
+        Ok(Response::new(v1::RedriveResponse { redriven }))
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardResponse>, Status> {
+        let v1::DiscardRequest { group, topic, offsets } = request.into_inner();
+        let ranges = wire::offset_ranges(offsets)?;
+        let discarded = self.groups().settle_letters(&group, &topic, &ranges, Fate::Discarded).await?;
+        tracing::info!(group, topic, discarded, "dead letters discarded");
+        Ok(Response::new(v1::DiscardResponse { discarded }))
     }
 
     type ConsumeStream = BoxStream<'static, Result<v1::ConsumeResponse, Status>>;

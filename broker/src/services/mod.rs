@@ -13,7 +13,13 @@ mod subscribe;
 mod topics;
 mod verify;
 
-pub(crate) use self::{admin::AdminService, groups::GroupsService, log::LogService, topics::TopicsService};
+pub(crate) use self::{
+    admin::AdminService,
+    convert::{pack, unpack},
+    groups::GroupsService,
+    log::LogService,
+    topics::TopicsService,
+};
 
 /// How streams end when the broker stops. Nothing that was not answered has been written.
 fn draining_status() -> Status {

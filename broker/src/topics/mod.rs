@@ -177,10 +177,27 @@ impl Topics {
         check_name(name)?;
         let new = new.checked()?;
         let _changing = self.changing.lock().await;
-        self.check_open()?;
         if self.by_name.read().contains_key(name) {
             return Err(TopicError::Exists(name.to_owned()));
         }
+        self.make(name, new).await
+    }
+
+    /// The broker's own topic of that name, made if there is none.
+    ///
+    /// # Errors
+    /// While shutting down, or what the engine says.
+    pub(crate) async fn system_topic(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+        let _changing = self.changing.lock().await;
+        if let Some(topic) = self.by_name.read().get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        self.make(name, new).await
+    }
+
+    /// For a caller that changes topics, and knows that there is none of that name.
+    async fn make(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+        self.check_open()?;
         let id = *uuid::Uuid::new_v4().as_bytes();
         let logs = self.meta.create_topic(new.into_meta(name, id, clock::now_us())).await?;
         Ok(self.insert(logs))

@@ -1,103 +1,19 @@
 //! Consumer groups, from outside.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use aqueduct_proto::v1;
 
-use super::lag::{LagWatch, PartitionLag};
+use super::{
+    lag::{LagWatch, PartitionLag},
+    letters::{self, DeadLettersInfo},
+    policy::{GroupPolicy, RetryPolicy},
+};
 use crate::{
     error::RequestError,
     transport::link::Link,
-    types::{Offset, Start, Timestamp, UnknownName, millis},
+    types::{Offset, Start, Timestamp, millis},
 };
-
-/// How a group shares its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupMode {
-    /// A partition belongs to one member.
-    Ordered,
-    /// Records are spread over members.
-    Shared,
-    /// Spread, but one key is with one member at a time and in order.
-    Keyed,
-}
-
-impl GroupMode {
-    fn from_proto(mode: v1::GroupMode) -> Option<Self> {
-        match mode {
-            v1::GroupMode::Unspecified => None,
-            v1::GroupMode::Ordered => Some(Self::Ordered),
-            v1::GroupMode::Shared => Some(Self::Shared),
-            v1::GroupMode::Keyed => Some(Self::Keyed),
-        }
-    }
-}
-
-impl From<GroupMode> for v1::GroupMode {
-    fn from(mode: GroupMode) -> Self {
-        match mode {
-            GroupMode::Ordered => Self::Ordered,
-            GroupMode::Shared => Self::Shared,
-            GroupMode::Keyed => Self::Keyed,
-        }
-    }
-}
-
-impl fmt::Display for GroupMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ordered => "ordered",
-            Self::Shared => "shared",
-            Self::Keyed => "keyed",
-        })
-    }
-}
-
-impl FromStr for GroupMode {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        match name {
-            "ordered" => Ok(Self::Ordered),
-            "shared" => Ok(Self::Shared),
-            "keyed" => Ok(Self::Keyed),
-            other => Err(UnknownName { name: other.into(), expected: "ordered, shared or keyed" }),
-        }
-    }
-}
-
-/// The rules of a group. `None` is "no opinion": the broker's default when a group is made, what is in force when a
-/// member joins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GroupPolicy {
-    /// How its members share the work. Default: ordered.
-    pub mode: Option<GroupMode>,
-    /// Where a partition without a committed offset begins. Default: earliest.
-    pub start: Option<Start>,
-    /// A delivery that is not settled within this time is delivered again. Default: 30 s.
-    pub ack_timeout: Option<Duration>,
-}
-
-impl From<GroupPolicy> for v1::GroupPolicy {
-    fn from(policy: GroupPolicy) -> Self {
-        Self {
-            mode: policy.mode.map_or(v1::GroupMode::Unspecified, Into::into).into(),
-            start: policy.start.map(Into::into),
-            ack_timeout_ms: policy.ack_timeout.map_or(0, millis),
-        }
-    }
-}
-
-impl From<v1::GroupPolicy> for GroupPolicy {
-    fn from(policy: v1::GroupPolicy) -> Self {
-        let ack_timeout = Some(policy.ack_timeout_ms).filter(|timeout| *timeout != 0);
-        Self {
-            mode: GroupMode::from_proto(policy.mode()),
-            start: policy.start.as_ref().and_then(Start::from_proto),
-            ack_timeout: ack_timeout.map(|timeout| Duration::from_millis(timeout.into())),
-        }
-    }
-}
 
 /// A group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +39,31 @@ pub struct GroupDescription {
     pub members: Vec<Member>,
     /// Per topic and partition.
     pub lag: Vec<PartitionLag>,
+    /// Records that have failed and are not handled yet.
+    pub failed: Vec<FailedRecords>,
+}
+
+/// Neighbouring records that have failed together and are not handled yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRecords {
+    /// Where they are.
+    pub topic: String,
+    /// Their partition.
+    pub partition: u32,
+    /// The first one.
+    pub from: Offset,
+    /// One past the last one.
+    pub to: Offset,
+    /// How often each was tried.
+    pub attempts: u32,
+    /// What the first attempt ended with; at most 256 bytes.
+    pub first_error: String,
+    /// What the last attempt ended with; at most 256 bytes.
+    pub last_error: String,
+    /// When the first attempt ended, by the broker's clock.
+    pub first_failed: Timestamp,
+    /// When the last attempt ended, by the broker's clock.
+    pub last_failed: Timestamp,
 }
 
 /// An active member of a group.
@@ -144,6 +85,8 @@ pub struct Member {
     pub joined: Timestamp,
     /// Its deliveries that ran into the ack time-out.
     pub timeouts: u64,
+    /// Records that have moved to the dead letters while it had them.
+    pub parked: u64,
 }
 
 /// What a reset does to one partition.
@@ -178,6 +121,22 @@ fn read_member(member: v1::Member) -> Member {
         open_records: member.open_records,
         joined: Timestamp::from_micros(member.joined_us),
         timeouts: member.timeouts,
+        parked: member.parked,
+    }
+}
+
+fn read_failed(failed: v1::FailedRecords) -> FailedRecords {
+    let offsets = failed.offsets.unwrap_or_default();
+    FailedRecords {
+        topic: failed.topic,
+        partition: failed.partition,
+        from: offsets.from,
+        to: offsets.to,
+        attempts: failed.attempts,
+        first_error: failed.first_error,
+        last_error: failed.last_error,
+        first_failed: Timestamp::from_micros(failed.first_failed_us),
+        last_failed: Timestamp::from_micros(failed.last_failed_us),
     }
 }
 
@@ -202,6 +161,14 @@ impl Groups {
             async move { groups.list(v1::ListGroupsRequest {}).await }
         };
         self.link.read(ask).await?.groups.into_iter().map(|group| read_group(Some(group))).collect()
+    }
+
+    /// The dead letters of all groups on all topics.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLettersInfo>, RequestError> {
+        Ok(letters::list(&self.link, "", "").await?.into_iter().map(letters::info).collect())
     }
 
     /// The lag of all groups in all topics.
@@ -269,6 +236,7 @@ impl Group {
             group: read_group(answer.group)?,
             members: answer.members.into_iter().map(read_member).collect(),
             lag: answer.lag.into_iter().map(PartitionLag::from).collect(),
+            failed: answer.failed.into_iter().map(read_failed).collect(),
         })
     }
 
@@ -352,6 +320,12 @@ impl AlterGroup {
     /// Where a partition without a committed offset begins.
     pub fn start(mut self, start: Start) -> Self {
         self.request.start = Some(start.into());
+        self
+    }
+
+    /// What happens to a record that could not be handled, as far as it has an opinion.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.request.retry = Some(retry.into());
         self
     }
 

@@ -3,13 +3,17 @@
 mod groups;
 mod info;
 mod lag;
+mod letters;
+mod policy;
 mod topics;
 mod verify;
 
 pub use groups::{
-    AlterGroup, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Member, PartitionReset, ResetGroup,
+    AlterGroup, FailedRecords, Group, GroupDescription, GroupInfo, Groups, Member, PartitionReset, ResetGroup,
 };
 pub use info::{FailedPartition, Info, Limits};
 pub use lag::{LagWatch, PartitionLag};
+pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
+pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};
 pub use verify::{Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic};

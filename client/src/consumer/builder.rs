@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{Consumer, driver::Driver, shared::Shared};
 use crate::{
-    admin::{GroupMode, GroupPolicy},
+    admin::{GroupMode, GroupPolicy, RetryPolicy},
     client::Client,
     error::{ConsumeError, RequestError},
     types::Start,
@@ -58,6 +58,13 @@ impl ConsumerBuilder {
     /// A delivery that is not settled within this time is delivered again. Default: no opinion, which makes it 30 s.
     pub fn ack_timeout(mut self, timeout: Duration) -> Self {
         self.policy.ack_timeout = Some(timeout);
+        self
+    }
+
+    /// What happens to a record that could not be handled. Default: no opinion, which makes it five attempts with pauses
+    /// from 1 s to 10 min, and then the dead letters.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.policy.retry = retry;
         self
     }
 

@@ -9,17 +9,29 @@ use super::{
     settlements::Claim,
     shared::{Shared, Verdict},
 };
-use crate::{error::AckError, record::Event, types::millis};
+use crate::{
+    dead_letters::Death,
+    error::AckError,
+    record::Event,
+    types::{Offset, millis},
+};
 
 /// Longer texts are cut: they are stored with the record.
-const ERROR_CHARS_MAX: usize = 1024;
+const ERROR_CHARS_MAX: usize = 256;
+
+fn cut(error: impl fmt::Display) -> String {
+    error.to_string().chars().take(ERROR_CHARS_MAX).collect()
+}
 
 /// An event of a group. It belongs to this member until it is acked, given back, or the group's ack time-out has passed.
 ///
-/// Dropped without a word, by a panic too, it is given back at once.
+/// Dropped without a word, by a panic too, it is given back at once, as with [`nack`](Self::nack).
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct Delivery {
     event: Event,
+    /// By which it is settled.
+    position: Offset,
+    death: Option<Box<Death>>,
     attempt: u32,
     claim: Claim,
     session: u64,
@@ -29,8 +41,8 @@ pub struct Delivery {
 
 impl Delivery {
     pub(super) fn new(handed_out: HandedOut, session: u64, shared: Arc<Shared>) -> Self {
-        let HandedOut { event, claim, attempt } = handed_out;
-        Self { event, attempt, claim, session, shared: Some(shared) }
+        let HandedOut { event, position, death, claim, attempt } = handed_out;
+        Self { event, position, death, attempt, claim, session, shared: Some(shared) }
     }
 
     /// The event.
@@ -38,7 +50,12 @@ impl Delivery {
         &self.event
     }
 
-    /// 1 for the first delivery of this record.
+    /// How it had failed before it was redriven; `None` for a record that was never a dead letter.
+    pub fn redriven(&self) -> Option<&Death> {
+        self.death.as_deref()
+    }
+
+    /// 1 for the first delivery of this record, or the first since it was redriven.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -63,27 +80,49 @@ impl Delivery {
         settled.await.unwrap_or(Err(AckError::SessionLost))
     }
 
-    /// The record could not be handled: it is delivered again at once.
-    pub fn nack(self, error: impl fmt::Display) {
-        self.nack_after(Duration::ZERO, error);
+    /// The record could not be handled: it is delivered again after the group's backoff, or parked once it has failed as
+    /// often as the group allows.
+    pub fn nack(mut self, error: impl fmt::Display) {
+        self.settle(Verdict::Nack { delay_ms: None, error: cut(error) });
     }
 
     /// The record could not be handled: it is delivered again, but not before `delay` has passed.
     pub fn nack_after(mut self, delay: Duration, error: impl fmt::Display) {
-        let error = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
-        self.settle(Verdict::Nack { delay_ms: millis(delay), error });
+        self.settle(Verdict::Nack { delay_ms: Some(millis(delay)), error: cut(error) });
+    }
+
+    /// The record will never be handled: it moves to the group's dead letters now, and nothing waits for it.
+    pub fn park(mut self, reason: impl fmt::Display) {
+        self.settle(Verdict::Park { reason: cut(reason), done: None });
+    }
+
+    /// As [`park`](Self::park); waits until the record is durable among the dead letters. Cancelled, it is still parked.
+    ///
+    /// # Errors
+    /// [`AckError`]: it will be delivered again.
+    pub async fn park_durable(mut self, reason: impl fmt::Display) -> Result<(), AckError> {
+        let (done, settled) = oneshot::channel();
+        self.settle(Verdict::Park { reason: cut(reason), done: Some(done) });
+        settled.await.unwrap_or(Err(AckError::SessionLost))
+    }
+
+    /// Still working on it: the group's ack time-out begins again.
+    pub fn extend(&self) {
+        if let Some(shared) = &self.shared {
+            shared.extend(self.session, self.claim, self.position);
+        }
     }
 
     fn settle(&mut self, verdict: Verdict) {
         if let Some(shared) = self.shared.take() {
-            shared.settle(self.session, self.claim, self.event.offset, verdict);
+            shared.settle(self.session, self.claim, self.position, verdict);
         }
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.settle(Verdict::Nack { delay_ms: 0, error: "dropped without an answer".into() });
+        self.settle(Verdict::Nack { delay_ms: None, error: "dropped without an answer".into() });
     }
 }
 

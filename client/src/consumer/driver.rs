@@ -168,12 +168,15 @@ impl Driver {
                 let counters = &shared.counters;
                 counters.acked.fetch_add(answered.acked, Ordering::Relaxed);
                 counters.nacked.fetch_add(answered.nacked, Ordering::Relaxed);
+                counters.parked.fetch_add(answered.parked, Ordering::Relaxed);
                 counters.aborted.fetch_add(answered.aborted, Ordering::Relaxed);
+            }
+            Ok(Event::Rewound(v1::Rewound { partition, generation, .. })) => {
+                state.rewound(Claim { partition, generation });
             }
             Ok(Event::Gap(v1::PartitionGap { partition, gap })) => {
                 let gap = Gap::from_proto(partition, &gap.unwrap_or_default());
                 shared.counters.gap_records.fetch_add(gap.records(), Ordering::Relaxed);
-                state.rewinding.remove(&partition);
                 state.inbox.note(Note::Gap(gap));
             }
             Ok(Event::Failure(failure)) => {
@@ -232,8 +235,7 @@ fn wakes_requests(state: &mut State) -> Option<std::task::Waker> {
 fn receive_delivery(shared: &Shared, state: &mut State, delivered: Delivered) {
     let claim = delivered.claim;
     let current = state.assignment.get(&claim.partition) == Some(&claim.generation);
-    let first = delivered.ranges.first().map_or(delivered.next, |range| range.from);
-    if current && !state.in_order(claim, first) {
+    if current && state.rewinding.contains_key(&claim.partition) {
         // Sent before the broker had heard that an earlier record was given back: it comes again.
         state.settlements.give_back(delivered.credit);
         return;

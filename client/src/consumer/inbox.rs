@@ -7,6 +7,7 @@ use aqueduct_proto::v1;
 use super::settlements::Claim;
 use crate::{
     codec::{DecodeError, Events},
+    dead_letters::{DeadLetter, Death},
     error::ConsumeError,
     record::Event,
     types::{Gap, Offset},
@@ -14,6 +15,9 @@ use crate::{
 
 /// Notes (gaps, assignments, failures) that wait for the reader. Beyond it new ones are dropped: counters have them.
 const NOTES_MAX: usize = 1024;
+
+/// The number under which the broker delivers what a group has had redriven.
+const REDRIVEN: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) enum Entry {
@@ -47,6 +51,10 @@ pub(super) struct Delivered {
 #[derive(Debug)]
 pub(super) struct HandedOut {
     pub(super) event: Event,
+    /// Its offset in the log that it was delivered from, by which it is settled.
+    pub(super) position: Offset,
+    /// How it had failed before it was redriven.
+    pub(super) death: Option<Box<Death>>,
     pub(super) claim: Claim,
     pub(super) attempt: u32,
 }
@@ -60,9 +68,21 @@ impl Delivered {
             };
             self.next = event.offset + 1;
             if self.ranges.iter().any(|range| (range.from..range.to).contains(&event.offset)) {
-                return Some(Ok(HandedOut { event, claim: self.claim, attempt: self.attempt }));
+                return Some(Ok(self.hand_out(event)));
             }
         }
+    }
+
+    /// A redriven record is shown where it was published.
+    fn hand_out(&self, event: Event) -> HandedOut {
+        let (claim, attempt, position) = (self.claim, self.attempt, event.offset);
+        let letter = (claim.partition == REDRIVEN).then(|| DeadLetter::from_event(event.clone())).flatten();
+        let Some(DeadLetter { event: of_letter, death }) = letter else {
+            return HandedOut { event, position, death: None, claim, attempt };
+        };
+        let topic = death.topic.as_str().into();
+        let event = Event { topic, partition: death.partition, offset: death.offset, ..of_letter };
+        HandedOut { event, position, death: Some(Box::new(death)), claim, attempt }
     }
 
     /// What nobody has seen of it.

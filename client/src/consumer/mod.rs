@@ -75,6 +75,8 @@ pub struct ConsumerStats {
     pub acked: u64,
     /// Nacked, and confirmed by the broker.
     pub nacked: u64,
+    /// Records that moved to the dead letters because this consumer said so.
+    pub parked: u64,
     /// Given back unseen.
     pub released: u64,
     /// Acks and nacks that the broker did not accept, because the partition had moved on.
@@ -121,6 +123,7 @@ impl Consumer {
             delivered: counters.delivered.load(Ordering::Relaxed),
             acked: counters.acked.load(Ordering::Relaxed),
             nacked: counters.nacked.load(Ordering::Relaxed),
+            parked: counters.parked.load(Ordering::Relaxed),
             released: counters.released.load(Ordering::Relaxed),
             aborted: counters.aborted.load(Ordering::Relaxed),
             lost: counters.lost.load(Ordering::Relaxed),

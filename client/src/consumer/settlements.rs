@@ -37,6 +37,7 @@ pub(super) struct Waiter {
 pub(super) struct Answered {
     pub(super) acked: u64,
     pub(super) nacked: u64,
+    pub(super) parked: u64,
     /// Not accepted: the partition has moved on, or the broker could not store it.
     pub(super) aborted: u64,
 }
@@ -44,7 +45,8 @@ pub(super) struct Answered {
 #[derive(Debug)]
 pub(super) struct Settlements {
     acks: BTreeMap<Claim, Acks>,
-    nacks: VecDeque<Nack>,
+    refused: VecDeque<Refused>,
+    extended: BTreeMap<Claim, RangeSet>,
     releases: BTreeMap<Claim, RangeSet>,
     in_flight: HashMap<u64, InFlight>,
     next_id: u64,
@@ -59,12 +61,22 @@ struct Acks {
     waiters: Vec<Waiter>,
 }
 
+/// What is to become of records that were not handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// They come again: after this time, or after the group's backoff.
+    Nack { delay_ms: Option<u32> },
+    /// They go to the dead letters.
+    Park,
+}
+
 #[derive(Debug)]
-struct Nack {
+struct Refused {
     claim: Claim,
-    delay_ms: u32,
+    refusal: Refusal,
     error: String,
     offsets: RangeSet,
+    waiters: Vec<Waiter>,
 }
 
 #[derive(Debug)]
@@ -79,13 +91,15 @@ struct InFlight {
 enum Kind {
     Ack,
     Nack,
+    Park,
 }
 
 impl Settlements {
     pub(super) fn new(prefetch: v1::Credit) -> Self {
         Self {
             acks: BTreeMap::new(),
-            nacks: VecDeque::new(),
+            refused: VecDeque::new(),
+            extended: BTreeMap::new(),
             releases: BTreeMap::new(),
             in_flight: HashMap::new(),
             next_id: 1,
@@ -100,17 +114,31 @@ impl Settlements {
         acks.waiters.extend(done.map(|done| Waiter { offset, done }));
     }
 
-    pub(super) fn nack(&mut self, claim: Claim, offset: Offset, delay_ms: u32, error: String) {
-        match self.nacks.back_mut() {
-            Some(nack) if nack.claim == claim && nack.delay_ms == delay_ms && nack.error == error => {
-                nack.offsets.insert(offset);
+    /// Returns how many messages more that makes.
+    pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, refusal: Refusal, error: String) -> usize {
+        match self.refused.back_mut() {
+            Some(last) if last.claim == claim && last.refusal == refusal && last.error == error => {
+                last.offsets.insert(offset);
+                0
             }
             Some(_) | None => {
                 let mut offsets = RangeSet::default();
                 offsets.insert(offset);
-                self.nacks.push_back(Nack { claim, delay_ms, error, offsets });
+                self.refused.push_back(Refused { claim, refusal, error, offsets, waiters: Vec::new() });
+                1
             }
         }
+    }
+
+    /// Somebody waits for what was refused last.
+    pub(super) fn wait_for_refusal(&mut self, offset: Offset, done: Option<oneshot::Sender<Result<(), AckError>>>) {
+        if let Some(last) = self.refused.back_mut() {
+            last.waiters.extend(done.map(|done| Waiter { offset, done }));
+        }
+    }
+
+    pub(super) fn extend(&mut self, claim: Claim, offset: Offset) {
+        self.extended.entry(claim).or_default().insert(offset);
     }
 
     pub(super) fn release(&mut self, claim: Claim, ranges: &[v1::OffsetRange]) {
@@ -127,7 +155,10 @@ impl Settlements {
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
         let acks = !self.acks.is_empty() && self.in_flight.len() < ACKS_IN_FLIGHT_MAX;
-        acks || !self.nacks.is_empty() || !self.releases.is_empty() || self.credit_is_due()
+        acks || !self.refused.is_empty()
+            || !self.extended.is_empty()
+            || !self.releases.is_empty()
+            || self.credit_is_due()
     }
 
     fn credit_is_due(&self) -> bool {
@@ -141,7 +172,7 @@ impl Settlements {
 
     /// All acks and nacks are sent and answered.
     pub(super) fn is_answered(&self) -> bool {
-        self.acks.is_empty() && self.nacks.is_empty() && self.in_flight.is_empty()
+        self.acks.is_empty() && self.refused.is_empty() && self.in_flight.is_empty()
     }
 
     /// The next message. What gives records back to others goes first.
@@ -150,12 +181,12 @@ impl Settlements {
             let Claim { partition, generation } = claim;
             return Some(Event::Release(v1::Release { partition, generation, ranges: offsets.into_ranges() }));
         }
-        if let Some(nack) = self.nacks.pop_front() {
-            let ack_id = self.sent(nack.claim, nack.offsets.records(), Kind::Nack, Vec::new());
-            let Claim { partition, generation } = nack.claim;
-            let ranges = nack.offsets.into_ranges();
-            let Nack { delay_ms, error, .. } = nack;
-            return Some(Event::Nack(v1::Nack { ack_id, partition, generation, ranges, delay_ms, error }));
+        if let Some(refused) = self.refused.pop_front() {
+            return Some(self.refusal(refused));
+        }
+        if let Some((claim, offsets)) = self.extended.pop_first() {
+            let Claim { partition, generation } = claim;
+            return Some(Event::Extend(v1::Extend { partition, generation, ranges: offsets.into_ranges() }));
         }
         if self.in_flight.len() < ACKS_IN_FLIGHT_MAX
             && let Some((claim, acks)) = self.acks.pop_first()
@@ -165,6 +196,23 @@ impl Settlements {
             return Some(Event::Ack(v1::Ack { ack_id, partition, generation, ranges: acks.offsets.into_ranges() }));
         }
         self.credit_is_due().then(|| Event::Credit(std::mem::take(&mut self.credit)))
+    }
+
+    fn refusal(&mut self, refused: Refused) -> Event {
+        let Refused { claim, refusal, error, offsets, waiters } = refused;
+        let Claim { partition, generation } = claim;
+        let records = offsets.records();
+        let ranges = offsets.into_ranges();
+        match refusal {
+            Refusal::Nack { delay_ms } => {
+                let ack_id = self.sent(claim, records, Kind::Nack, waiters);
+                Event::Nack(v1::Nack { ack_id, partition, generation, ranges, delay_ms, error })
+            }
+            Refusal::Park => {
+                let ack_id = self.sent(claim, records, Kind::Park, waiters);
+                Event::Park(v1::Park { ack_id, partition, generation, ranges, reason: error })
+            }
+        }
     }
 
     fn sent(&mut self, claim: Claim, records: u64, kind: Kind, waiters: Vec<Waiter>) -> u64 {
@@ -182,6 +230,7 @@ impl Settlements {
             return match message.kind {
                 Kind::Ack => Answered { acked: message.records, ..Answered::default() },
                 Kind::Nack => Answered { nacked: message.records, ..Answered::default() },
+                Kind::Park => Answered { parked: message.records, ..Answered::default() },
             };
         };
         for Waiter { offset, done } in message.waiters {
@@ -199,8 +248,9 @@ impl Settlements {
     pub(super) fn lose(self) -> u64 {
         let waiting = self.acks.into_values().map(|acks| (acks.offsets.records(), acks.waiters));
         let sent = self.in_flight.into_values().map(|message| (message.records, message.waiters));
-        let mut lost = self.nacks.iter().map(|nack| nack.offsets.records()).sum();
-        for (records, waiters) in waiting.chain(sent) {
+        let refused = self.refused.into_iter().map(|refused| (refused.offsets.records(), refused.waiters));
+        let mut lost = 0;
+        for (records, waiters) in waiting.chain(sent).chain(refused) {
             lost += records;
             waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Err(AckError::SessionLost))));
         }
@@ -213,6 +263,7 @@ mod tests {
     use super::*;
 
     const CLAIM: Claim = Claim { partition: 1, generation: 7 };
+    const AT_ONCE: Refusal = Refusal::Nack { delay_ms: Some(0) };
 
     fn settlements() -> Settlements {
         Settlements::new(v1::Credit { bytes: 1_000, records: 10 })
@@ -255,8 +306,8 @@ mod tests {
     fn releases_and_nacks_do_not_wait_for_acks() {
         let mut settlements = settlements();
         settlements.ack(CLAIM, 1, None);
-        settlements.nack(CLAIM, 2, 0, "boom".into());
-        settlements.nack(CLAIM, 3, 0, "boom".into());
+        settlements.refuse(CLAIM, 2, AT_ONCE, "boom".into());
+        settlements.refuse(CLAIM, 3, AT_ONCE, "boom".into());
         settlements.release(CLAIM, &[v1::OffsetRange { from: 4, to: 9 }]);
         assert!(matches!(settlements.next(), Some(Event::Release(_))));
         let Some(Event::Nack(nack)) = settlements.next() else { panic!("a nack") };
@@ -291,7 +342,7 @@ mod tests {
         let mut settlements = settlements();
         let (done, mut waiting) = oneshot::channel();
         settlements.ack(CLAIM, 5, Some(done));
-        settlements.nack(CLAIM, 6, 0, String::new());
+        settlements.refuse(CLAIM, 6, AT_ONCE, String::new());
         settlements.next();
         assert_eq!(settlements.lose(), 2);
         assert!(matches!(waiting.try_recv(), Ok(Err(AckError::SessionLost))));

@@ -1,7 +1,7 @@
 //! What a consumer, its deliveries, its request stream and its driver share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     inbox::{Inbox, Note},
-    settlements::{Claim, Settlements},
+    settlements::{Claim, Refusal, Settlements},
 };
 use crate::{admin::GroupPolicy, error::AckError, types::Offset};
 
@@ -35,9 +35,9 @@ pub(super) struct State {
     pub(super) inbox: Inbox,
     /// Generation by partition.
     pub(super) assignment: BTreeMap<u32, u64>,
-    /// Partitions with a record that was given back, and its offset: the broker delivers again from there, so what comes
-    /// from behind it before that is out of order.
-    pub(super) rewinding: BTreeMap<u32, Offset>,
+    /// Partitions with records that were given back, and how many messages say so: the broker goes back and answers each
+    /// with `Rewound`. What comes of the partition before the last answer is out of order.
+    pub(super) rewinding: BTreeMap<u32, usize>,
     pub(super) member: Option<v1::Joined>,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
@@ -62,6 +62,7 @@ pub(super) struct Counters {
     pub(super) delivered: AtomicU64,
     pub(super) acked: AtomicU64,
     pub(super) nacked: AtomicU64,
+    pub(super) parked: AtomicU64,
     pub(super) released: AtomicU64,
     pub(super) aborted: AtomicU64,
     pub(super) lost: AtomicU64,
@@ -72,8 +73,18 @@ pub(super) struct Counters {
 /// What becomes of a delivery.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Ack { done: Option<oneshot::Sender<Result<(), AckError>>> },
-    Nack { delay_ms: u32, error: String },
+    Ack {
+        done: Option<oneshot::Sender<Result<(), AckError>>>,
+    },
+    /// Without a delay, the group's backoff counts.
+    Nack {
+        delay_ms: Option<u32>,
+        error: String,
+    },
+    Park {
+        reason: String,
+        done: Option<oneshot::Sender<Result<(), AckError>>>,
+    },
 }
 
 impl Shared {
@@ -101,7 +112,7 @@ impl Shared {
         if state.session != session || state.phase == Phase::Ended {
             drop(state);
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
-            if let Verdict::Ack { done: Some(done) } = verdict {
+            if let Verdict::Ack { done: Some(done) } | Verdict::Park { done: Some(done), .. } = verdict {
                 let _ = done.send(Err(AckError::SessionLost));
             }
             return;
@@ -110,12 +121,29 @@ impl Shared {
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
             Verdict::Nack { delay_ms, error } => {
-                state.settlements.nack(claim, offset, delay_ms, error);
-                state.rewind(claim, offset);
+                let messages = state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
+                state.rewind(claim, messages);
+            }
+            Verdict::Park { reason, done } => {
+                state.settlements.refuse(claim, offset, Refusal::Park, reason);
+                state.settlements.wait_for_refusal(offset, done);
             }
         }
         let waker = state.wake_requests();
         drop(state);
+        wake(waker);
+    }
+
+    /// The program still works on a delivery of `session`.
+    pub(super) fn extend(&self, session: u64, claim: Claim, offset: Offset) {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.session != session || state.phase == Phase::Ended {
+                return;
+            }
+            state.settlements.extend(claim, offset);
+            state.wake_requests()
+        };
         wake(waker);
     }
 
@@ -194,29 +222,26 @@ impl Shared {
 }
 
 impl State {
-    /// Forgets what has arrived of the partition from behind `offset`: it comes again, in order, after the record at
-    /// `offset`.
-    fn rewind(&mut self, claim: Claim, offset: Offset) {
+    /// Forgets what has arrived of the partition: it comes again, in order, once the broker has answered.
+    fn rewind(&mut self, claim: Claim, messages: usize) {
         if self.assignment.get(&claim.partition) != Some(&claim.generation) {
             return;
         }
-        let from = self.rewinding.entry(claim.partition).or_insert(offset);
-        *from = offset.min(*from);
+        *self.rewinding.entry(claim.partition).or_default() += messages;
         for removed in self.inbox.remove(|other| other == claim) {
             self.settlements.give_back(removed.credit);
         }
     }
 
-    /// Whether a delivery that begins at `first` keeps the order: after a record was given back, the next one to be
-    /// handed out is that record.
-    pub(super) fn in_order(&mut self, claim: Claim, first: Offset) -> bool {
-        match self.rewinding.get(&claim.partition) {
-            Some(from) if first > *from => false,
-            Some(_) => {
-                self.rewinding.remove(&claim.partition);
-                true
+    /// The broker has answered one message that gave records back.
+    pub(super) fn rewound(&mut self, claim: Claim) {
+        if self.assignment.get(&claim.partition) == Some(&claim.generation)
+            && let Entry::Occupied(mut pending) = self.rewinding.entry(claim.partition)
+        {
+            *pending.get_mut() -= 1;
+            if *pending.get() == 0 {
+                pending.remove();
             }
-            None => true,
         }
     }
 

@@ -108,8 +108,8 @@ async fn nacks_say_why_and_when_and_a_drop_is_a_nack() {
         let Some(Said::Nack(nack)) = said(&mut stream).await else { panic!("a nack") };
         nacks.push((nack.ranges[0].from, nack.delay_ms, nack.error));
     }
-    let dropped = (2, 0, "dropped without an answer".to_owned());
-    assert_eq!(nacks, [(0, 1_500, "later".to_owned()), (1, 0, "boom".to_owned()), dropped]);
+    let dropped = (2, None, "dropped without an answer".to_owned());
+    assert_eq!(nacks, [(0, Some(1_500), "later".to_owned()), (1, None, "boom".to_owned()), dropped]);
 }
 
 #[tokio::test(start_paused = true)]

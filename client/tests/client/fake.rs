@@ -276,6 +276,18 @@ impl groups::Groups for Script {
     async fn delete(&self, _: Request<v1::DeleteGroupRequest>) -> Answer<v1::DeleteGroupResponse> {
         unscripted()
     }
+
+    async fn list_dead_letters(&self, _: Request<v1::ListDeadLettersRequest>) -> Answer<v1::ListDeadLettersResponse> {
+        unscripted()
+    }
+
+    async fn redrive(&self, _: Request<v1::RedriveRequest>) -> Answer<v1::RedriveResponse> {
+        unscripted()
+    }
+
+    async fn discard(&self, _: Request<v1::DiscardRequest>) -> Answer<v1::DiscardResponse> {
+        unscripted()
+    }
 }
 
 #[tonic::async_trait]

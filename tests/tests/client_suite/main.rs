@@ -1,6 +1,7 @@
 //! What the client promises, shown on both transports: a broker inside this process, and one across a socket.
 
 mod consuming;
+mod dead_letters;
 mod groups;
 mod producing;
 mod reading;
@@ -76,6 +77,15 @@ on_both_transports! {
         each_group_sees_everything,
         what_is_truncated_under_a_group_is_a_gap,
         a_topic_in_use_is_not_deleted_unless_forced,
+    }
+    dead_letters {
+        what_fails_too_often_becomes_a_dead_letter_and_the_rest_goes_on,
+        attempts_are_counted_across_members_and_told_by_describe,
+        a_record_can_be_parked_at_once_and_that_can_be_waited_for,
+        a_halted_partition_says_why_and_goes_on_once_the_policy_allows,
+        a_handler_that_extends_keeps_its_delivery,
+        redriven_letters_go_back_to_their_group_alone,
+        redriven_letters_wait_for_a_member_and_keep_their_order,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

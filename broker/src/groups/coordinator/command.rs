@@ -1,8 +1,11 @@
 //! What the coordinator can be asked.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aqueduct_storage::Offset;
@@ -66,6 +69,11 @@ pub(crate) enum Command {
     SetPositions {
         change: PositionChange,
         reply: Reply<Vec<Moved>>,
+    },
+    /// Dead letters need no attention any more; what was redriven of them waits for the group's members.
+    SettleLetters {
+        letters: Letters,
+        reply: Reply<()>,
     },
     TopicGrown {
         topic: Arc<Topic>,
@@ -138,6 +146,7 @@ pub(crate) struct Grant {
 pub(crate) struct MemberStats {
     open_records: AtomicU64,
     timeouts: AtomicU64,
+    parked: AtomicU64,
 }
 
 impl MemberStats {
@@ -149,12 +158,20 @@ impl MemberStats {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn count_parked(&self, records: u64) {
+        self.parked.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub(crate) fn open_records(&self) -> u64 {
         self.open_records.load(Ordering::Relaxed)
     }
 
     pub(crate) fn timeouts(&self) -> u64 {
         self.timeouts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn parked(&self) -> u64 {
+        self.parked.load(Ordering::Relaxed)
     }
 }
 
@@ -196,6 +213,18 @@ pub(crate) enum Direction {
     Commit,
     /// Anywhere.
     Reset,
+}
+
+/// Dead letters of one group on one topic.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    /// The topic that holds them.
+    pub(crate) lie_in: TopicId,
+    pub(crate) range: Range<Offset>,
+    /// Where the first of those that were redriven lies; `None` if none was.
+    pub(crate) redriven_at: Option<Offset>,
 }
 
 /// A position that was set.

@@ -21,8 +21,8 @@ use tokio::{
 
 pub(crate) use self::{
     command::{
-        Admission, Command, Direction, Grant, Join, MemberStats, Membership, Moved, NewPosition, PartitionGeneration,
-        PartitionProgress, PositionChange, Reply, Settlement, Target,
+        Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewPosition,
+        PartitionGeneration, PartitionProgress, PositionChange, Reply, Settlement, Target,
     },
     queries::{GroupView, MemberView, PositionView},
 };
@@ -33,7 +33,7 @@ use super::{
     policy::{PolicyOpinion, StartAt},
     progress::Progress,
     roster::{Roster, Standing, Step},
-    state::{Change, Group, PositionKey, State, TopicId},
+    state::{Change, Group, PositionKey, REDRIVEN, State, TopicId, progress_of},
 };
 use crate::clock;
 
@@ -143,6 +143,7 @@ impl Coordinator {
             Command::Join { join, reply } => drop(reply.send(self.join(join).await)),
             Command::Settle { settlement, reply } => self.settle(settlement, reply),
             Command::SetPositions { change, reply } => drop(reply.send(self.set_positions(change).await)),
+            Command::SettleLetters { letters, reply } => drop(reply.send(self.settle_letters(letters).await)),
             Command::TopicGrown { topic, reply } => {
                 let meta = topic.meta();
                 drop(reply.send(self.topic_grown(meta.id, meta.partitions).await));
@@ -165,12 +166,8 @@ impl Coordinator {
 
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
         let Group { policy, created_us, .. } = self.known(&group)?;
-        let altered = PolicyOpinion {
-            mode: Some(policy.mode),
-            start: opinion.start.or(Some(policy.start)),
-            ack_timeout: opinion.ack_timeout.or(Some(policy.ack_timeout)),
-        };
-        let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered.into_policy()? };
+        let altered = PolicyOpinion { mode: None, ..opinion }.over(policy)?;
+        let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered };
         self.set_group(change, group).await
     }
 
@@ -234,7 +231,11 @@ impl Coordinator {
         self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
         let joined_us = clock::now_us();
         let roster = self.rosters.entry(consumption.clone()).or_default();
-        let steps = roster.join(id, partitions, || self.generations.next());
+        let mut steps = roster.join(id, partitions, || self.generations.next());
+        let redriven = PositionKey { group: consumption.0.clone(), topic: consumption.1, partition: REDRIVEN };
+        if self.state.position(&redriven).is_some() {
+            steps.extend(roster.add_redriven(|| self.generations.next()));
+        }
         self.members.insert(id, Member { consumption, topic_name, name: member_name, joined_us, target, stats });
         self.tell(steps);
         Ok(membership)
@@ -305,6 +306,26 @@ impl Coordinator {
         });
         self.write(changes.collect()).await?;
         Ok(moved)
+    }
+
+    /// The group has no more to do with these letters; those that were redriven get an owner among its members.
+    async fn settle_letters(&mut self, letters: Letters) -> Result<(), GroupError> {
+        let Letters { group, topic, lie_in, range, redriven_at } = letters;
+        self.known(&group)?;
+        let key = |topic, partition| PositionKey { group: group.clone(), topic, partition };
+        let settled = Change::Advanced { key: key(lie_in, 0), progress: progress_of(0, [range]) };
+        let redriven = key(topic, REDRIVEN);
+        // The log may hold what a topic of the same name has left behind: the group begins with the first of its own.
+        let begun = redriven_at.filter(|_| self.state.position(&redriven).is_none());
+        let begin = begun.map(|offset| Change::Advanced { key: redriven, progress: Progress::at(offset) });
+        self.write([settled].into_iter().chain(begin).collect()).await?;
+        if begun.is_some()
+            && let Some(roster) = self.rosters.get_mut(&(group, topic))
+        {
+            let steps = roster.add_redriven(|| self.generations.next());
+            self.tell(steps);
+        }
+        Ok(())
     }
 
     async fn topic_grown(&mut self, topic: TopicId, partitions: u32) -> Result<(), GroupError> {

@@ -8,7 +8,7 @@ use crate::groups::{
     error::GroupError,
     progress::Progress,
     roster::{Roster, Standing},
-    state::{Group, TopicId},
+    state::{Group, PositionKey, TopicId},
 };
 
 /// A group and how many consume in its name.
@@ -32,6 +32,7 @@ pub(crate) struct MemberView {
     pub(crate) open_records: u64,
     pub(crate) joined_us: i64,
     pub(crate) timeouts: u64,
+    pub(crate) parked: u64,
 }
 
 /// Where a group stands, and who is at it.
@@ -72,6 +73,7 @@ impl Coordinator {
                     open_records: member.stats.open_records(),
                     joined_us: member.joined_us,
                     timeouts: member.stats.timeouts(),
+                    parked: member.stats.parked(),
                 }
             })
             .collect();
@@ -95,6 +97,11 @@ impl Coordinator {
             }
         }
         views
+    }
+
+    /// How far a group has got in one place.
+    pub(crate) fn progress(&self, key: &PositionKey) -> Option<Progress> {
+        self.state.position(key).cloned()
     }
 
     /// Committed offsets of one group in one topic, by partition.

@@ -3,7 +3,7 @@
 //! Every kind of change is one field of [`Entry`], and its number is its version: a new layout of a change gets a new
 //! field, and an entry whose field is not known is an error, never skipped.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_storage::Offset;
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use prost::{Message, Oneof};
 use crate::groups::{
     policy::{Mode, Policy, StartAt},
     progress::Progress,
+    retry::{Failure, OnExhausted, RetryPolicy},
     state::{Change, PositionKey, TopicId, progress_of},
 };
 
@@ -34,12 +35,13 @@ pub(super) struct EntryError(String);
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredEntry {
-    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     stored: Option<Stored>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
 enum Stored {
+    /// As written before there was a retry policy.
     #[prost(message, tag = "1")]
     GroupSet(StoredGroup),
     #[prost(string, tag = "2")]
@@ -54,6 +56,11 @@ enum Stored {
     SnapshotBegin(StoredSnapshotBegin),
     #[prost(message, tag = "7")]
     SnapshotEnd(StoredSnapshotEnd),
+    #[prost(message, tag = "8")]
+    GroupSetWithRetry(StoredGroupWithRetry),
+    /// Only where there are failures: all other positions stay readable to versions that know none.
+    #[prost(message, tag = "9")]
+    AdvancedWithFailures(StoredPositionWithFailures),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -107,6 +114,61 @@ struct StoredPosition {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct StoredGroupWithRetry {
+    #[prost(message, required, tag = "1")]
+    group: StoredGroup,
+    #[prost(message, required, tag = "2")]
+    retry: StoredRetry,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredRetry {
+    #[prost(uint64, tag = "1")]
+    backoff_min_ms: u64,
+    #[prost(uint64, tag = "2")]
+    backoff_max_ms: u64,
+    #[prost(uint32, tag = "3")]
+    max_attempts: u32,
+    #[prost(enumeration = "StoredOnExhausted", tag = "4")]
+    on_exhausted: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum StoredOnExhausted {
+    Unspecified = 0,
+    Park = 1,
+    Halt = 2,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredPositionWithFailures {
+    #[prost(message, required, tag = "1")]
+    position: StoredPosition,
+    #[prost(message, repeated, tag = "2")]
+    failures: Vec<StoredFailure>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredFailure {
+    #[prost(uint64, tag = "1")]
+    from: u64,
+    #[prost(uint64, tag = "2")]
+    to: u64,
+    #[prost(uint32, tag = "3")]
+    attempts: u32,
+    #[prost(string, tag = "4")]
+    first_error: String,
+    /// Absent: the first one again.
+    #[prost(string, optional, tag = "5")]
+    last_error: Option<String>,
+    #[prost(int64, tag = "6")]
+    first_failed_us: i64,
+    #[prost(int64, tag = "7")]
+    last_failed_us: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct StoredSnapshotBegin {}
 
 #[derive(Clone, PartialEq, Message)]
@@ -143,27 +205,70 @@ pub(super) fn decode_all(mut payload: Bytes) -> Result<Vec<Entry>, EntryError> {
 
 fn stored_change(change: Change) -> Stored {
     match change {
-        Change::GroupSet { group, policy, created_us } => Stored::GroupSet(StoredGroup {
-            group,
-            mode: match policy.mode {
-                Mode::Ordered => StoredMode::Ordered,
-                Mode::Shared => StoredMode::Shared,
-                Mode::Keyed => StoredMode::Keyed,
-            }
-            .into(),
-            ack_timeout_ms: u64::try_from(policy.ack_timeout.as_millis()).unwrap_or(u64::MAX),
-            created_us,
-            start: Some(match policy.start {
-                StartAt::Earliest => StoredStart::Earliest(true),
-                StartAt::Latest => StoredStart::Latest(true),
-                StartAt::Offset(offset) => StoredStart::Offset(offset),
-                StartAt::TimeUs(time_us) => StoredStart::TimeUs(time_us),
-            }),
+        Change::GroupSet { group, policy, created_us } => Stored::GroupSetWithRetry(StoredGroupWithRetry {
+            group: stored_group(group, &policy, created_us),
+            retry: stored_retry(&policy.retry),
         }),
         Change::GroupDeleted { group } => Stored::GroupDeleted(group),
-        Change::Advanced { key, progress } => Stored::Advanced(stored_position(key, &progress)),
+        Change::Advanced { key, progress } => {
+            let failures: Vec<_> = progress.failures().map(stored_failure).collect();
+            let position = stored_position(key, &progress);
+            if failures.is_empty() {
+                return Stored::Advanced(position);
+            }
+            Stored::AdvancedWithFailures(StoredPositionWithFailures { position, failures })
+        }
         Change::Reset { key, committed } => Stored::Reset(stored_position(key, &Progress::at(committed))),
         Change::TopicDeleted { topic } => Stored::TopicDeleted(topic.to_vec()),
+    }
+}
+
+fn stored_group(group: String, policy: &Policy, created_us: i64) -> StoredGroup {
+    StoredGroup {
+        group,
+        mode: match policy.mode {
+            Mode::Ordered => StoredMode::Ordered,
+            Mode::Shared => StoredMode::Shared,
+            Mode::Keyed => StoredMode::Keyed,
+        }
+        .into(),
+        ack_timeout_ms: stored_ms(policy.ack_timeout),
+        created_us,
+        start: Some(match policy.start {
+            StartAt::Earliest => StoredStart::Earliest(true),
+            StartAt::Latest => StoredStart::Latest(true),
+            StartAt::Offset(offset) => StoredStart::Offset(offset),
+            StartAt::TimeUs(time_us) => StoredStart::TimeUs(time_us),
+        }),
+    }
+}
+
+fn stored_retry(retry: &RetryPolicy) -> StoredRetry {
+    StoredRetry {
+        backoff_min_ms: stored_ms(retry.backoff_min),
+        backoff_max_ms: stored_ms(retry.backoff_max),
+        max_attempts: retry.max_attempts,
+        on_exhausted: match retry.on_exhausted {
+            OnExhausted::Park => StoredOnExhausted::Park,
+            OnExhausted::Halt => StoredOnExhausted::Halt,
+        }
+        .into(),
+    }
+}
+
+fn stored_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn stored_failure((range, failure): (Range<Offset>, &Failure)) -> StoredFailure {
+    StoredFailure {
+        from: range.start,
+        to: range.end,
+        attempts: failure.attempts,
+        first_error: failure.first_error.to_string(),
+        last_error: (failure.last_error != failure.first_error).then(|| failure.last_error.to_string()),
+        first_failed_us: failure.first_failed_us,
+        last_failed_us: failure.last_failed_us,
     }
 }
 
@@ -185,10 +290,19 @@ fn stored_position(key: PositionKey, progress: &Progress) -> StoredPosition {
 
 fn entry_of(stored: StoredEntry) -> Result<Entry, EntryError> {
     let change = match stored.stored.ok_or_else(|| EntryError("its kind is not known to this version".to_owned()))? {
-        Stored::GroupSet(group) => group_of(group)?,
+        Stored::GroupSet(group) => group_of(group, RetryPolicy::default())?,
+        Stored::GroupSetWithRetry(stored) => group_of(stored.group, retry_of(&stored.retry)?)?,
         Stored::GroupDeleted(group) => Change::GroupDeleted { group },
         Stored::Advanced(position) => {
             let (key, progress) = position_of(position)?;
+            Change::Advanced { key, progress }
+        }
+        Stored::AdvancedWithFailures(stored) => {
+            let (key, mut progress) = position_of(stored.position)?;
+            for failure in stored.failures {
+                let (range, failure) = failure_of(failure)?;
+                progress.remember(range, failure);
+            }
             Change::Advanced { key, progress }
         }
         Stored::Reset(position) => {
@@ -202,7 +316,38 @@ fn entry_of(stored: StoredEntry) -> Result<Entry, EntryError> {
     Ok(Entry::Change(change))
 }
 
-fn group_of(stored: StoredGroup) -> Result<Change, EntryError> {
+fn retry_of(stored: &StoredRetry) -> Result<RetryPolicy, EntryError> {
+    let on_exhausted = match stored.on_exhausted() {
+        StoredOnExhausted::Park => OnExhausted::Park,
+        StoredOnExhausted::Halt => OnExhausted::Halt,
+        StoredOnExhausted::Unspecified => {
+            return Err(EntryError(format!("an end of retries {} is not known", stored.on_exhausted)));
+        }
+    };
+    Ok(RetryPolicy {
+        backoff_min: Duration::from_millis(stored.backoff_min_ms),
+        backoff_max: Duration::from_millis(stored.backoff_max_ms),
+        max_attempts: stored.max_attempts,
+        on_exhausted,
+    })
+}
+
+fn failure_of(stored: StoredFailure) -> Result<(Range<Offset>, Failure), EntryError> {
+    if stored.from >= stored.to || stored.attempts == 0 {
+        return Err(EntryError("a failure without records or attempts".to_owned()));
+    }
+    let first_error: Arc<str> = stored.first_error.into();
+    let failure = Failure {
+        attempts: stored.attempts,
+        last_error: stored.last_error.map_or_else(|| Arc::clone(&first_error), Arc::from),
+        first_error,
+        first_failed_us: stored.first_failed_us,
+        last_failed_us: stored.last_failed_us,
+    };
+    Ok((stored.from..stored.to, failure))
+}
+
+fn group_of(stored: StoredGroup, retry: RetryPolicy) -> Result<Change, EntryError> {
     let mode = match stored.mode() {
         StoredMode::Ordered => Mode::Ordered,
         StoredMode::Shared => Mode::Shared,
@@ -215,7 +360,7 @@ fn group_of(stored: StoredGroup) -> Result<Change, EntryError> {
         StoredStart::Offset(offset) => StartAt::Offset(offset),
         StoredStart::TimeUs(time_us) => StartAt::TimeUs(time_us),
     };
-    let policy = Policy { mode, start, ack_timeout: Duration::from_millis(stored.ack_timeout_ms) };
+    let policy = Policy { mode, start, ack_timeout: Duration::from_millis(stored.ack_timeout_ms), retry };
     Ok(Change::GroupSet { group: stored.group, policy, created_us: stored.created_us })
 }
 

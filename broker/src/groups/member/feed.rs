@@ -12,13 +12,12 @@ use super::{
 };
 use crate::{
     engine::{PartitionLog, ReadError},
-    groups::error::GroupError,
-    topics::Topic,
+    groups::{error::GroupError, sources::Sources},
 };
 
 /// The logs that a member reads. At most one read that has to wait is under way; what memory has is read at once.
 pub(super) struct Feeds {
-    topic: Arc<Topic>,
+    sources: Sources,
     feeds: HashMap<u32, Feed>,
     /// Resolve to the partition whose window has moved.
     wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
@@ -50,21 +49,20 @@ pub(super) struct Read {
 }
 
 impl Feeds {
-    pub(super) fn new(topic: Arc<Topic>) -> Self {
-        Self { topic, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None }
+    pub(super) fn new(sources: Sources) -> Self {
+        Self { sources, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None }
     }
 
     /// Begins to read a partition that `session` has got.
     pub(super) fn start(&mut self, partition: u32, session: &mut Session) {
         let Some(generation) = session.generation(partition) else { return };
-        let log = self.topic.partition(partition).and_then(|partition| partition.log().cloned());
-        match log {
+        match self.sources.log(partition) {
             Ok(log) => {
                 let window = log.watch();
                 self.feeds.insert(partition, Feed { generation, log, window, waiting: None });
                 session.queue(partition);
             }
-            Err(error) => session.fail(partition, generation, error.into()),
+            Err(error) => session.fail(partition, generation, error),
         }
     }
 
@@ -127,7 +125,7 @@ impl Feeds {
             }
             Err(ReadError::Damaged { from, to, what }) if to > turn.cursor => {
                 tracing::error!(
-                    topic = self.topic.meta().name,
+                    topic = self.sources.topic.meta().name,
                     partition = turn.partition,
                     from,
                     to,
@@ -137,7 +135,7 @@ impl Feeds {
             }
             Err(ReadError::Lost { to, .. }) if to > turn.cursor => session.gap(turn, to, Loss::Damage),
             Err(source @ (ReadError::Damaged { .. } | ReadError::Lost { .. } | ReadError::Failed(_))) => {
-                let topic = self.topic.meta().name.clone();
+                let topic = self.sources.topic.meta().name.clone();
                 let error = GroupError::Read { topic, partition: turn.partition, source };
                 session.fail(turn.partition, turn.generation, error);
             }

@@ -10,6 +10,7 @@ use crate::groups::{
     error::GroupError,
     policy::{Policy, PolicyOpinion},
     state::TopicId,
+    window::Pause,
 };
 
 /// From the client.
@@ -18,7 +19,9 @@ pub(crate) enum Request {
     Join(Box<JoinRequest>),
     Credit(Credit),
     Ack(Settle),
-    Nack { settle: Settle, delay: Duration },
+    Nack { settle: Settle, pause: Pause, error: String },
+    Park { settle: Settle, reason: String },
+    Extend(Settle),
     Release(Settle),
     Heartbeat,
     Leave,
@@ -57,12 +60,37 @@ pub(crate) struct Settle {
 /// To the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    Joined { topic_id: TopicId, member: MemberId, policy: Policy, partitions: u32 },
-    Assignment { assigned: Vec<Assigned>, revoked: Vec<u32> },
+    Joined {
+        topic_id: TopicId,
+        member: MemberId,
+        policy: Policy,
+        partitions: u32,
+    },
+    Assignment {
+        assigned: Vec<Assigned>,
+        revoked: Vec<u32>,
+    },
     Delivery(Delivery),
-    Settled { ack_id: NonZeroU64, committed: Offset, error: Option<GroupError> },
-    Gap { partition: u32, lost: Range<Offset>, cause: Loss },
-    Failure { partition: u32, error: GroupError },
+    Settled {
+        ack_id: NonZeroU64,
+        committed: Offset,
+        error: Option<GroupError>,
+    },
+    /// Delivery of this partition goes on from `offset`.
+    Rewound {
+        partition: u32,
+        generation: u64,
+        offset: Offset,
+    },
+    Gap {
+        partition: u32,
+        lost: Range<Offset>,
+        cause: Loss,
+    },
+    Failure {
+        partition: u32,
+        error: GroupError,
+    },
     Heartbeat,
 }
 

@@ -4,8 +4,9 @@ mod feed;
 mod message;
 mod session;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, ops::Range, time::Duration};
 
+use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
@@ -15,14 +16,16 @@ use tokio::{
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
 use self::{
     feed::{Feeds, Happened},
-    session::{End, Session},
+    session::{End, Session, Terms, WallClock},
 };
 use super::{
     Handle,
     coordinator::{Membership, PartitionGeneration},
+    dead_letters,
     error::GroupError,
+    sources::Sources,
 };
-use crate::topics::Topic;
+use crate::clock;
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -53,27 +56,37 @@ pub(super) async fn first_request(
     }
 }
 
+/// What a member works with.
+pub(super) struct Member {
+    pub(super) handle: Handle,
+    pub(super) membership: Membership,
+    pub(super) sources: Sources,
+}
+
 /// Serves a member until its stream ends, however it does.
 pub(super) async fn run(
-    handle: Handle,
-    topic: Arc<Topic>,
-    membership: Membership,
+    member: Member,
     join: &JoinRequest,
     mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
     outbound: Outbound,
 ) {
+    let Member { handle, membership, sources } = member;
     let Membership { id, policy, mut target, stats } = membership;
-    let meta = topic.meta();
-    let ack_timeout = policy.ack_timeout;
-    let mut session = Session::new(id, ack_timeout, join.heartbeat, join.credit, stats, Instant::now());
+    let meta = sources.topic.meta();
+    let terms = Terms { policy: policy.clone(), heartbeat: join.heartbeat, credit: join.credit };
+    let mut session = Session::new(id, terms, stats, WallClock { at: Instant::now(), at_us: clock::now_us() });
     session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
     target.mark_changed();
-    let mut feeds = Feeds::new(topic);
+    let mut feeds = Feeds::new(sources.clone());
     let mut settling = None;
+    let mut parking = None;
     let end = loop {
         feeds.pump(&mut session);
         if settling.is_none() {
             settling = Settling::begin(&mut session, &handle);
+        }
+        if parking.is_none() {
+            parking = Parking::begin(&mut session, &sources);
         }
         if let Some(end) = session.finished() {
             break end;
@@ -94,16 +107,21 @@ pub(super) async fn run(
                     feeds.retain(&session);
                 }
             }
+            outcome = Parking::ended(&mut parking) => {
+                if let Some(Parking { at, .. }) = parking.take() {
+                    session.parked(at, outcome, Instant::now());
+                }
+            }
             request = requests.next(), if session.takes_requests() => match request {
                 Some(Ok(request)) => session.request(request, Instant::now()),
                 Some(Err(error)) => session.end(error),
-                None => session.client_gone(),
+                None => session.client_gone(Instant::now()),
             },
             sent = outbound.reserve(), if session.has_events() => match sent {
                 Ok(permit) => send(&mut session, permit, &outbound),
-                Err(_) => session.client_gone(),
+                Err(_) => session.client_gone(Instant::now()),
             },
-            () = outbound.closed(), if !session.has_events() && !session.client_has_gone() => session.client_gone(),
+            () = outbound.closed(), if !session.has_events() && !session.client_has_gone() => session.client_gone(Instant::now()),
             happened = feeds.next() => match happened {
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session),
@@ -157,6 +175,29 @@ impl Settling {
     async fn ended(under_way: &mut Option<Self>) -> Result<Vec<u32>, GroupError> {
         match under_way {
             Some(settling) => (&mut settling.answer).await,
+            None => pending().await,
+        }
+    }
+}
+
+/// Records on their way to the dead letters.
+struct Parking {
+    at: PartitionGeneration,
+    answer: BoxFuture<'static, Result<Range<Offset>, GroupError>>,
+}
+
+impl Parking {
+    fn begin(session: &mut Session, sources: &Sources) -> Option<Self> {
+        let (at, parking) = session.next_parking(Instant::now())?;
+        let (sources, begin) = (sources.clone(), parking.range.start);
+        let moved = async move { dead_letters::park(sources, at.partition, parking).await.map(|end| begin..end) };
+        Some(Self { at, answer: moved.boxed() })
+    }
+
+    /// Resolves when it has ended; never without one. Cancel-safe.
+    async fn ended(under_way: &mut Option<Self>) -> Result<Range<Offset>, GroupError> {
+        match under_way {
+            Some(parking) => (&mut parking.answer).await,
             None => pending().await,
         }
     }

@@ -3,13 +3,13 @@
 //!
 //! Pure. [`super::run`] does what it says.
 
+mod client;
+mod parking;
 mod room;
 mod settling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    num::NonZeroU64,
-    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -18,6 +18,7 @@ use aqueduct_storage::{Batch, Offset};
 use tokio::time::Instant;
 
 use self::{
+    parking::Parkings,
     room::Room,
     settling::{Awaiting, Settling},
 };
@@ -26,9 +27,11 @@ use crate::groups::{
     assignment::MemberId,
     coordinator::{MemberStats, PartitionGeneration, Target},
     error::GroupError,
+    policy::Policy,
     progress::Progress,
+    retry::{Failure, error_text},
     roster::Standing,
-    window::{Expired, NotDelivered, Window},
+    window::{Expired, Fault, Window},
 };
 
 /// Events that wait for the client before nothing more is taken from it.
@@ -41,7 +44,8 @@ const SILENT_HEARTBEATS: u32 = 3;
 /// See the [module](self).
 pub(super) struct Session {
     id: MemberId,
-    ack_timeout: Duration,
+    policy: Policy,
+    wall_clock: WallClock,
     heartbeat: Duration,
     stats: Arc<MemberStats>,
     phase: Phase,
@@ -51,12 +55,35 @@ pub(super) struct Session {
     turns: VecDeque<u32>,
     outbox: VecDeque<Event>,
     settling: Settling,
+    parking: Parkings,
     /// Generations that were given up and that the coordinator may still list.
     given_up: BTreeSet<u64>,
     last_heard: Instant,
     last_sent: Instant,
     /// Nothing is due before.
     timer: Instant,
+}
+
+/// What a member and its group have agreed on.
+pub(super) struct Terms {
+    pub(super) policy: Policy,
+    pub(super) heartbeat: Duration,
+    /// The first one.
+    pub(super) credit: Credit,
+}
+
+/// One moment on both clocks: what is decided follows the monotonic one, what is written down says the time of day.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WallClock {
+    pub(super) at: Instant,
+    pub(super) at_us: i64,
+}
+
+impl WallClock {
+    fn fault(self, error: &str, at: Instant) -> Fault {
+        let since_us = i64::try_from(at.saturating_duration_since(self.at).as_micros()).unwrap_or(i64::MAX);
+        Fault { error: error_text(error), at, at_us: self.at_us.saturating_add(since_us) }
+    }
 }
 
 /// How the member stands to its stream.
@@ -110,17 +137,13 @@ pub(super) struct Turn {
 }
 
 impl Session {
-    pub(super) fn new(
-        id: MemberId,
-        ack_timeout: Duration,
-        heartbeat: Duration,
-        credit: Credit,
-        stats: Arc<MemberStats>,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(id: MemberId, terms: Terms, stats: Arc<MemberStats>, wall_clock: WallClock) -> Self {
+        let Terms { policy, heartbeat, credit } = terms;
+        let now = wall_clock.at;
         Self {
             id,
-            ack_timeout,
+            policy,
+            wall_clock,
             heartbeat,
             stats,
             phase: Phase::Active,
@@ -129,76 +152,12 @@ impl Session {
             turns: VecDeque::new(),
             outbox: VecDeque::new(),
             settling: Settling::default(),
+            parking: Parkings::default(),
             given_up: BTreeSet::new(),
             last_heard: now,
             last_sent: now,
             timer: now + heartbeat,
         }
-    }
-
-    // ---- what the client says
-
-    /// Whether there is room for what another request may cause.
-    pub(super) fn takes_requests(&self) -> bool {
-        let open = matches!(self.phase, Phase::Active | Phase::Leaving);
-        open && self.outbox.len() < OUTBOX_EVENTS && self.settling.next.len() < AWAITING_ACKS
-    }
-
-    pub(super) fn request(&mut self, request: Request, now: Instant) {
-        self.last_heard = now;
-        match request {
-            Request::Credit(credit) => self.credit.add(credit),
-            Request::Ack(settle) => self.settle(settle, |window, ranges| window.ack(ranges)),
-            Request::Nack { settle, delay } => {
-                self.settle(settle, |window, ranges| window.nack(ranges, now + delay));
-                self.timer = self.timer.min(now + delay);
-            }
-            Request::Release(settle) => self.settle(settle, Window::release),
-            Request::Heartbeat => {}
-            Request::Leave if self.phase == Phase::Active => self.phase = Phase::Leaving,
-            Request::Leave => {}
-            Request::Join(_) => {
-                let reason = "this stream has joined already; open another one".to_owned();
-                self.end(GroupError::Invalid { field: "join", reason });
-            }
-        }
-    }
-
-    /// The client has gone, or has nothing more to say.
-    pub(super) fn client_gone(&mut self) {
-        self.phase = Phase::Gone;
-        self.settling.retry_at = None;
-    }
-
-    pub(super) fn client_has_gone(&self) -> bool {
-        self.phase == Phase::Gone
-    }
-
-    fn settle(
-        &mut self,
-        settle: Settle,
-        apply: impl FnOnce(&mut Window, &[Range<Offset>]) -> Result<(), NotDelivered>,
-    ) {
-        let Settle { ack_id, partition, generation, ranges } = settle;
-        let Some(held) = self.held.get_mut(&partition).filter(|held| held.generation == generation) else {
-            let error = GroupError::StaleGeneration { partition, generation };
-            return self.answer(ack_id, 0, Some(error));
-        };
-        let before = held.window.progress().committed();
-        let outcome = apply(&mut held.window, &ranges);
-        let committed = held.window.progress().committed();
-        if outcome.is_err() {
-            let reason = format!("offsets of partition {partition} that were not delivered");
-            return self.answer(ack_id, before, Some(GroupError::Invalid { field: "ranges", reason }));
-        }
-        self.settling.moved.insert(partition);
-        self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
-        self.less_is_open(partition);
-        self.count_open();
-    }
-
-    fn answer(&mut self, ack_id: Option<NonZeroU64>, committed: Offset, error: Option<GroupError>) {
-        self.outbox.extend(ack_id.map(|ack_id| Event::Settled { ack_id, committed, error }));
     }
 
     /// Less may be open than before: there may be room to deliver, or nothing left to wait for.
@@ -229,6 +188,7 @@ impl Session {
             if self.forget(partition).is_some_and(|held| held.flow != Flow::Leaving) {
                 revoked.push(partition);
             }
+            self.forget_parking(partition);
             for Awaiting { ack_id, generation, .. } in self.settling.next.extract_if(.., |a| a.partition == partition) {
                 let error = Some(GroupError::StaleGeneration { partition, generation });
                 self.outbox.push_back(Event::Settled { ack_id, committed: 0, error });
@@ -253,7 +213,7 @@ impl Session {
                         Some(progress) => (Flow::Running, progress.clone()),
                         None => (Flow::Failed, Progress::default()),
                     };
-                    let window = Window::new(progress);
+                    let window = Window::new(progress, self.policy.retry);
                     assigned.push(Assigned { partition, generation, committed: window.progress().committed() });
                     self.held.insert(partition, Held { generation, window, flow, queued: false });
                 }
@@ -326,7 +286,7 @@ impl Session {
             // It was settled meanwhile in a way that makes another read necessary.
             return self.queue(turn.partition);
         }
-        let deadline = now + self.ack_timeout;
+        let deadline = now + self.policy.ack_timeout;
         let committed = held.window.progress().committed();
         for batch in batches {
             if !self.credit.is_left() || !held.window.has_room() || self.phase != Phase::Active {
@@ -346,6 +306,11 @@ impl Session {
         }
         if held.window.progress().committed() != committed {
             self.settling.moved.insert(turn.partition);
+        }
+        if let Some((offset, Failure { attempts, last_error, .. })) = held.window.halted() {
+            let partition = turn.partition;
+            let error = GroupError::Halted { partition, offset, attempts, last_error: last_error.to_string() };
+            self.outbox.push_back(Event::Failure { partition, error });
         }
         self.timer = self.timer.min(deadline);
         self.queue(turn.partition);
@@ -390,15 +355,18 @@ impl Session {
         let partitions: Vec<u32> = self.held.keys().copied().collect();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            if held.window.expire(now) == Expired::Some {
+            let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
+            if held.window.expire(&fault) == Expired::Some {
                 self.stats.count_timeout();
+                self.settling.moved.insert(partition);
             }
             let due = held.window.next_deadline().into_iter().chain(held.window.held_until(now)).min();
             timer = due.map_or(timer, |due| timer.min(due));
             self.less_is_open(partition);
         }
         self.count_open();
-        self.timer = self.settling.retry_at.map_or(timer, |at| timer.min(at)).max(now);
+        let retries = self.settling.retry_at.into_iter().chain(self.parking.retry_at);
+        self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
     }
 
     /// Sends a heartbeat if it is time for one; returns when the next is due.
@@ -423,6 +391,9 @@ impl Session {
         let silent = now.duration_since(self.last_heard);
         if silent < patience {
             return self.last_heard + patience;
+        }
+        if self.phase == Phase::Active {
+            self.abandon("its member went silent", now);
         }
         self.end(GroupError::MemberSilent { silent_ms: silent.as_millis() });
         now + patience

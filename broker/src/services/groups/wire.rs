@@ -9,8 +9,9 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-        Assigned, Credit, Delivery, Event, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, Loss, MemberView, Mode,
-        Moved, PartitionLag, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, Settle, StartAt,
+        Assigned, Credit, Delivery, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest,
+        LettersView, Loss, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request,
+        ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle, StartAt,
     },
     services::convert,
     status,
@@ -51,15 +52,42 @@ pub(super) fn opinion(policy: Option<v1::GroupPolicy>) -> Result<PolicyOpinion, 
         Ok(v1::GroupMode::Keyed) => Some(Mode::Keyed),
         Err(_) => return Err(invalid("policy.mode", format!("{} is not a mode", policy.mode))),
     };
-    Ok(PolicyOpinion { mode, start: policy.start.and_then(start), ack_timeout: ack_timeout(policy.ack_timeout_ms) })
+    Ok(PolicyOpinion {
+        mode,
+        start: policy.start.and_then(start),
+        ack_timeout: non_zero_ms(policy.ack_timeout_ms),
+        retry: retry_opinion(policy.retry)?,
+    })
 }
 
-pub(super) fn alteration(request: &v1::AlterGroupRequest) -> PolicyOpinion {
-    let ack_timeout = request.ack_timeout_ms.map(|ms| Duration::from_millis(ms.into()));
-    PolicyOpinion { mode: None, start: request.start.and_then(start), ack_timeout }
+pub(super) fn alteration(request: &v1::AlterGroupRequest) -> Result<PolicyOpinion, GroupError> {
+    Ok(PolicyOpinion {
+        mode: None,
+        start: request.start.and_then(start),
+        ack_timeout: request.ack_timeout_ms.map(|ms| Duration::from_millis(ms.into())),
+        retry: retry_opinion(request.retry)?,
+    })
 }
 
-fn ack_timeout(ms: u32) -> Option<Duration> {
+fn retry_opinion(retry: Option<v1::RetryPolicy>) -> Result<RetryOpinion, GroupError> {
+    let Some(retry) = retry else { return Ok(RetryOpinion::default()) };
+    let on_exhausted = match v1::OnExhausted::try_from(retry.on_exhausted) {
+        Ok(v1::OnExhausted::Unspecified) => None,
+        Ok(v1::OnExhausted::Park) => Some(OnExhausted::Park),
+        Ok(v1::OnExhausted::Halt) => Some(OnExhausted::Halt),
+        Err(_) => {
+            return Err(invalid("policy.retry.on_exhausted", format!("{} is not known", retry.on_exhausted)));
+        }
+    };
+    Ok(RetryOpinion {
+        backoff_min: non_zero_ms(retry.backoff_min_ms),
+        backoff_max: non_zero_ms(retry.backoff_max_ms),
+        max_attempts: Some(retry.max_attempts).filter(|attempts| *attempts > 0),
+        on_exhausted,
+    })
+}
+
+fn non_zero_ms(ms: u32) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms.into()))
 }
 
@@ -87,8 +115,26 @@ fn policy(policy: &Policy) -> v1::GroupPolicy {
     v1::GroupPolicy {
         mode: mode.into(),
         start: Some(v1::Start { at: Some(at) }),
-        ack_timeout_ms: u32::try_from(policy.ack_timeout.as_millis()).unwrap_or(u32::MAX),
+        ack_timeout_ms: whole_ms(policy.ack_timeout),
+        retry: Some(retry_policy(&policy.retry)),
     }
+}
+
+fn retry_policy(retry: &RetryPolicy) -> v1::RetryPolicy {
+    let on_exhausted = match retry.on_exhausted {
+        OnExhausted::Park => v1::OnExhausted::Park,
+        OnExhausted::Halt => v1::OnExhausted::Halt,
+    };
+    v1::RetryPolicy {
+        backoff_min_ms: whole_ms(retry.backoff_min),
+        backoff_max_ms: whole_ms(retry.backoff_max),
+        max_attempts: retry.max_attempts,
+        on_exhausted: on_exhausted.into(),
+    }
+}
+
+fn whole_ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 // ---- what is shown
@@ -108,6 +154,20 @@ pub(super) fn member(view: MemberView) -> v1::Member {
         open_records: view.open_records,
         joined_us: view.joined_us,
         timeouts: view.timeouts,
+        parked: view.parked,
+    }
+}
+
+pub(super) fn failed_records(topic: String, failed: &FailedRecords<'_>) -> v1::FailedRecords {
+    v1::FailedRecords {
+        topic,
+        partition: failed.partition,
+        offsets: Some(range(failed.range.clone())),
+        attempts: failed.failure.attempts,
+        first_error: failed.failure.first_error.to_string(),
+        last_error: failed.failure.last_error.to_string(),
+        first_failed_us: failed.failure.first_failed_us,
+        last_failed_us: failed.failure.last_failed_us,
     }
 }
 
@@ -159,8 +219,14 @@ fn request(request: v1::ConsumeRequest) -> Result<Request, GroupError> {
         Wire::Ack(ack) => Request::Ack(settle(ack.ack_id, ack.partition, ack.generation, ack.ranges)?),
         Wire::Nack(nack) => Request::Nack {
             settle: settle(nack.ack_id, nack.partition, nack.generation, nack.ranges)?,
-            delay: Duration::from_millis(nack.delay_ms.into()),
+            pause: nack.delay_ms.map_or(Pause::Backoff, |ms| Pause::Fixed(Duration::from_millis(ms.into()))),
+            error: nack.error,
         },
+        Wire::Park(park) => Request::Park {
+            settle: settle(park.ack_id, park.partition, park.generation, park.ranges)?,
+            reason: park.reason,
+        },
+        Wire::Extend(extend) => Request::Extend(settle(0, extend.partition, extend.generation, extend.ranges)?),
         Wire::Release(release) => Request::Release(settle(0, release.partition, release.generation, release.ranges)?),
         Wire::Heartbeat(_) => Request::Heartbeat,
         Wire::Leave(_) => Request::Leave,
@@ -194,11 +260,25 @@ fn credit(credit: v1::Credit) -> Credit {
 }
 
 fn settle(ack_id: u64, partition: u32, generation: u64, ranges: Vec<v1::OffsetRange>) -> Result<Settle, GroupError> {
+    let ranges = offset_ranges(ranges)?;
+    Ok(Settle { ack_id: NonZeroU64::new(ack_id), partition, generation, ranges })
+}
+
+pub(super) fn offset_ranges(ranges: Vec<v1::OffsetRange>) -> Result<Vec<Range<Offset>>, GroupError> {
     if ranges.len() > RANGES_MAX {
         return Err(invalid("ranges", format!("there are {}; {RANGES_MAX} are allowed", ranges.len())));
     }
-    let ranges = ranges.into_iter().map(|range| range.from..range.to).collect();
-    Ok(Settle { ack_id: NonZeroU64::new(ack_id), partition, generation, ranges })
+    Ok(ranges.into_iter().map(|range| range.from..range.to).collect())
+}
+
+pub(super) fn dead_letters(view: LettersView) -> v1::DeadLetters {
+    v1::DeadLetters {
+        group: view.group,
+        topic: view.topic,
+        dead_letter_topic: view.lie_in,
+        unsettled: view.unsettled.into_iter().map(range).collect(),
+        oldest_us: view.oldest_us.unwrap_or(0),
+    }
 }
 
 pub(super) fn event(event: Event) -> v1::ConsumeResponse {
@@ -230,6 +310,9 @@ pub(super) fn event(event: Event) -> v1::ConsumeResponse {
         }
         Event::Failure { partition, error } => {
             Wire::Failure(v1::PartitionFailure { partition, error: Some(error_message(error)) })
+        }
+        Event::Rewound { partition, generation, offset } => {
+            Wire::Rewound(v1::Rewound { partition, generation, offset })
         }
         Event::Heartbeat => Wire::Heartbeat(v1::ConsumeHeartbeat {}),
     };

@@ -1,14 +1,20 @@
+use std::{num::NonZeroU64, ops::Range};
+
 use aqueduct_storage::BatchHeader;
 
 use super::*;
-use crate::groups::coordinator::{Grant, Settlement};
+use crate::groups::{
+    coordinator::{Grant, Settlement},
+    window::Pause,
+};
 
-const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+const ACK_TIMEOUT: Duration = crate::groups::policy::ACK_TIMEOUT_DEFAULT;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 fn session(now: Instant) -> Session {
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
-    Session::new(7, ACK_TIMEOUT, HEARTBEAT, credit, Arc::default(), now)
+    let terms = Terms { policy: Policy::default(), heartbeat: HEARTBEAT, credit };
+    Session::new(7, terms, Arc::default(), WallClock { at: now, at_us: 1_000_000 })
 }
 
 /// Partition `p` in generation `10 + p`.
@@ -189,10 +195,11 @@ fn a_nack_holds_its_partition_and_what_was_read_meanwhile_is_dropped() {
     drain(&mut session, now);
     let turn = session.next_turn(now).expect("more to read");
     let delay = Duration::from_secs(5);
-    session.request(Request::Nack { settle: settle(0, 10, 4..5), delay }, now);
+    let nack = Request::Nack { settle: settle(0, 10, 4..5), pause: Pause::Fixed(delay), error: "boom".to_owned() };
+    session.request(nack, now);
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
     session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], 20, now);
-    assert_eq!(drain(&mut session, now), []);
+    assert_eq!(drain(&mut session, now), [Event::Rewound { partition: 0, generation: 10, offset: 4 }]);
     assert!(session.next_turn(now).is_none());
     assert!(session.timer() <= now + delay);
     session.on_time(now + delay);
@@ -219,7 +226,7 @@ fn a_client_that_goes_leaves_its_acks_to_be_committed_first() {
     let now = Instant::now();
     let mut session = delivered(now);
     session.request(Request::Ack(settle(1, 10, 0..3)), now);
-    session.client_gone();
+    session.client_gone(now);
     assert_eq!(session.finished(), None);
     assert_eq!(session.next_settlement(now).map(|last| committed_in(&last)), Some(vec![3]));
     assert_eq!(session.finished(), None);
@@ -255,4 +262,78 @@ fn a_client_that_does_not_take_answers_is_not_listened_to() {
     assert_eq!(session.finished(), None, "it is not taken for silent");
     drain(&mut session, now);
     assert!(session.takes_requests());
+}
+
+#[test]
+fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal_knows() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    session.request(Request::Park { settle: settle(1, 10, 0..1), reason: "nonsense".to_owned() }, now);
+    session.request(Request::Ack(settle(2, 10, 1..10)), now);
+    let (at, parking) = session.next_parking(now).expect("one is to be parked");
+    assert_eq!((at, parking.range.clone(), &*parking.failure.last_error), (AT_0, 0..1, "nonsense"));
+    assert!(session.next_parking(now).is_none(), "one at a time");
+    let first = session.next_settlement(now).expect("the ack");
+    assert_eq!(committed_in(&first), [0]);
+    session.settled(&[AT_0], Ok(vec![]), now);
+    let answered = |session: &mut Session| -> Vec<u64> {
+        let settled = |event| match event {
+            Event::Settled { ack_id, error: None, .. } => Some(ack_id.get()),
+            _ => None,
+        };
+        drain(session, now).into_iter().filter_map(settled).collect()
+    };
+    assert_eq!(answered(&mut session), [2]);
+
+    session.parked(at, Err(GroupError::ShuttingDown), now);
+    assert!(session.next_parking(now).is_none(), "not again at once");
+    let later = session.timer();
+    let (at, parking) = session.next_parking(later).expect("it is tried again");
+    session.parked(at, Ok(parking.range), later);
+    assert!(answered(&mut session).is_empty());
+    let second = session.next_settlement(later).expect("the parked record");
+    assert_eq!(committed_in(&second), [10]);
+    session.settled(&[AT_0], Ok(vec![]), later);
+    assert_eq!(answered(&mut session), [1]);
+}
+
+#[test]
+fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
+    let now = Instant::now();
+    let mut session = session(now);
+    session.policy.retry.on_exhausted = crate::groups::retry::OnExhausted::Halt;
+    session.policy.retry.max_attempts = 1;
+    session.target(&target([grant(0, Standing::Held)]));
+    session.queue(0);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    let pause = Pause::Fixed(Duration::ZERO);
+    let nack = Request::Nack { settle: settle(0, 10, 4..5), pause, error: "boom".to_owned() };
+    session.request(nack, now);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    let events = drain(&mut session, now);
+    let halted = |event: &Event| matches!(event, Event::Failure { error: GroupError::Halted { offset: 4, .. }, .. });
+    assert!(events.iter().any(halted), "{events:?}");
+    assert!(session.next_turn(now).is_none(), "nothing is read beyond it");
+    session.request(Request::Ack(settle(1, 10, 0..4)), now);
+    let settlement = session.next_settlement(now).expect("the ack");
+    assert_eq!(committed_in(&settlement), [4]);
+}
+
+#[test]
+fn a_client_that_goes_without_leaving_has_failed_at_what_it_was_at() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    session.client_gone(now + Duration::from_secs(2));
+    let settlement = session.next_settlement(now).expect("the failure is kept");
+    let failed: Vec<_> = settlement.advanced[0].progress.failures().collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!((failed[0].0.clone(), failed[0].1.first_failed_us), (0..1, 3_000_000));
+
+    let mut leaving = delivered(now);
+    leaving.request(Request::Leave, now);
+    leaving.client_gone(now);
+    assert!(leaving.next_settlement(now).is_none());
 }

@@ -1,0 +1,126 @@
+//! What `--output json` prints of groups.
+
+use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo};
+use serde::Serialize;
+
+use crate::cli::lag::LagJson;
+use crate::cli::start;
+
+#[derive(Serialize)]
+pub(super) struct GroupJson<'a> {
+    pub(super) name: &'a str,
+    pub(super) mode: Option<String>,
+    pub(super) start: Option<String>,
+    pub(super) ack_timeout_seconds: Option<f64>,
+    pub(super) backoff_min_seconds: Option<f64>,
+    pub(super) backoff_max_seconds: Option<f64>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) on_exhausted: Option<String>,
+    pub(super) topics: &'a [String],
+    pub(super) members: u32,
+    pub(super) created_us: i64,
+}
+
+impl<'a> From<&'a GroupInfo> for GroupJson<'a> {
+    fn from(group: &'a GroupInfo) -> Self {
+        Self {
+            name: &group.name,
+            mode: group.policy.mode.map(|mode| mode.to_string()),
+            start: group.policy.start.map(start::describe),
+            ack_timeout_seconds: group.policy.ack_timeout.map(|timeout| timeout.as_secs_f64()),
+            backoff_min_seconds: group.policy.retry.backoff_min.map(|pause| pause.as_secs_f64()),
+            backoff_max_seconds: group.policy.retry.backoff_max.map(|pause| pause.as_secs_f64()),
+            max_attempts: group.policy.retry.max_attempts,
+            on_exhausted: group.policy.retry.on_exhausted.map(|then| then.to_string()),
+            topics: &group.topics,
+            members: group.members,
+            created_us: group.created.as_micros(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct DescriptionJson<'a> {
+    #[serde(flatten)]
+    pub(super) group: GroupJson<'a>,
+    pub(super) member_details: Vec<MemberJson<'a>>,
+    pub(super) lag: Vec<LagJson<'a>>,
+    pub(super) failed: Vec<FailedJson<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct FailedJson<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: u32,
+    pub(super) from_offset: u64,
+    pub(super) to_offset: u64,
+    pub(super) attempts: u32,
+    pub(super) first_error: &'a str,
+    pub(super) last_error: &'a str,
+    pub(super) first_failed_us: i64,
+    pub(super) last_failed_us: i64,
+}
+
+impl<'a> From<&'a FailedRecords> for FailedJson<'a> {
+    fn from(failed: &'a FailedRecords) -> Self {
+        Self {
+            topic: &failed.topic,
+            partition: failed.partition,
+            from_offset: failed.from,
+            to_offset: failed.to,
+            attempts: failed.attempts,
+            first_error: &failed.first_error,
+            last_error: &failed.last_error,
+            first_failed_us: failed.first_failed.as_micros(),
+            last_failed_us: failed.last_failed.as_micros(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct MemberJson<'a> {
+    pub(super) id: u64,
+    pub(super) name: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) partitions: &'a [u32],
+    pub(super) leaving_partitions: &'a [u32],
+    pub(super) open_records: u64,
+    pub(super) timeouts: u64,
+    pub(super) parked: u64,
+    pub(super) joined_us: i64,
+}
+
+impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
+    fn from(description: &'a GroupDescription) -> Self {
+        Self {
+            group: GroupJson::from(&description.group),
+            member_details: description
+                .members
+                .iter()
+                .map(|member| MemberJson {
+                    id: member.id,
+                    name: &member.name,
+                    topic: &member.topic,
+                    partitions: &member.partitions,
+                    leaving_partitions: &member.leaving_partitions,
+                    open_records: member.open_records,
+                    timeouts: member.timeouts,
+                    parked: member.parked,
+                    joined_us: member.joined.as_micros(),
+                })
+                .collect(),
+            lag: description.lag.iter().map(LagJson::from).collect(),
+            failed: description.failed.iter().map(FailedJson::from).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct ResetJson<'a> {
+    pub(super) group: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) partition: u32,
+    pub(super) from_offset: u64,
+    pub(super) to_offset: u64,
+    pub(super) dry_run: bool,
+}

@@ -1,0 +1,172 @@
+//! Dead letters: records that a group could not handle, in a topic of their own, with what is known of how they failed.
+//!
+//! The topic of a group's dead letters is named `<topic>~<group>~dlq`. A dead letter is the record as it was, with the
+//! headers named here behind its own. They are text, so that any client and any eye can read them.
+
+use std::fmt::Write as _;
+
+use crate::{
+    record::{Event, Header, Record},
+    types::{Offset, Timestamp},
+};
+
+const ORIGIN_TOPIC: &str = "aqueduct-origin-topic";
+const ORIGIN_PARTITION: &str = "aqueduct-origin-partition";
+const ORIGIN_OFFSET: &str = "aqueduct-origin-offset";
+const GROUP: &str = "aqueduct-group";
+const ATTEMPTS: &str = "aqueduct-attempts";
+const REDRIVEN: &str = "aqueduct-redriven";
+const FIRST_ERROR: &str = "aqueduct-first-error";
+const LAST_ERROR: &str = "aqueduct-last-error";
+const FIRST_FAILED_US: &str = "aqueduct-first-failed-us";
+const LAST_FAILED_US: &str = "aqueduct-last-failed-us";
+
+/// The topic that holds what `group` could not handle of `topic`.
+pub fn dead_letter_topic(topic: &str, group: &str) -> String {
+    format!("{topic}~{group}~dlq")
+}
+
+/// How a record became a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// Where it was published.
+    pub topic: String,
+    /// Its partition there.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: Offset,
+    /// Who could not handle it.
+    pub group: String,
+    /// How often it was tried, over all its redrives.
+    pub attempts: u32,
+    /// How often it was redriven before.
+    pub redriven: u32,
+    /// What the first attempt ended with; at most 256 bytes.
+    pub first_error: String,
+    /// What the last attempt ended with; at most 256 bytes.
+    pub last_error: String,
+    /// When the first attempt ended, by the broker's clock.
+    pub first_failed: Timestamp,
+    /// When the last attempt ended, by the broker's clock.
+    pub last_failed: Timestamp,
+}
+
+impl Death {
+    /// `record`, as a dead letter.
+    #[must_use]
+    pub fn mark(&self, mut record: Record) -> Record {
+        let mut add = |name: &str, value: &dyn std::fmt::Display| {
+            let mut text = String::new();
+            // Writing into a `String` does not fail.
+            let _ = write!(text, "{value}");
+            record.headers.push(Header { name: name.to_owned(), value: text.into() });
+        };
+        add(ORIGIN_TOPIC, &self.topic);
+        add(ORIGIN_PARTITION, &self.partition);
+        add(ORIGIN_OFFSET, &self.offset);
+        add(GROUP, &self.group);
+        add(ATTEMPTS, &self.attempts);
+        add(REDRIVEN, &self.redriven);
+        add(FIRST_ERROR, &self.first_error);
+        add(LAST_ERROR, &self.last_error);
+        add(FIRST_FAILED_US, &self.first_failed.as_micros());
+        add(LAST_FAILED_US, &self.last_failed.as_micros());
+        record
+    }
+
+    /// This death and the `next` one of the same record, which was redriven in between.
+    #[must_use]
+    pub fn again(self, next: Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_add(next.attempts),
+            last_error: next.last_error,
+            last_failed: next.last_failed,
+            ..self
+        }
+    }
+}
+
+/// A record that a group could not handle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Where it lies among the dead letters, and what was published: without the headers that tell its death.
+    pub event: Event,
+    /// How it came there.
+    pub death: Death,
+}
+
+impl DeadLetter {
+    /// Reads what its headers tell. `None` for an event that is not a dead letter.
+    pub fn from_event(mut event: Event) -> Option<Self> {
+        let headers = &mut event.record.headers;
+        // The last ones count: a dead letter may itself have been one before.
+        let begin = headers.iter().rposition(|header| header.name == ORIGIN_TOPIC)?;
+        let told = headers.split_off(begin);
+        let text = |name: &str| {
+            let header = told.iter().find(|header| header.name == name)?;
+            std::str::from_utf8(&header.value).ok()
+        };
+        let death = Death {
+            topic: text(ORIGIN_TOPIC)?.to_owned(),
+            partition: text(ORIGIN_PARTITION)?.parse().ok()?,
+            offset: text(ORIGIN_OFFSET)?.parse().ok()?,
+            group: text(GROUP)?.to_owned(),
+            attempts: text(ATTEMPTS)?.parse().ok()?,
+            redriven: text(REDRIVEN)?.parse().ok()?,
+            first_error: text(FIRST_ERROR)?.to_owned(),
+            last_error: text(LAST_ERROR)?.to_owned(),
+            first_failed: Timestamp::from_micros(text(FIRST_FAILED_US)?.parse().ok()?),
+            last_failed: Timestamp::from_micros(text(LAST_FAILED_US)?.parse().ok()?),
+        };
+        Some(Self { event, death })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death() -> Death {
+        Death {
+            topic: "orders".into(),
+            partition: 3,
+            offset: 1042,
+            group: "billing".into(),
+            attempts: 5,
+            redriven: 1,
+            first_error: "no route to bank".into(),
+            last_error: "déjà vu".into(),
+            first_failed: Timestamp::from_micros(1),
+            last_failed: Timestamp::from_micros(-2),
+        }
+    }
+
+    fn event(record: Record) -> Event {
+        let topic = dead_letter_topic("orders", "billing").into();
+        Event { topic, partition: 0, offset: 7, append_time: Timestamp::from_micros(9), record }
+    }
+
+    #[test]
+    fn a_dead_letter_tells_what_was_published_and_how_it_failed() {
+        let record = Record::new("payload").key("customer-7").header("traceparent", "00-1");
+        let read = DeadLetter::from_event(event(death().mark(record.clone())));
+        assert_eq!(read, Some(DeadLetter { event: event(record), death: death() }));
+    }
+
+    #[test]
+    fn of_a_letter_that_has_died_twice_the_last_death_counts() {
+        let first = Death { group: "audit".into(), ..death() };
+        let twice = death().mark(first.mark(Record::new("payload")));
+        let read = DeadLetter::from_event(event(twice)).expect("it is one");
+        assert_eq!(read.death, death());
+        assert_eq!(read.event.record, first.mark(Record::new("payload")));
+    }
+
+    #[test]
+    fn other_events_are_no_dead_letters() {
+        assert_eq!(DeadLetter::from_event(event(Record::new("payload"))), None);
+        let mut cut = death().mark(Record::new("payload"));
+        cut.headers.pop();
+        assert_eq!(DeadLetter::from_event(event(cut)), None);
+    }
+}
