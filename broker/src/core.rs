@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use aqueduct_storage::{Disk, Durability};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     budget::Budget,
@@ -27,6 +27,8 @@ pub(crate) struct BrokerCore {
     pub(crate) budget: Arc<Budget>,
     pub(crate) broker_id: String,
     pub(crate) started_us: i64,
+    /// One verification at a time: it reads as fast as the disk gives.
+    pub(crate) verifying: Arc<Semaphore>,
     draining: watch::Sender<bool>,
 }
 
@@ -48,7 +50,19 @@ impl BrokerCore {
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock::now_us();
         let draining = watch::Sender::new(false);
-        Ok(Arc::new(Self { config, meta, topics, groups, producer_names, budget, broker_id, started_us, draining }))
+        let verifying = Arc::new(Semaphore::new(1));
+        Ok(Arc::new(Self {
+            config,
+            meta,
+            topics,
+            groups,
+            producer_names,
+            budget,
+            broker_id,
+            started_us,
+            verifying,
+            draining,
+        }))
     }
 
     /// The topic to publish to; made now if the broker is set so.

@@ -57,6 +57,7 @@ mod services;
 #[cfg(test)]
 mod simulated_disk;
 mod status;
+pub mod stopped;
 pub mod testing;
 mod to_the_end;
 mod topics;

@@ -120,6 +120,11 @@ impl ProducerNames {
     }
 }
 
+/// Whether the saved table is what was written.
+pub(crate) fn is_intact(bytes: &[u8]) -> bool {
+    decode(bytes).is_some()
+}
+
 fn encode(table: &BTreeMap<Key, Entry>) -> Vec<u8> {
     let names = table
         .iter()

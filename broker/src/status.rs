@@ -314,7 +314,7 @@ fn read_parts(topic: &str, partition: u32, error: &ReadError) -> StatusParts {
                 ("high_watermark", window.high_watermark.to_string()),
             ]),
         ),
-        ReadError::Damaged { from, to, .. } => StatusParts::new(
+        ReadError::Damaged { from, to, .. } | ReadError::Lost { from, to } => StatusParts::new(
             Code::DataLoss,
             "OFFSETS_DAMAGED",
             &with(&[("from", from.to_string()), ("to", to.to_string())]),

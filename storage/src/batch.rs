@@ -83,6 +83,16 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
+    /// The bit of [`attributes`](Self::attributes) of an empty batch that stands where a repair has taken out damaged
+    /// ones: its offsets were acknowledged, and are lost. Readers that do not know it see an empty batch.
+    pub const LOST: u32 = 1 << 16;
+
+    /// Whether it stands for records that are lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.record_count == 0 && self.attributes & Self::LOST != 0
+    }
+
     /// Number of offsets that the batch takes.
     #[must_use]
     pub fn span(&self) -> u32 {

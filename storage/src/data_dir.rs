@@ -3,8 +3,8 @@
 //! Topics come, change and go atomically: whatever a crash interrupts has either happened or not. Names of folders are
 //! for people; the truth about a topic is in its `topic.toml` ([`topic_meta`]).
 
-mod files;
-mod topic_meta;
+pub(crate) mod files;
+pub(crate) mod topic_meta;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,14 +16,14 @@ use crate::disk::{Disk, DiskLock, EntryKind, LockError};
 use crate::sync::Mutex;
 pub use topic_meta::TopicMeta;
 
-const LOCK: &str = "LOCK";
+pub(crate) const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";
-const TOPICS: &str = "topics";
-const SYSTEM: &str = "system";
-const TOPIC_FILE: &str = "topic.toml";
+pub(crate) const TOPICS: &str = "topics";
+pub(crate) const SYSTEM: &str = "system";
+pub(crate) const TOPIC_FILE: &str = "topic.toml";
 /// Folders that begin so are half made or half deleted.
-const NEW_PREFIX: &str = ".new-";
-const DELETED_PREFIX: &str = ".deleted-";
+pub(crate) const NEW_PREFIX: &str = ".new-";
+pub(crate) const DELETED_PREFIX: &str = ".deleted-";
 /// The version of everything in the directory.
 const FORMAT_VERSION: u32 = 1;
 /// Longest folder that is just the name; a longer one would not leave room for a suffix.
@@ -128,13 +128,7 @@ impl DataDir {
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, DataDirError> {
         check_format(&*disk, path)?;
         make_dirs(&*disk, path).map_err(|error| not_writable(path, error))?;
-        let lock = match disk.lock(&path.join(LOCK), &format!("{}\n", std::process::id())) {
-            Ok(lock) => lock,
-            Err(LockError::Held { holder }) => {
-                return Err(DataDirError::Locked { pid: holder.parse().ok(), path: path.to_owned() });
-            }
-            Err(LockError::Io(error)) => return Err(not_writable(path, error)),
-        };
+        let lock = take_lock(path, disk.lock(&path.join(LOCK), &format!("{}\n", std::process::id())))?;
         begin_format(&*disk, path)?;
         for sub in [TOPICS, SYSTEM] {
             make_dir(&*disk, &path.join(sub)).map_err(|error| not_writable(path, error))?;
@@ -361,6 +355,22 @@ fn check_name(name: &str) -> Result<(), DataDirError> {
 
 fn hex(id: &[u8; 16]) -> String {
     crate::LogId(*id).to_string()
+}
+
+/// The lock of the directory at `path`, if it could be taken.
+pub(crate) fn take_lock<L>(path: &Path, lock: Result<L, LockError>) -> Result<L, DataDirError> {
+    lock.map_err(|error| match error {
+        LockError::Held { holder } => DataDirError::Locked { pid: holder.parse().ok(), path: path.to_owned() },
+        LockError::Io(error) => not_writable(path, error),
+    })
+}
+
+/// Refuses a directory that is none of ours, or of a format that is not known.
+pub(crate) fn check_existing_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
+    match files::read(disk, &path.join(FORMAT))? {
+        Some(_) => check_format(disk, path),
+        None => Err(DataDirError::UnsupportedFormat { found: "(none)".to_owned(), supported: FORMAT_VERSION }),
+    }
 }
 
 /// Refuses a format that is not known, before anything is touched.

@@ -38,6 +38,8 @@ pub trait Disk: Send + Sync + Debug {
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes an exclusive lock that the system releases when the process ends, and writes `holder` into the file.
     fn lock(&self, path: &Path, holder: &str) -> Result<Box<dyn DiskLock>, LockError>;
+    /// Takes the same lock and writes nothing, for whoever only looks; `None` if there is no such file, and so no lock.
+    fn lock_untouched(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, LockError>;
     /// Bytes that an unprivileged process may still write.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
     /// Time that nobody can set; see [`BootTime`].

@@ -163,6 +163,14 @@ pub enum ReadError {
     /// The record at the offset is damaged; reading goes on at [`DamagedRange::to`].
     #[error(transparent)]
     Corrupt(#[from] DamagedRange),
+    /// The records at the offset were damaged, and a repair has taken them out; reading goes on at `to`.
+    #[error("offsets [{from}, {to}) are lost: they were damaged, and were taken out by a repair")]
+    Lost {
+        /// First offset that is lost.
+        from: Offset,
+        /// First offset after those.
+        to: Offset,
+    },
     /// Anything else.
     #[error(transparent)]
     Storage(#[from] StorageError),

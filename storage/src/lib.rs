@@ -15,13 +15,17 @@ mod disk;
 mod error;
 mod log;
 mod options;
+mod quarantine;
 mod reader;
 mod recovery;
+mod repair;
 mod retention;
+mod rewrite;
 mod segment;
 mod shared;
 mod state;
 mod sync;
+mod verify;
 mod wire;
 
 pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payload_crc};
@@ -34,7 +38,11 @@ pub use log::{PartitionLog, RetentionOutcome};
 pub use options::{Durability, LogOptions};
 pub use reader::LogReader;
 pub use recovery::{LastStop, RecoveryReport};
+pub use repair::{RepairAction, RepairMode, RepairStep, Repaired, repair_dir, repair_log};
 pub use shared::Window;
+pub use verify::{
+    Audience, Checked, Fact, Finding, Inventory, LogName, Severity, StoppedDir, TornTail, verify_dir, verify_log,
+};
 
 /// A disk in memory that loses what a real one may lose, for tests.
 #[cfg(feature = "sim")]

@@ -57,6 +57,10 @@ impl LogReader {
         Self { shared, cursor: Mutex::new(None) }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// What can be read at this moment.
     #[must_use]
     pub fn window(&self) -> Window {
@@ -82,7 +86,8 @@ impl LogReader {
     ///
     /// # Errors
     /// [`ReadError::OffsetOutOfRange`]; [`ReadError::Corrupt`] if the batch that holds `from` is damaged: what comes
-    /// before damage is returned first, and reading goes on behind it; the disk's.
+    /// before damage is returned first, and reading goes on behind it; [`ReadError::Lost`] in the same way for what a
+    /// repair has taken out; the disk's.
     pub fn read(&self, from: Offset, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
         if let Some(batches) = self.read_cached(from, max_bytes)? {
             return Ok(batches);
@@ -97,6 +102,17 @@ impl LogReader {
     /// # Errors
     /// As [`LogReader::read`].
     pub fn headers(&self, from: Offset, max: usize) -> Result<Vec<BatchHeader>, ReadError> {
+        let mut headers = self.all_headers(from, max)?;
+        match headers.iter().position(BatchHeader::is_lost) {
+            Some(0) => return Err(lost(&headers[0])),
+            Some(first) => headers.truncate(first),
+            None => {}
+        }
+        Ok(headers)
+    }
+
+    /// As [`LogReader::headers`], with those that stand for lost records.
+    fn all_headers(&self, from: Offset, max: usize) -> Result<Vec<BatchHeader>, ReadError> {
         let window = self.window();
         check_range(from, window)?;
         if from == window.high_watermark {
@@ -156,7 +172,7 @@ impl LogReader {
         let proven = hint.filter(|offset| matches!(self.append_time_at(*offset), Ok(Some(at_us)) if at_us < time_us));
         let mut from = proven.unwrap_or(segment.base).max(window.log_start);
         while from < window.high_watermark {
-            for header in self.headers(from, 1024)? {
+            for header in self.all_headers(from, 1024)? {
                 if header.append_time_us >= time_us {
                     return Ok(Some(header.base_offset.max(window.log_start)));
                 }
@@ -175,7 +191,7 @@ impl LogReader {
         if let Some(batches) = self.read_cached(offset, 1)? {
             return Ok(batches.first().map(|batch| batch.header.append_time_us));
         }
-        Ok(self.headers(offset, 1)?.first().map(|header| header.append_time_us))
+        Ok(self.all_headers(offset, 1)?.first().map(|header| header.append_time_us))
     }
 
     /// Bytes on disk of the batches in `[from, to)`, estimated between the entries of the index. Blocks on the disk if
@@ -242,6 +258,9 @@ impl LogReader {
     fn read_from_disk(&self, bounded: &BoundedSegment, from: Offset, max_bytes: u64) -> Result<Vec<Batch>, ReadError> {
         let file = bounded.segment.open(&*self.shared.disk)?;
         let located = self.locate(&file, bounded, from)?;
+        if located.stored.header.is_lost() {
+            return Err(lost(&located.stored.header));
+        }
         let first_bytes = located.stored.stored_bytes();
         let piece_bytes = usize::try_from(max_bytes.max(PIECE_BYTES_MIN).max(first_bytes)).unwrap_or(usize::MAX);
         let rest = usize::try_from(bounded.segment.bytes().saturating_sub(located.position)).unwrap_or(usize::MAX);
@@ -258,7 +277,7 @@ impl LogReader {
             let end = (at as u64).saturating_add(stored.stored_bytes());
             let fits = end <= max_bytes || batches.is_empty();
             let follows = stored.header.base_offset == offset && stored.header.next_offset() <= bounded.end;
-            if !follows || !fits || end > piece.len() as u64 {
+            if !follows || stored.header.is_lost() || !fits || end > piece.len() as u64 {
                 break;
             }
             let end = usize::try_from(end).unwrap_or(usize::MAX);
@@ -369,6 +388,10 @@ fn find(mut walk: Walk, bounded: &BoundedSegment, from: Offset) -> Result<Result
             }
         }
     }
+}
+
+fn lost(header: &BatchHeader) -> ReadError {
+    ReadError::Lost { from: header.base_offset, to: header.next_offset() }
 }
 
 fn check_range(requested: Offset, window: Window) -> Result<(), ReadError> {

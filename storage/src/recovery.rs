@@ -7,7 +7,7 @@
 //! Order, so that a crash during recovery converges: the tail is made durable, then a fresh segment if one is needed,
 //! then the directory, then `partition.state` with the raised epoch; leftovers go last.
 
-mod chain;
+pub(crate) mod chain;
 mod tail;
 
 use std::path::Path;
@@ -24,7 +24,7 @@ use crate::{DamagedRange, Offset, OpenError, StorageError};
 use tail::TailOutcome;
 
 /// End of the name of a file that was not yet renamed into place.
-const NEW_SUFFIX: &str = ".new";
+pub(crate) const NEW_SUFFIX: &str = ".new";
 
 /// How the log was left by whoever had it open before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,17 +75,17 @@ impl Recovered {
 
 /// A segment file as the directory lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Listed {
-    base: Offset,
-    bytes: u64,
+pub(crate) struct Listed {
+    pub(crate) base: Offset,
+    pub(crate) bytes: u64,
 }
 
 /// Where a log lies.
 #[derive(Debug, Clone, Copy)]
-struct Place<'a> {
-    disk: &'a Arc<dyn Disk>,
-    dir: &'a Path,
-    id: LogId,
+pub(crate) struct Place<'a> {
+    pub(crate) disk: &'a Arc<dyn Disk>,
+    pub(crate) dir: &'a Path,
+    pub(crate) id: LogId,
 }
 
 /// Checksum over the base offsets of all segments.
@@ -128,7 +128,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, id: LogId) -> Result<(Re
     }
 }
 
-fn list_segments(place: Place<'_>) -> Result<Vec<Listed>, OpenError> {
+pub(crate) fn list_segments(place: Place<'_>) -> Result<Vec<Listed>, OpenError> {
     let entries = match place.disk.list(place.dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -146,7 +146,7 @@ fn list_segments(place: Place<'_>) -> Result<Vec<Listed>, OpenError> {
 }
 
 /// Whether the files are exactly what a clean stop has left.
-fn is_clean(state: &State, listed: &[Listed]) -> bool {
+pub(crate) fn is_clean(state: &State, listed: &[Listed]) -> bool {
     let bases: Vec<Offset> = listed.iter().map(|segment| segment.base).collect();
     let is_last_as_left = match (state.last_segment, listed.last()) {
         (Some(left), Some(found)) => left.base == found.base && left.position == found.bytes,
@@ -192,9 +192,7 @@ fn recover_unclean(
     if state.is_none() {
         notes.push(format!("{} was lost and is made anew: trimmed records may be back", state::FILE_NAME));
     }
-    // What a removal has left behind lies wholly below the log start; the last segment is never removed.
-    let leftovers = listed.windows(2).take_while(|pair| pair[1].base <= log_start).count();
-    let (leftovers, live) = listed.split_at(leftovers);
+    let (leftovers, live) = split_leftovers(listed, log_start);
     let links = chain::check(place, live, log_start, state.as_ref())?;
     let mut damage = links.damage;
     let outcome = match live.last() {
@@ -243,6 +241,11 @@ fn recover_unclean(
         notes,
     };
     Ok((Recovered { state_file, state: new_state, segments }, report))
+}
+
+/// What a removal has left behind, wholly below the log start, and the segments of the log; the last is never removed.
+pub(crate) fn split_leftovers(listed: &[Listed], log_start: Offset) -> (&[Listed], &[Listed]) {
+    listed.split_at(listed.windows(2).take_while(|pair| pair[1].base <= log_start).count())
 }
 
 /// Removes files that were never renamed into place, and indexes whose segment is gone.

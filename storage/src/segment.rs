@@ -6,6 +6,7 @@
 pub(crate) mod format;
 pub(crate) mod index;
 pub(crate) mod scan;
+pub(crate) mod survey;
 pub(crate) mod walk;
 
 use std::path::{Path, PathBuf};

@@ -132,30 +132,25 @@ impl StateFile {
     /// The disk's, and [`StorageError::Unsupported`] for an intact slot of a newer version.
     pub(crate) fn load(disk: Arc<dyn Disk>, dir: &Path, id: LogId) -> Result<Loaded, StorageError> {
         let path = dir.join(FILE_NAME);
-        let file = match disk.open(&path, Access::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Loaded::Missing),
-            Err(error) => return Err(StorageError::io("open", &path, error)),
-        };
-        let mut newest: Option<(u64, usize, State)> = None;
+        let Some(slots) = read_slots(&*disk, dir)? else { return Ok(Loaded::Missing) };
+        let mut newest: Option<(usize, Slot)> = None;
         let mut other_log = None;
-        for (slot, position) in SLOT_POSITIONS.into_iter().enumerate() {
-            let bytes = file.read_at(position, SLOT_BYTES).map_err(|e| StorageError::io("read", &path, e))?;
-            match decode(&bytes, id) {
-                Ok((generation, state)) if newest.is_none_or(|(known, _, _)| generation > known) => {
-                    newest = Some((generation, slot, state));
+        for (at, slot) in slots.into_iter().enumerate() {
+            match slot {
+                Ok(slot) if slot.id != id => other_log = Some(slot.id),
+                Ok(slot) if newest.is_none_or(|(_, known)| slot.generation > known.generation) => {
+                    newest = Some((at, slot));
                 }
                 Ok(_) | Err(SlotFault::Damaged) => {}
-                Err(SlotFault::OtherLog(found)) => other_log = Some(found),
                 Err(SlotFault::Unsupported(version)) => {
                     return Err(StorageError::Unsupported { path, what: format!("state version {version}") });
                 }
             }
         }
         Ok(match (newest, other_log) {
-            (Some((generation, slot, state)), _) => {
+            (Some((synced_slot, Slot { generation, state, .. })), _) => {
                 let proof = Proof::Read(Box::new(encode(id, generation, &state)));
-                Loaded::State(Self { disk, path, id, generation, synced_slot: slot, proof }, state)
+                Loaded::State(Self { disk, path, id, generation, synced_slot, proof }, state)
             }
             (None, Some(found)) => Loaded::OtherLog(found),
             (None, None) => Loaded::Damaged,
@@ -203,11 +198,39 @@ impl StateFile {
     }
 }
 
+/// An intact slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// The log that it says it belongs to.
+    pub(crate) id: LogId,
+    /// The higher one of two counts.
+    pub(crate) generation: u64,
+    pub(crate) state: State,
+}
+
 /// Why a slot does not count.
-enum SlotFault {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotFault {
     Damaged,
-    OtherLog(LogId),
     Unsupported(u16),
+}
+
+/// Byte positions of a slot in the file.
+pub(crate) fn slot_bytes(slot: usize) -> std::ops::Range<u64> {
+    SLOT_POSITIONS[slot]..SLOT_POSITIONS[slot] + SLOT_BYTES as u64
+}
+
+/// Both slots of the file in `dir`, each by itself, of whatever log; `None` if there is no file.
+pub(crate) fn read_slots(disk: &dyn Disk, dir: &Path) -> Result<Option<[Result<Slot, SlotFault>; 2]>, StorageError> {
+    let path = dir.join(FILE_NAME);
+    let file = match disk.open(&path, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StorageError::io("open", &path, error)),
+    };
+    let read = |position| file.read_at(position, SLOT_BYTES).map_err(|error| StorageError::io("read", &path, error));
+    let [first, second] = SLOT_POSITIONS;
+    Ok(Some([decode(&read(first)?), decode(&read(second)?)]))
 }
 
 fn encode(id: LogId, generation: u64, state: &State) -> [u8; SLOT_BYTES] {
@@ -252,7 +275,7 @@ fn flags_of(state: &State) -> u32 {
         | flag(state.last_segment.is_some_and(|last| last.kind == SegmentKind::Sealed), FLAG_SEALED)
 }
 
-fn decode(bytes: &[u8], id: LogId) -> Result<(u64, State), SlotFault> {
+fn decode(bytes: &[u8]) -> Result<Slot, SlotFault> {
     if bytes.len() < SLOT_BYTES {
         return Err(SlotFault::Damaged);
     }
@@ -265,10 +288,7 @@ fn decode(bytes: &[u8], id: LogId) -> Result<(u64, State), SlotFault> {
         return Err(SlotFault::Unsupported(version));
     }
     let (epoch, generation) = (fields.u32(), fields.u64());
-    let found = LogId(fields.bytes());
-    if found != id {
-        return Err(SlotFault::OtherLog(found));
-    }
+    let id = LogId(fields.bytes());
     let (log_start, durable_end) = (fields.u64(), fields.u64());
     let (base, position) = (fields.u64(), fields.u64());
     let (segments_crc, flags) = (fields.u32(), fields.u32());
@@ -292,7 +312,7 @@ fn decode(bytes: &[u8], id: LogId) -> Result<(u64, State), SlotFault> {
         last_append_time_us,
         age: AgeClock { age_us, boot, wall_us },
     };
-    Ok((generation, state))
+    Ok(Slot { id, generation, state })
 }
 
 /// Not bound to the log id: the slot names it, so that a file of another log is told from damage.

@@ -5,13 +5,14 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{
-    Batch, BatchHeader, Codec, DataDir, Durability, LastStop, LogId, PartitionLog, ProducerSequence, TopicMeta,
-    payload_crc,
+    Audience, Batch, BatchHeader, Codec, DataDir, Durability, Finding, LastStop, LogId, PartitionLog, ProducerSequence,
+    RepairMode, TopicMeta, payload_crc, repair_log, verify_log,
 };
 use bytes::Bytes;
 use support::{ID, assert_same, read_all, small_options};
@@ -99,8 +100,8 @@ fn what_is_written_is_what_was_written() {
     }
 }
 
-#[test]
-fn the_golden_directory_is_readable() {
+/// The golden directory on a disk.
+fn golden_disk() -> SimDisk {
     let disk = SimDisk::new();
     let shared = disk.shared();
     for dir in ["/data", "/data/topics", "/data/topics/orders", "/data/topics/orders/0"] {
@@ -111,6 +112,51 @@ fn the_golden_directory_is_readable() {
         shared.create(&path).expect("create");
         disk.overwrite(&path, &std::fs::read(golden(file)).expect(file)).expect("overwrite");
     }
+    disk
+}
+
+/// Whether there is anything to say of a log.
+#[derive(Default)]
+struct Heard(Vec<Finding>);
+
+impl Audience for Heard {
+    fn found(&mut self, finding: Finding) {
+        self.0.push(finding);
+    }
+
+    fn read(&mut self, _bytes: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn a_repair_writes_what_it_wrote() {
+    const REPAIRED: [&str; 3] =
+        ["00000000000000000000.log", "00000000000000000000.index", "00000000000000000000.log.damaged-64"];
+    let disk = golden_disk();
+    let log_dir = Path::new("/data/topics/orders/0");
+    disk.flip_bit(&log_dir.join("00000000000000000000.log"), 64 + 75, 0).expect("flip");
+    let mode = RepairMode::Repair { now_us: 0 };
+    repair_log(&disk.shared(), log_dir, ID, mode, &mut |_| {}).expect("repaired");
+    let is_making = std::env::var_os("AQUEDUCT_WRITE_GOLDEN").is_some();
+    for file in REPAIRED {
+        let written = disk.contents(&log_dir.join(file)).expect(file);
+        let path = golden("../v1-repaired").join(file);
+        if is_making {
+            std::fs::create_dir_all(path.parent().expect("has one")).expect("directory");
+            std::fs::write(&path, &written).expect("write");
+        }
+        let known = std::fs::read(&path).expect(file);
+        assert!(written == known, "{file} differs: the format has changed");
+    }
+}
+
+#[test]
+fn the_golden_directory_is_readable() {
+    let disk = golden_disk();
+    let mut heard = Heard::default();
+    verify_log(&disk.shared(), Path::new("/data/topics/orders/0"), ID, &mut heard).expect("verified");
+    assert_eq!(heard.0, [], "and there is nothing to say of it");
     let dir = DataDir::open(disk.shared(), Path::new("/data")).expect("open");
     assert_eq!(dir.topics(), [topic()]);
     let log_dir = dir.partition_dir("orders", 0).expect("known");

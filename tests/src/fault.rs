@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -24,13 +24,26 @@ impl Fault {
     /// # Panics
     /// If strace is not there or may not attach: these tests are not to be passed over in silence.
     pub fn inject(pid: u32, calls: &str, injections: &[&str]) -> Self {
+        Self::attach(pid, &["-e", &format!("trace={calls}")], injections)
+    }
+
+    /// As [`inject`](Self::inject), for calls on files in `directory` only; with what is there now.
+    ///
+    /// # Panics
+    /// As [`inject`](Self::inject).
+    pub fn inject_under(pid: u32, directory: &Path, injections: &[&str]) -> Self {
+        let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+        let paths: Vec<String> = entries.map(|path| path.display().to_string()).collect();
+        let words: Vec<&str> = paths.iter().flat_map(|path| ["-P", path.as_str()]).collect();
+        Self::attach(pid, &words, injections)
+    }
+
+    fn attach(pid: u32, what: &[&str], injections: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let said = directory.path().join("stderr");
         let mut command = Command::new("strace");
         // -y: descriptors with their paths.
-        command
-            .args(["-f", "-y", "-s", "0", "-e", &format!("trace={calls}"), "-o"])
-            .arg(directory.path().join("trace"));
+        command.args(["-f", "-y", "-s", "0"]).args(what).arg("-o").arg(directory.path().join("trace"));
         for injection in injections {
             command.args(["-e", &format!("inject={injection}")]);
         }

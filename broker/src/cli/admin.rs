@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use aqueduct_client::Info;
+use aqueduct_client::{FailedPartition, Info};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 use serde::Serialize;
@@ -42,22 +42,46 @@ pub(super) async fn info(global: &Global) -> anyhow::Result<Exit> {
     let info = session.client.info().await?;
     match global.output {
         Format::Json => render::print_json([InfoJson::from(&info)])?,
-        Format::Text => stdout::print(&render::fields([
-            ("version", info.version.clone()),
-            ("API level", info.api_level.to_string()),
-            ("engine", info.engine.clone()),
-            ("durability", joined(&info)),
-            ("features", if info.features.is_empty() { "-".to_owned() } else { info.features.join(", ") }),
-            ("broker", info.broker_id.clone()),
-            ("cluster", info.cluster_id.clone()),
-            ("running since", time::rfc3339_seconds(info.started.as_micros())),
-            ("record limit", human_bytes(info.limits.record_bytes_max)),
-            ("batch limit", human_bytes(info.limits.batch_bytes_max)),
-            ("partitions limit", info.limits.topic_partitions_max.to_string()),
-        ]))?,
+        Format::Text => stdout::print(&format!(
+            "{}{}",
+            render::fields([
+                ("version", info.version.clone()),
+                ("API level", info.api_level.to_string()),
+                ("engine", info.engine.clone()),
+                ("durability", joined(&info)),
+                ("features", if info.features.is_empty() { "-".to_owned() } else { info.features.join(", ") }),
+                ("broker", info.broker_id.clone()),
+                ("cluster", info.cluster_id.clone()),
+                ("running since", time::rfc3339_seconds(info.started.as_micros())),
+                ("record limit", human_bytes(info.limits.record_bytes_max)),
+                ("batch limit", human_bytes(info.limits.batch_bytes_max)),
+                ("partitions limit", info.limits.topic_partitions_max.to_string()),
+                ("health", health(&info)),
+            ]),
+            failures(&info)
+        ))?,
     }
     session.close().await?;
     Ok(Exit::Done)
+}
+
+fn health(info: &Info) -> String {
+    match info.failures.len() {
+        0 => "every partition takes writes".to_owned(),
+        failed => format!(
+            "{} no writes",
+            if failed == 1 { "1 partition takes".to_owned() } else { format!("{failed} partitions take") }
+        ),
+    }
+}
+
+/// Which partitions, and why.
+fn failures(info: &Info) -> String {
+    let line = |failed: &FailedPartition| {
+        let state = render::failure(&failed.reason, failed.retry_in);
+        format!("  {}/{}  {state}\n", failed.topic, failed.partition)
+    };
+    info.failures.iter().map(line).collect()
 }
 
 fn joined(info: &Info) -> String {
@@ -75,6 +99,15 @@ struct InfoJson<'a> {
     cluster_id: &'a str,
     started_us: i64,
     limits: LimitsJson,
+    failures: Vec<FailureJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct FailureJson<'a> {
+    topic: &'a str,
+    partition: u32,
+    reason: &'a str,
+    retry_in_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +121,17 @@ struct LimitsJson {
     producer_batches_in_flight_max: u32,
 }
 
+impl<'a> From<&'a FailedPartition> for FailureJson<'a> {
+    fn from(failure: &'a FailedPartition) -> Self {
+        Self {
+            topic: &failure.topic,
+            partition: failure.partition,
+            reason: &failure.reason,
+            retry_in_seconds: failure.retry_in.map(|pause| pause.as_secs_f64()),
+        }
+    }
+}
+
 impl<'a> From<&'a Info> for InfoJson<'a> {
     fn from(info: &'a Info) -> Self {
         Self {
@@ -99,6 +143,7 @@ impl<'a> From<&'a Info> for InfoJson<'a> {
             broker_id: &info.broker_id,
             cluster_id: &info.cluster_id,
             started_us: info.started.as_micros(),
+            failures: info.failures.iter().map(FailureJson::from).collect(),
             limits: LimitsJson {
                 record_bytes_max: info.limits.record_bytes_max,
                 batch_bytes_max: info.limits.batch_bytes_max,

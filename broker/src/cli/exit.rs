@@ -40,6 +40,9 @@ pub(crate) enum CliError {
     /// A file, directory or position that was named is not there.
     #[error("{0}")]
     NotFound(String),
+    /// The situation does not allow it.
+    #[error("{0}")]
+    Refused(String),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -89,6 +92,7 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Exit> {
         return Some(match error {
             CliError::Usage(_) => Exit::Usage,
             CliError::NotFound(_) => Exit::NotFound,
+            CliError::Refused(_) => Exit::Refused,
             CliError::Failed(_) => Exit::Failed,
             CliError::OutcomeUnknown { .. } => Exit::Unknown,
         });

@@ -15,6 +15,7 @@ mod lag;
 mod publish;
 mod record_json;
 mod render;
+mod repair;
 mod serve;
 mod session;
 mod settings;
@@ -25,6 +26,7 @@ mod subscribe;
 mod template;
 mod time;
 mod topic;
+mod verify;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +45,7 @@ Try it:
   echo hello | aqueduct publish orders
   aqueduct subscribe orders --from earliest
   aqueduct lag                                who reads, and how far behind
+  aqueduct verify ./data                      is everything still as it was written?
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach the broker, 4 not found,
 5 refused (overload, limits), 6 outcome unknown";
@@ -110,6 +113,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
     Info(admin::InfoArgs),
     Completions(admin::CompletionsArgs),
 }
@@ -168,6 +173,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dlq(command) => block_on(dlq::run(&global, command)),
         Command::Demo(args) => block_on(demo::run(&global, args)),
         Command::Bench(command) => block_on(bench::run(&global, command)),
+        Command::Repair(args) => repair::run(&global, args),
+        Command::Verify(args) => verify::run(&global, args),
         Command::Info(_) => block_on(admin::info(&global)),
     }
 }

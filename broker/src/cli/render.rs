@@ -1,11 +1,13 @@
 //! How results look: tables for people, one JSON object a line for programs.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 use super::stdout::{self, StdoutError};
+use super::time;
 
 /// `--output`: for people, or one JSON object a line for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -84,6 +86,15 @@ pub(crate) fn note(text: &str) {
 /// Progress bars are for people who watch.
 pub(crate) fn watched() -> bool {
     std::io::stderr().is_terminal()
+}
+
+/// `failed: …; next try in 1.6 s`: what is wrong with a partition, and whether waiting helps.
+pub(crate) fn failure(reason: &str, retry_in: Option<Duration>) -> String {
+    match retry_in {
+        Some(pause) if pause.is_zero() => format!("failed: {reason}; trying again now"),
+        Some(pause) => format!("failed: {reason}; next try in {}", time::human(pause)),
+        None => format!("failed: {reason}"),
+    }
 }
 
 /// `1` as `1`, nothing as `-`.

@@ -12,7 +12,7 @@ use super::exit::{CliError, Exit};
 use super::render::{self, Align, Format};
 use super::session::{Session, changed};
 use super::size::{self, grouped, human_bytes};
-use super::{stdout, time};
+use super::{stdout, time, verify};
 
 /// Make, look at, change and delete topics
 #[derive(Debug, Subcommand)]
@@ -22,6 +22,7 @@ Examples:
   aqueduct topic describe orders
   aqueduct topic alter orders --retention-bytes 10GiB
   aqueduct topic list --output json | jq -r .name
+  aqueduct topic verify orders                       # still as it was written?
   aqueduct topic delete orders --yes")]
 pub(super) enum TopicCommand {
     Create(CreateArgs),
@@ -29,6 +30,7 @@ pub(super) enum TopicCommand {
     Describe(DescribeArgs),
     Alter(AlterArgs),
     Delete(DeleteArgs),
+    Verify(verify::topic::VerifyTopicArgs),
 }
 
 /// Make a topic
@@ -167,6 +169,7 @@ pub(super) async fn run(global: &Global, command: TopicCommand) -> anyhow::Resul
         TopicCommand::Describe(args) => describe(global, &args).await,
         TopicCommand::Alter(args) => alter(global, args).await,
         TopicCommand::Delete(args) => delete(global, args).await,
+        TopicCommand::Verify(args) => verify::topic::run(global, args).await,
     }
 }
 
@@ -358,7 +361,10 @@ fn describe_text(description: &TopicDescription) -> String {
                 grouped(partition.high_watermark.saturating_sub(partition.log_start)),
                 human_bytes(partition.size_bytes),
                 partition.segments.to_string(),
-                partition.failure.clone().unwrap_or_else(|| "ok".to_owned()),
+                match &partition.failure {
+                    Some(reason) => render::failure(reason, partition.retry_in),
+                    None => "ok".to_owned(),
+                },
             ]
         }),
     ));
@@ -409,6 +415,7 @@ struct PartitionJson<'a> {
     segments: u32,
     epoch: u32,
     failure: Option<&'a str>,
+    retry_in_seconds: Option<f64>,
 }
 
 impl<'a> From<&'a TopicDescription> for DescriptionJson<'a> {
@@ -431,6 +438,7 @@ impl<'a> From<&'a PartitionInfo> for PartitionJson<'a> {
             segments: partition.segments,
             epoch: partition.epoch,
             failure: partition.failure.as_deref(),
+            retry_in_seconds: partition.retry_in.map(|pause| pause.as_secs_f64()),
         }
     }
 }

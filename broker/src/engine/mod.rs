@@ -4,12 +4,12 @@
 //! `conformance.rs`. Three things shape the traits because they cannot be added later: an append whose outcome is
 //! *unknown*, a lease whose epoch fences every older owner, and a durability that differs between engines.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use aqueduct_storage::{Batch, BatchHeader, Durability, Offset, TopicMeta, Window};
+use aqueduct_storage::{Batch, BatchHeader, Durability, Offset, Severity, TopicMeta, Window};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 #[cfg(test)]
 mod conformance;
@@ -76,6 +76,14 @@ pub enum ReadError {
         /// File, position and kind of damage.
         what: String,
     },
+    /// The records of these offsets were damaged, and a repair has taken them out.
+    #[error("offsets {from} to {to} (exclusive) are lost: they were damaged, and were taken out by a repair")]
+    Lost {
+        /// First lost offset.
+        from: Offset,
+        /// First offset after those.
+        to: Offset,
+    },
     /// The engine could not read.
     #[error("{0}")]
     Failed(String),
@@ -95,6 +103,45 @@ pub(crate) struct PartitionStats {
     pub segments: u32,
     /// Of the last lease.
     pub epoch: u32,
+}
+
+/// What a verification tells while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VerifyEvent {
+    /// Something that is not as it was written, or worth a note.
+    Found(Flaw),
+    /// So many more bytes were read.
+    Read(u64),
+}
+
+/// What a verification has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    /// Whether it is damage.
+    pub severity: Severity,
+    /// One word for programs.
+    pub kind: &'static str,
+    /// Where the engine keeps it.
+    pub file: String,
+    /// Byte positions in there.
+    pub bytes: Option<Range<u64>>,
+    /// Offsets that are concerned.
+    pub offsets: Option<Range<Offset>>,
+    /// For people.
+    pub message: String,
+}
+
+/// What a verification has looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Verified {
+    /// Files.
+    pub segments: u64,
+    /// Intact ones.
+    pub batches: u64,
+    /// In those.
+    pub records: u64,
+    /// From the disk.
+    pub bytes: u64,
 }
 
 /// Bounds that the engine sets.
@@ -168,6 +215,10 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
 
     /// Saves a small opaque state of the owner, atomically and durably.
     fn save_checkpoint(&self, state: Bytes) -> BoxFuture<'static, Result<(), EngineError>>;
+
+    /// Reads everything below the high watermark of now, without holding appends up, and sends what it finds. Ends early
+    /// when nobody listens any more.
+    fn verify(&self, events: mpsc::Sender<VerifyEvent>) -> BoxFuture<'static, Result<Verified, EngineError>>;
 
     /// Size and shape, without I/O.
     fn stats(&self) -> PartitionStats;

@@ -70,7 +70,9 @@ async fn read(sources: &Sources, partition: u32, range: &Range<Offset>) -> Resul
         Err(ReadError::OutOfRange { window, .. }) if range.start < window.log_start => {
             Ok(Found::Lost(range.end.min(window.log_start)))
         }
-        Err(ReadError::Damaged { to, .. }) if to > range.start => Ok(Found::Lost(range.end.min(to))),
+        Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) if to > range.start => {
+            Ok(Found::Lost(range.end.min(to)))
+        }
         Err(source) => Err(GroupError::Read { topic: sources.topic.meta().name.clone(), partition, source }),
     }
 }

@@ -48,6 +48,7 @@ use self::{
 pub(crate) use self::{
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
+    journal::is_intact_marker,
     lag::PartitionLag,
     member::{
         Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Loss, OUTBOUND_EVENTS, Outbound, Request,

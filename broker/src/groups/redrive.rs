@@ -177,7 +177,7 @@ async fn redrive_some(sources: &Sources, log: &dyn PartitionLog, range: Range<Of
     let read_error = |source| GroupError::Read { topic: topic.to_string(), partition: 0, source };
     let batch = match log.read(range.start, READ_BYTES).await {
         Ok(batches) => batches.into_iter().next(),
-        Err(ReadError::Damaged { to, .. }) if to > range.start => {
+        Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) if to > range.start => {
             return Ok(Moved { up_to: to.min(range.end), at: None });
         }
         Err(error) => return Err(read_error(error)),

@@ -14,7 +14,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::producers::{Producers, Stored};
+use self::{
+    failure::{Failure, FailureNotice, FailureState},
+    producers::{Producers, Stored},
+};
 use crate::{
     budget::{Budget, Permit},
     engine::{EngineError, PartitionLog, ReadError},
@@ -22,6 +25,7 @@ use crate::{
     producer_names::Fences,
 };
 
+pub(crate) mod failure;
 mod owner;
 pub(crate) mod producers;
 mod sequencer;
@@ -83,14 +87,10 @@ struct Shared {
     topic: String,
     index: u32,
     fences: Arc<Fences>,
-    failure: Mutex<Option<String>>,
+    failure: FailureState,
 }
 
 impl Shared {
-    fn set_failure(&self, reason: Option<String>) {
-        *self.failure.lock() = reason;
-    }
-
     /// Refuses a batch of a named producer that has been opened again since.
     fn check_fence(&self, batch: &Batch) -> Result<(), PublishError> {
         let Some(producer) = batch.header.producer else { return Ok(()) };
@@ -101,7 +101,7 @@ impl Shared {
     }
 
     fn unavailable(&self) -> PublishError {
-        let reason = self.failure.lock().clone().unwrap_or_else(|| "it is closing".to_owned());
+        let reason = self.failure.get().map_or_else(|| "it is closing".to_owned(), |failure| failure.reason);
         PublishError::Unavailable { topic: self.topic.clone(), partition: self.index, reason }
     }
 }
@@ -132,9 +132,10 @@ impl Partition {
         log: Result<Arc<dyn PartitionLog>, EngineError>,
         budget: Arc<Budget>,
         fences: Arc<Fences>,
+        notice: FailureNotice,
     ) -> Self {
-        let failure = log.as_ref().err().map(ToString::to_string);
-        let shared = Arc::new(Shared { topic, index, fences, failure: Mutex::new(failure) });
+        let failure = FailureState::new(log.as_ref().err().map(ToString::to_string), notice);
+        let shared = Arc::new(Shared { topic, index, fences, failure });
         Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted), batch_bytes: AtomicUsize::new(0) }
     }
 
@@ -178,8 +179,8 @@ impl Partition {
     }
 
     /// Why it takes no writes, if it does not.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.shared.failure.lock().clone()
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.shared.failure.get()
     }
 
     /// Hands a batch to the owner. Batches are stored in the order in which these calls return.
@@ -218,7 +219,7 @@ impl Partition {
         match &*owner {
             OwnerHandle::Running { mailbox, .. } if mailbox.is_closed() => {
                 // It ends by itself only in a panic: no acks from here on, and whoever looks is told.
-                self.shared.set_failure(Some("its owner has failed (see the log): restart the broker".to_owned()));
+                self.shared.failure.set("its owner has failed (see the log): restart the broker".to_owned());
                 Err(self.shared.unavailable())
             }
             OwnerHandle::Running { mailbox, .. } => Ok(mailbox.clone()),
@@ -252,7 +253,7 @@ async fn load_producers(log: &dyn PartitionLog) -> Result<Producers, ReadError> 
                 }
             }
             // Damage hides the sequences of those batches; their retries are refused as too old, never stored twice.
-            Err(ReadError::Damaged { to, .. }) => next = to,
+            Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) => next = to,
             Err(ReadError::OutOfRange { window, .. }) => next = window.log_start.max(next + 1),
             Err(error @ ReadError::Failed(_)) => return Err(error),
         }

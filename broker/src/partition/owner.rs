@@ -171,7 +171,7 @@ impl Owner {
             }
             Trouble::LeaseLost { cause } => {
                 tracing::error!(topic = %self.shared.topic, partition = self.shared.index, "the log is fenced: {cause}");
-                self.shared.set_failure(Some(cause));
+                self.shared.failure.set(cause);
                 let unavailable = self.shared.unavailable();
                 let cause = |error: &AppendError| outcome_of(error, &unavailable);
                 failed.into_iter().for_each(|group| group.fail(high_watermark, cause));
@@ -184,6 +184,7 @@ impl Owner {
     async fn reacquire(&mut self, mailbox: &mut mpsc::Receiver<Box<Request>>) {
         let mut backoff = REACQUIRE_BACKOFF_MIN;
         loop {
+            self.shared.failure.retry_after(backoff);
             if !refuse_for(&self.shared, mailbox, backoff).await {
                 return;
             }
@@ -194,10 +195,10 @@ impl Owner {
                         "the log goes on"
                     );
                     self.sequencer.renew(lease);
-                    self.shared.set_failure(None);
+                    self.shared.failure.clear();
                     return;
                 }
-                Err(error) => self.shared.set_failure(Some(error.to_string())),
+                Err(error) => self.shared.failure.set(error.to_string()),
             }
             backoff = (backoff * 2).min(REACQUIRE_BACKOFF_MAX);
         }
@@ -260,14 +261,15 @@ async fn start(
     loop {
         match take_over(log).await {
             Ok(sequencer) => {
-                shared.set_failure(None);
+                shared.failure.clear();
                 return Some(sequencer);
             }
             Err(error) => {
                 tracing::error!(topic = %shared.topic, partition = shared.index, "cannot take the log over: {error}");
-                shared.set_failure(Some(error.to_string()));
+                shared.failure.set(error.to_string());
             }
         }
+        shared.failure.retry_after(backoff);
         if !refuse_for(shared, mailbox, backoff).await {
             return None;
         }

@@ -44,7 +44,9 @@ async fn stage_on(disk: &SimDisk) -> Stage {
         None => engine.create_topic(meta).await.expect("it is made"),
     };
     let budget = Arc::new(Budget::new("TOPIC_BUDGET", "t", 1 << 20));
-    let partition = |(index, log)| Partition::new("t".to_owned(), index, log, Arc::clone(&budget), Arc::default());
+    let partition = |(index, log)| {
+        Partition::new("t".to_owned(), index, log, Arc::clone(&budget), Arc::default(), FailureNotice::default())
+    };
     let partitions = (0..).zip(logs.partitions).map(partition).collect();
     Stage { _engine: engine, partitions }
 }

@@ -15,9 +15,10 @@ use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use aqueduct_proto::FILE_DESCRIPTOR_SET;
 use tokio::{net::TcpListener, sync::oneshot};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{listener::Listener, metered::Metered};
-use crate::{Broker, in_process::InProcess};
+use crate::{Broker, in_process::InProcess, topics::Topics};
 
 /// Measured with tonic on two cores: twice the throughput of the default 16 KiB; 1 MiB is worse.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
@@ -25,6 +26,9 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// What a held publisher can leave in the broker's memory, per stream, on top of its budget.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+
+/// In `grpc.health.v1`: not serving while a partition takes no writes. `Admin.Info` says which, and why.
+const LOG_SERVICE: &str = "aqueduct.v1.Log";
 
 const ACCEPT_BACKLOG: i32 = 1024;
 
@@ -96,14 +100,14 @@ impl Server {
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        for service in ["", "aqueduct.v1.Log", "aqueduct.v1.Topics", "aqueduct.v1.Groups", "aqueduct.v1.Admin"] {
-            health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        for service in ["", LOG_SERVICE, "aqueduct.v1.Topics", "aqueduct.v1.Groups", "aqueduct.v1.Admin"] {
+            health.set_service_status(service, ServingStatus::Serving).await;
         }
         let (draining, drained_since) = oneshot::channel();
         let stop = async {
             stop.await;
             // Whoever watches sends nothing new; then the streams are asked to end.
-            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            health.set_service_status("", ServingStatus::NotServing).await;
             let _ = draining.send(());
             core.drain(DRAIN_MAX).await;
         };
@@ -134,10 +138,24 @@ impl Server {
             .serve_with_incoming_shutdown(metered, listener.connections(), stop);
         tokio::select! {
             served = serving => Ok(served?),
+            () = tell_of_failures(&core.topics, health.clone()) => Ok(()),
             () = out_of_patience => {
                 tracing::warn!("some clients were still connected after {DRAIN_MAX:?}");
                 Ok(())
             }
+        }
+    }
+}
+
+/// Keeps the health of the service that publishes true: it serves while every partition takes writes. Never ends.
+async fn tell_of_failures(topics: &Topics, health: HealthReporter) {
+    let mut changed = topics.failures_changed();
+    loop {
+        let status = if topics.failures().is_empty() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status(LOG_SERVICE, status).await;
+        if changed.changed().await.is_err() {
+            // Its sender lives as long as the topics.
+            return std::future::pending().await;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aqueduct_proto::v1::{self, admin_server};
 use tonic::{Request, Response, Status};
 
+use super::convert;
 use crate::{AutoCreateTopics, BrokerCore, partition::producers::BATCHES_REMEMBERED, topics::settings::PARTITIONS_MAX};
 
 /// Grows when methods or fields are added to the API.
@@ -49,6 +50,7 @@ impl admin_server::Admin for AdminService {
             // One broker is a cluster of its own.
             cluster_id: self.core.broker_id.clone(),
             started_us: self.core.started_us,
+            failures: self.core.topics.failures().iter().map(convert::failure_to_wire).collect(),
         }))
     }
 }

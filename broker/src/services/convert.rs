@@ -12,9 +12,9 @@ use aqueduct_storage::{Batch, BatchHeader, Codec, Durability, ProducerSequence, 
 use crate::{
     batch_check,
     error::{PublishError, TopicError},
-    partition::{Appended, Partition},
+    partition::{Appended, Partition, failure::Failure},
     topics::{
-        Topic,
+        FailedPartition, Topic,
         settings::{NewTopic, TopicChange},
     },
 };
@@ -166,7 +166,9 @@ pub(super) fn partitions_to_wire(topic: &Topic) -> Vec<v1::PartitionInfo> {
 }
 
 fn partition_to_wire(partition: &Partition) -> v1::PartitionInfo {
-    let failure = partition.failure().unwrap_or_default();
+    let failed = partition.failure();
+    let retry_in_ms = failed.as_ref().and_then(Failure::retry_in).map(duration_to_ms);
+    let failure = failed.map(|failure| failure.reason).unwrap_or_default();
     let Ok(log) = partition.log() else {
         return v1::PartitionInfo { partition: partition.index(), failure, ..v1::PartitionInfo::default() };
     };
@@ -180,6 +182,17 @@ fn partition_to_wire(partition: &Partition) -> v1::PartitionInfo {
         segments: stats.segments,
         epoch: stats.epoch,
         failure,
+        retry_in_ms,
+    }
+}
+
+pub(super) fn failure_to_wire(failed: &FailedPartition) -> v1::FailedPartition {
+    let FailedPartition { partition, failure } = failed;
+    v1::FailedPartition {
+        topic: partition.topic_name().to_owned(),
+        partition: partition.index(),
+        reason: failure.reason.clone(),
+        retry_in_ms: failure.retry_in().map(duration_to_ms),
     }
 }
 

@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use aqueduct_client::codec::DecodeError;
 use aqueduct_proto::v1;
-use aqueduct_storage::{Batch, Offset, Window};
+use aqueduct_storage::{Batch, BatchHeader, Offset, Window};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::convert;
 use crate::{
     BrokerCore,
-    engine::PartitionLog,
+    engine::{PartitionLog, ReadError},
     error::{FetchError, TopicError},
     outgoing::Outgoing,
     partition::Partition,
@@ -80,7 +80,10 @@ async fn read_or_wait(
     loop {
         window.mark_unchanged();
         let allowance = outgoing.allowance(bytes_max, partition.batch_bytes()).await;
-        let batches = log.read(offset, allowance.bytes()).await.map_err(|source| read_error(partition, source))?;
+        let batches = match log.read(offset, allowance.bytes()).await {
+            Err(ReadError::Lost { from, to }) => vec![lost(from, to)],
+            read => read.map_err(|source| read_error(partition, source))?,
+        };
         outgoing.send(allowance, partition.bytes_of(&batches));
         if !batches.is_empty() {
             return Ok(batches);
@@ -97,6 +100,17 @@ async fn read_or_wait(
             Err(_) => return Ok(batches),
         }
     }
+}
+
+/// What stands for records that a repair has taken out: nothing to read, and where to go on.
+fn lost(from: Offset, to: Offset) -> Batch {
+    let header = BatchHeader {
+        base_offset: from,
+        offset_span: u32::try_from(to - from).unwrap_or(u32::MAX),
+        attributes: BatchHeader::LOST,
+        ..BatchHeader::default()
+    };
+    Batch { header, payload: bytes::Bytes::new() }
 }
 
 pub(super) fn read_error(partition: &Partition, source: crate::engine::ReadError) -> FetchError {

@@ -11,6 +11,7 @@ mod publish;
 mod publish_plan;
 mod subscribe;
 mod topics;
+mod verify;
 
 pub(crate) use self::{
     admin::AdminService,

@@ -294,6 +294,12 @@ impl Cursor {
                 outbox.push_back(self.response(Event::Gap(gap)));
                 After::Ready
             }
+            Err(ReadError::Lost { to, .. }) if to > self.offset => {
+                let gap = v1::Gap { from: self.offset, to, reason: v1::gap::Reason::Damaged.into() };
+                self.offset = to;
+                outbox.push_back(self.response(Event::Gap(gap)));
+                After::Ready
+            }
             Err(error) => {
                 let status = Status::from(read_error(&self.partition, error));
                 outbox.push_back(self.response(Event::Error(status::to_message(&status))));

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use aqueduct_proto::v1::{self, topics_server};
+use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{convert, verify};
 use crate::{
     AutoCreateTopics, BrokerCore,
     error::TopicError,
@@ -72,6 +73,19 @@ impl topics_server::Topics for TopicsService {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         to_the_end(delete(Arc::clone(&self.core), request.into_inner())).await?;
         Ok(Response::new(v1::DeleteTopicResponse {}))
+    }
+
+    type VerifyStream = BoxStream<'static, Result<v1::VerifyTopicResponse, Status>>;
+
+    async fn verify(&self, request: Request<v1::VerifyTopicRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let v1::VerifyTopicRequest { name, partition, topic_id } = request.into_inner();
+        let topic = self.core.topics.find(&name)?;
+        topic.check_id(&topic_id)?;
+        let partitions = match partition {
+            Some(index) => vec![topic.partition(index)?],
+            None => topic.partitions().to_vec(),
+        };
+        Ok(Response::new(verify::verify(Arc::clone(&self.core), partitions)))
     }
 
     async fn truncate(

@@ -21,7 +21,10 @@ use crate::{
     engine::{EngineError, MetaStore, PartitionLog, TopicLogs},
     error::TopicError,
     names,
-    partition::Partition,
+    partition::{
+        Partition,
+        failure::{Failure, FailureNotice},
+    },
     producer_names::Fences,
 };
 
@@ -83,6 +86,14 @@ impl Topic {
     }
 }
 
+/// A partition that takes no writes.
+pub(crate) struct FailedPartition {
+    /// Which one.
+    pub partition: Arc<Partition>,
+    /// Why.
+    pub failure: Failure,
+}
+
 /// All topics. Reading takes no lock for longer than a look; changes are made one at a time.
 pub(crate) struct Topics {
     meta: Arc<dyn MetaStore>,
@@ -91,6 +102,7 @@ pub(crate) struct Topics {
     closed: AtomicBool,
     budget_bytes: u64,
     fences: Arc<Fences>,
+    notice: FailureNotice,
 }
 
 impl Topics {
@@ -112,6 +124,7 @@ impl Topics {
             closed: AtomicBool::new(false),
             budget_bytes,
             fences,
+            notice: FailureNotice::default(),
         };
         for logs in stored {
             topics.insert(logs);
@@ -140,6 +153,20 @@ impl Topics {
     /// Every topic, in order of names.
     pub(crate) fn list(&self) -> Vec<Arc<Topic>> {
         self.by_name.read().values().cloned().collect()
+    }
+
+    /// The partitions that take no writes, and why.
+    pub(crate) fn failures(&self) -> Vec<FailedPartition> {
+        let partitions = self.list().into_iter().flat_map(|topic| topic.partitions().to_vec());
+        let failed =
+            |partition: Arc<Partition>| partition.failure().map(|failure| FailedPartition { partition, failure });
+        partitions.filter_map(failed).collect()
+    }
+
+    /// Notified whenever [`failures`](Self::failures) may have changed.
+    #[cfg(feature = "server")]
+    pub(crate) fn failures_changed(&self) -> watch::Receiver<()> {
+        self.notice.subscribe()
     }
 
     /// Creates a topic.
@@ -208,6 +235,7 @@ impl Topics {
         self.by_name.write().remove(name);
         topic.deleted.send_replace(true);
         close_all([Arc::clone(&topic)]).await;
+        self.notice.give();
         self.meta.delete_topic(topic.meta().as_ref().clone()).await?;
         Ok(())
     }
@@ -235,6 +263,7 @@ impl Topics {
             deleted: watch::Sender::new(false),
         });
         self.by_name.write().insert(name, Arc::clone(&topic));
+        self.notice.give();
         topic
     }
 
@@ -247,7 +276,7 @@ impl Topics {
     ) -> Arc<Partition> {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let fences = Arc::clone(&self.fences);
-        Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget), fences))
+        Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget), fences, self.notice.clone()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a broker says of itself.
 
+use std::time::Duration;
+
 use aqueduct_proto::v1;
 
 use crate::{
@@ -28,6 +30,8 @@ pub struct Info {
     pub cluster_id: String,
     /// Since when it runs.
     pub started: Timestamp,
+    /// Partitions that take no writes now.
+    pub failures: Vec<FailedPartition>,
 }
 
 /// The limits in force.
@@ -47,6 +51,30 @@ pub struct Limits {
     pub topic_partitions_max: u32,
     /// Per producer and partition.
     pub producer_batches_in_flight_max: u32,
+}
+
+/// A partition that takes no writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedPartition {
+    /// The topic's name.
+    pub topic: String,
+    /// Which one.
+    pub partition: u32,
+    /// For people.
+    pub reason: String,
+    /// When the broker tries next to go on with it; `None` if only a person can help.
+    pub retry_in: Option<Duration>,
+}
+
+impl From<v1::FailedPartition> for FailedPartition {
+    fn from(failure: v1::FailedPartition) -> Self {
+        Self {
+            topic: failure.topic,
+            partition: failure.partition,
+            reason: failure.reason,
+            retry_in: failure.retry_in_ms.map(Duration::from_millis),
+        }
+    }
 }
 
 impl TryFrom<v1::InfoResponse> for Info {
@@ -72,6 +100,7 @@ impl TryFrom<v1::InfoResponse> for Info {
             broker_id: info.broker_id,
             cluster_id: info.cluster_id,
             started: Timestamp::from_micros(info.started_us),
+            failures: info.failures.into_iter().map(FailedPartition::from).collect(),
         })
     }
 }

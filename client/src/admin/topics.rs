@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aqueduct_proto::v1;
 
+use super::verify::VerifyTopic;
 use crate::{
     error::RequestError,
     transport::link::Link,
@@ -87,6 +88,8 @@ pub struct PartitionInfo {
     pub epoch: u32,
     /// What is wrong with it; `None`: healthy.
     pub failure: Option<String>,
+    /// When the broker tries next to go on with a partition that failed.
+    pub retry_in: Option<Duration>,
 }
 
 impl Topics {
@@ -115,6 +118,7 @@ impl Topics {
             segments: partition.segments,
             epoch: partition.epoch,
             failure: Some(partition.failure).filter(|failure| !failure.is_empty()),
+            retry_in: partition.retry_in_ms.map(Duration::from_millis),
         };
         Ok(TopicDescription {
             topic: read_topic(answer.topic)?,
@@ -174,6 +178,11 @@ impl Topics {
     async fn delete_with(&self, request: v1::DeleteTopicRequest) -> Result<(), RequestError> {
         let mut topics = self.link.topics();
         self.link.unary(async move { topics.delete(request).await }).await.map(drop)
+    }
+
+    /// Reads everything that a topic holds and tells what is not as it was written, once it is complete. Changes nothing.
+    pub fn verify(&self, name: impl Into<String>) -> VerifyTopic {
+        VerifyTopic::new(self.link.clone(), name.into())
     }
 
     /// Moves the log start of a partition forward; gives the new one.

@@ -193,6 +193,8 @@ impl log::Log for Script {
 
 #[tonic::async_trait]
 impl topics::Topics for Script {
+    type VerifyStream = ReceiverStream<Result<v1::VerifyTopicResponse, Status>>;
+
     async fn create(&self, _: Request<v1::CreateTopicRequest>) -> Answer<v1::CreateTopicResponse> {
         unscripted()
     }
@@ -220,6 +222,10 @@ impl topics::Topics for Script {
     }
 
     async fn truncate(&self, _: Request<v1::TruncateTopicRequest>) -> Answer<v1::TruncateTopicResponse> {
+        unscripted()
+    }
+
+    async fn verify(&self, _: Request<v1::VerifyTopicRequest>) -> Answer<Self::VerifyStream> {
         unscripted()
     }
 }

@@ -7,7 +7,7 @@ use crate::StorageError;
 use crate::disk::{Access, Disk, EntryKind};
 
 /// Replaces the file at `path`: a crash leaves the old or the new content. Durable when it returns: two syncs.
-pub(super) fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+pub(crate) fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new_path = PathBuf::from(name);
@@ -22,7 +22,7 @@ pub(super) fn write_atomic(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result
 }
 
 /// Content of the file at `path`; `None` if it is not there.
-pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
     let io = |operation, error| StorageError::io(operation, path, error);
     let file = match disk.open(path, Access::Read) {
         Ok(file) => file,
@@ -34,7 +34,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, Stor
 }
 
 /// Removes the directory at `path` with all it holds; nothing if it is not there. A crash leaves a part of it.
-pub(super) fn remove_tree(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+pub(crate) fn remove_tree(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     let entries = match disk.list(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

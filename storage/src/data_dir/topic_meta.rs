@@ -84,7 +84,7 @@ pub(super) fn to_toml(meta: &TopicMeta) -> String {
     toml::to_string(&file).unwrap_or_default()
 }
 
-pub(super) fn from_toml(bytes: &[u8]) -> Result<TopicMeta, String> {
+pub(crate) fn from_toml(bytes: &[u8]) -> Result<TopicMeta, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let file: TopicFile = toml::from_str(text).map_err(|error| error.message().to_owned())?;
     if file.partitions > PARTITIONS_MAX {

@@ -87,19 +87,20 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path, holder: &str) -> Result<Box<dyn DiskLock>, LockError> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(LockError::Io)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut held_by = String::new();
-                // The holder may be between locking and writing its name: then the name is empty.
-                file.read_to_string(&mut held_by).map_err(LockError::Io)?;
-                return Err(LockError::Held { holder: held_by.trim().to_owned() });
-            }
-            Err(error) => return Err(LockError::Io(error.into())),
-        }
+        take_lock(&mut file)?;
         file.set_len(0).map_err(LockError::Io)?;
         file.write_all(holder.as_bytes()).map_err(LockError::Io)?;
         Ok(Box::new(RealLock { _file: file }))
+    }
+
+    fn lock_untouched(&self, path: &Path) -> Result<Option<Box<dyn DiskLock>>, LockError> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(LockError::Io(error)),
+        };
+        take_lock(&mut file)?;
+        Ok(Some(Box::new(RealLock { _file: file })))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -109,6 +110,19 @@ impl Disk for RealDisk {
 
     fn boot_time(&self) -> BootTime {
         BootTime { boot_id: self.boot_id, since_boot_us: since_boot_us() }
+    }
+}
+
+fn take_lock(file: &mut File) -> Result<(), LockError> {
+    match rustix::fs::flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut held_by = String::new();
+            // The holder may be between locking and writing its name: then the name is empty.
+            file.read_to_string(&mut held_by).map_err(LockError::Io)?;
+            Err(LockError::Held { holder: held_by.trim().to_owned() })
+        }
+        Err(error) => Err(LockError::Io(error.into())),
     }
 }
 

@@ -65,7 +65,7 @@ fn check_link(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut 
 }
 
 /// The trailer of a segment; `None` if it has none, or a damaged one.
-pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<Trailer>, StorageError> {
+pub(crate) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<Trailer>, StorageError> {
     let Some(position) = segment.bytes.checked_sub(TRAILER_BYTES).filter(|position| *position >= HEADER_BYTES) else {
         return Ok(None);
     };
@@ -82,7 +82,7 @@ pub(super) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<T
 }
 
 /// Whether the header of the segment at `base` says that the one at `previous` comes before it.
-fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result<Order, StorageError> {
+pub(crate) fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result<Order, StorageError> {
     let path = place.dir.join(file_name(base));
     let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
     let bytes = file.read_at(0, BLOCK_BYTES).map_err(|error| StorageError::io("read", &path, error))?;
@@ -91,8 +91,10 @@ fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result
 }
 
 /// What is known of two segments that follow each other in the directory.
+///
+/// Where the batches of the first end before the second begins, this tells damage from a lost file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     /// None was ever between them.
     Adjacent,
     Unknown,

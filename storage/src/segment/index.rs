@@ -79,6 +79,30 @@ pub(crate) fn save(
     file.write_at(0, &mut [IoSlice::new(&bytes)]).map_err(|error| StorageError::io("write", path, error))
 }
 
+/// What an index file holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum StoredIndex {
+    Intact {
+        covers: std::ops::Range<Offset>,
+        entries: Vec<IndexEntry>,
+    },
+    Missing,
+    /// Without a byte.
+    Empty,
+    Damaged,
+}
+
+/// The index file at `path`, whatever it covers.
+pub(crate) fn load_any(disk: &dyn Disk, path: &Path, id: LogId) -> std::io::Result<StoredIndex> {
+    let file = match disk.open(path, Access::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StoredIndex::Missing),
+        Err(error) => return Err(error),
+    };
+    let bytes = file.read_at(0, usize::try_from(file.len()?).unwrap_or(usize::MAX))?;
+    Ok(if bytes.is_empty() { StoredIndex::Empty } else { decode(&bytes, id).unwrap_or(StoredIndex::Damaged) })
+}
+
 /// The index file at `path` if it is intact and covers exactly `extent`.
 pub(crate) fn load(
     disk: &dyn Disk,
@@ -86,9 +110,10 @@ pub(crate) fn load(
     id: LogId,
     extent: std::ops::Range<Offset>,
 ) -> Option<Vec<IndexEntry>> {
-    let file = disk.open(path, Access::Read).ok()?;
-    let bytes = usize::try_from(file.len().ok()?).ok()?;
-    decode(&file.read_at(0, bytes).ok()?, id, extent)
+    match load_any(disk, path, id) {
+        Ok(StoredIndex::Intact { covers, entries }) if covers == extent => Some(entries),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 fn encode(id: LogId, extent: std::ops::Range<Offset>, entries: &[IndexEntry]) -> Vec<u8> {
@@ -112,7 +137,7 @@ fn encode(id: LogId, extent: std::ops::Range<Offset>, entries: &[IndexEntry]) ->
     out
 }
 
-fn decode(bytes: &[u8], id: LogId, extent: std::ops::Range<Offset>) -> Option<Vec<IndexEntry>> {
+fn decode(bytes: &[u8], id: LogId) -> Option<StoredIndex> {
     if bytes.len() < HEADER_BYTES {
         return None;
     }
@@ -124,7 +149,6 @@ fn decode(bytes: &[u8], id: LogId, extent: std::ops::Range<Offset>) -> Option<Ve
     let intact = magic == MAGIC
         && version == VERSION
         && usize::from(header_bytes) == HEADER_BYTES
-        && (start..end) == extent
         && count.checked_mul(ENTRY_BYTES as u64) == Some(entries.len() as u64)
         && crc == crc_of(bytes, id);
     intact.then(|| {
@@ -132,7 +156,7 @@ fn decode(bytes: &[u8], id: LogId, extent: std::ops::Range<Offset>) -> Option<Ve
             let mut fields = Fields::new(bytes);
             IndexEntry { offset: fields.u64(), position: fields.u64(), append_time_us: fields.i64() }
         };
-        entries.chunks_exact(ENTRY_BYTES).map(entry).collect()
+        StoredIndex::Intact { covers: start..end, entries: entries.chunks_exact(ENTRY_BYTES).map(entry).collect() }
     })
 }
 
@@ -155,13 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_read_as_written_and_only_for_its_log_and_extent() {
+    fn an_index_is_read_as_written_and_only_for_its_log() {
         let bytes = encode(ID, 0..50, &entries());
-        assert_eq!(decode(&bytes, ID, 0..50), Some(entries()));
-        assert_eq!(decode(&bytes, LogId([2; 16]), 0..50), None);
-        assert_eq!(decode(&bytes, ID, 0..51), None);
-        assert_eq!(decode(&bytes[..bytes.len() - 1], ID, 0..50), None);
-        assert_eq!(decode(&vec![0; bytes.len()], ID, 0..50), None);
+        assert_eq!(decode(&bytes, ID), Some(StoredIndex::Intact { covers: 0..50, entries: entries() }));
+        assert_eq!(decode(&bytes, LogId([2; 16])), None);
+        assert_eq!(decode(&bytes[..bytes.len() - 1], ID), None);
+        assert_eq!(decode(&vec![0; bytes.len()], ID), None);
     }
 
     #[test]

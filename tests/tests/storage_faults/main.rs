@@ -4,6 +4,7 @@ mod damage;
 mod device;
 mod failing;
 mod full;
+mod health;
 mod panic;
 
 use aqueduct_client::{Client, Record};

@@ -19,13 +19,16 @@ use aqueduct_storage::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     io_pool::{IoQueue, Turn},
     sync::{Mutex, spawn_blocking},
+    verify,
 };
-use crate::engine::{AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError};
+use crate::engine::{
+    AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError, Verified, VerifyEvent,
+};
 
 /// Bytes after which a group is written although more is waiting. Bounds the time to the next acknowledgement.
 const GROUP_BYTES_MAX: u64 = 16 << 20;
@@ -218,6 +221,12 @@ impl PartitionLog for EmbeddedLog {
     fn save_checkpoint(&self, state: Bytes) -> BoxFuture<'static, Result<(), EngineError>> {
         let (data, path) = (Arc::clone(&self.shared.data), self.shared.checkpoint_path.clone());
         super::blocking(move || data.write_file_atomic(&path, &state))
+    }
+
+    fn verify(&self, events: mpsc::Sender<VerifyEvent>) -> BoxFuture<'static, Result<Verified, EngineError>> {
+        let (reader, data) = (self.shared.reader.clone(), Arc::clone(&self.shared.data));
+        let checkpoint_path = self.shared.checkpoint_path.clone();
+        super::blocking(move || verify::verify(&reader, &data, &checkpoint_path, events))
     }
 
     fn stats(&self) -> PartitionStats {

@@ -25,6 +25,7 @@ use self::{
 use super::{AppendError, EngineError, MetaStore, PartitionLog, ReadError, TopicLogs};
 use crate::{clock, error::OpenError};
 
+pub(crate) mod inventory;
 mod io_pool;
 mod log;
 #[cfg(all(test, feature = "shuttle"))]
@@ -32,6 +33,7 @@ pub(crate) mod models;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 const BROKER_ID_FILE: &str = "system/broker.id";
 const PRODUCERS_FILE: &str = "producers.state";
@@ -363,6 +365,7 @@ impl From<storage::ReadError> for ReadError {
                 to: damage.to,
                 what: format!("{} at byte {}: {}", damage.segment.display(), damage.position, damage.what),
             },
+            storage::ReadError::Lost { from, to } => Self::Lost { from, to },
             storage::ReadError::Storage(error) => Self::Failed(error.to_string()),
         }
     }

@@ -44,6 +44,11 @@ impl Marker {
         meta.save(STATE_NAME, self.encode()).await.map_err(unavailable)
     }
 
+    /// Whether it can be read.
+    pub(super) fn is_intact(bytes: &[u8]) -> bool {
+        Self::decode(bytes).is_some()
+    }
+
     fn encode(self) -> Bytes {
         let Self { snapshot_begin, snapshot_bytes, reached } = self;
         let body = StoredMarker { snapshot_begin, snapshot_bytes, reached }.encode_to_vec();

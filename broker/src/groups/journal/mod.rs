@@ -371,6 +371,11 @@ impl Journal {
                     next = to.max(next + 1);
                     continue;
                 }
+                Err(ReadError::Lost { from, to }) => {
+                    replay.lose(format!("offsets {from} to {to} of its log were damaged, and taken out by a repair"));
+                    next = to.max(next + 1);
+                    continue;
+                }
                 Err(error @ ReadError::OutOfRange { .. }) => return Err(JournalError::Damaged(error.to_string())),
                 Err(ReadError::Failed(what)) => return Err(JournalError::Unavailable(what)),
             };
@@ -406,6 +411,11 @@ impl Journal {
         self.marker = marker;
         Ok(())
     }
+}
+
+/// Whether a saved marker is what was written.
+pub(crate) fn is_intact_marker(bytes: &[u8]) -> bool {
+    Marker::is_intact(bytes)
 }
 
 fn batch_of(payload: Vec<u8>, count: u32, base_offset: Offset, append_time_us: i64, epoch: u32) -> Batch {

@@ -158,7 +158,8 @@ impl Feeds {
                 );
                 session.gap(turn, to, Loss::Damage);
             }
-            Err(source @ (ReadError::Damaged { .. } | ReadError::Failed(_))) => {
+            Err(ReadError::Lost { to, .. }) if to > turn.cursor => session.gap(turn, to, Loss::Damage),
+            Err(source @ (ReadError::Damaged { .. } | ReadError::Lost { .. } | ReadError::Failed(_))) => {
                 let topic = self.sources.topic.meta().name.clone();
                 let error = GroupError::Read { topic, partition: turn.partition, source };
                 session.fail(turn.partition, turn.generation, error);

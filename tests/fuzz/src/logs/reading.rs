@@ -49,6 +49,11 @@ pub(crate) fn everything(log: &PartitionLog) -> Vec<Found> {
                 at = damage.to;
                 found.push(Found::Damage { from: damage.from, to: damage.to });
             }
+            // What a repair has taken out.
+            Err(ReadError::Lost { from, to }) => {
+                at = to;
+                found.push(Found::Damage { from, to });
+            }
             Err(error @ ReadError::OffsetOutOfRange { .. }) => panic!("{error}"),
             Err(ReadError::Storage(error)) => {
                 found.push(Found::Refused(error.to_string()));
