@@ -23,12 +23,16 @@ const METHODS: &[&str] = &[
     "Groups/WatchLag",
     "Groups/Reset",
     "Groups/Delete",
+    "Groups/ListDeadLetters",
+    "Groups/Redrive",
+    "Groups/Discard",
     "Topics/Create",
     "Topics/Describe",
     "Topics/List",
     "Topics/Alter",
     "Topics/Delete",
     "Topics/Truncate",
+    "Topics/Verify",
     "Admin/Info",
 ];
 

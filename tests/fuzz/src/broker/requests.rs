@@ -17,7 +17,7 @@ use tower_service::Service;
 use super::data::{config, directory_of, hurried, original, runtime};
 use crate::input::Input;
 
-const METHODS: [&str; 21] = [
+const METHODS: [&str; 25] = [
     "Log/Publish",
     "Log/PublishStream",
     "Log/OpenProducer",
@@ -39,6 +39,11 @@ const METHODS: [&str; 21] = [
     "Groups/Reset",
     "Groups/Delete",
     "Admin/Info",
+    // In the order in which they came: inputs that are kept name methods by number.
+    "Groups/ListDeadLetters",
+    "Groups/Redrive",
+    "Groups/Discard",
+    "Topics/Verify",
 ];
 
 const CALLS_MAX: usize = 6;
