@@ -26,6 +26,7 @@ Examples:
   aqueduct dlq redrive orders billing --since 1h --rate 100
   aqueduct dlq purge orders billing --key customer-7 --yes")]
 pub(super) enum DlqCommand {
+    /// Which groups have dead letters, and how many
     List,
     Show(ShowArgs),
     Redrive(RedriveArgs),

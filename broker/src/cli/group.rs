@@ -29,11 +29,14 @@ Examples:
   aqueduct group reset billing orders --to earliest --dry-run
   aqueduct group reset billing orders --to 2026-03-01T08:00:00Z")]
 pub(super) enum GroupCommand {
+    /// Every group, its mode and its topics
     List,
+    /// A group's policy, members, lag, and what is failing
     Describe(NameArgs),
     Create(CreateArgs),
     Alter(AlterArgs),
     Reset(ResetArgs),
+    /// Remove a group and its positions
     Delete(NameArgs),
 }
 
