@@ -22,6 +22,12 @@ const PACKAGES: [&str; 6] = ["proto", "storage", "client", "broker", "tests", "b
 /// Where the packages lie in the copy.
 const FOLDER: &str = "tree";
 
+/// The package and the binary.
+const BROKER: &str = "aqueduct";
+
+/// Where a broken broker lies, in the copy, with the test that runs it.
+const PROCESSES: &str = "processes";
+
 /// Seconds after which a run counts as hanging.
 const PATIENCE: &str = "180";
 
@@ -207,17 +213,50 @@ impl Copy {
 
     /// A patch that does not compile is noticed by nobody's test.
     fn build(&self, build: &[String]) -> Result<(), String> {
-        let output = self.cargo(build).arg("--no-run").output().map_err(|error| format!("cargo: {error}"))?;
-        if output.status.success() {
-            return Ok(());
+        if is_of_processes(build) {
+            return self.build_with_broker(build);
         }
-        Err(format!("it does not compile:\n{}", String::from_utf8_lossy(&output.stderr)))
+        let mut cargo = self.cargo("test");
+        cargo.args(build).arg("--no-run");
+        output_of(&mut cargo).map(drop)
+    }
+
+    /// These tests run the broker that they find beside them. A broken one must not be left where other tests look: it goes
+    /// to a folder of its own, together with the test.
+    fn build_with_broker(&self, build: &[String]) -> Result<(), String> {
+        let broker = self.target.join("debug").join(BROKER);
+        let (aside, folder) = (self.root.join("original"), self.root.join(PROCESSES));
+        let moving = |error: io::Error| format!("moving {}: {error}", broker.display());
+        fs::create_dir_all(folder.join("deps")).map_err(moving)?;
+        let is_built = broker.exists();
+        if is_built {
+            fs::rename(&broker, &aside).map_err(moving)?;
+        }
+        let mut cargo = self.cargo("build");
+        cargo.args(build).args(["-p", BROKER, "--bin", BROKER, "--message-format=json-render-diagnostics"]);
+        let built = output_of(&mut cargo);
+        if built.is_ok() {
+            fs::rename(&broker, folder.join(BROKER)).map_err(moving)?;
+        }
+        if is_built {
+            fs::rename(&aside, &broker).map_err(moving)?;
+        }
+        let test = test_executable(&built?).ok_or("cargo has built no test")?;
+        fs::copy(test, folder.join("deps/test")).map(drop).map_err(moving)
     }
 
     fn run(&self, build: &[String], tests: &[&str]) -> Result<Outcome, String> {
-        let mut cargo = self.cargo(build);
-        cargo.args(["--", "--exact"]).args(tests).env("AQUEDUCT_SEEDS", SEEDS);
-        let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+        let mut command = if is_of_processes(build) {
+            let mut command = Command::new("timeout");
+            command.arg(PATIENCE).arg(self.root.join(PROCESSES).join("deps/test"));
+            command
+        } else {
+            let mut cargo = self.cargo("test");
+            cargo.args(build).arg("--").env("AQUEDUCT_SEEDS", SEEDS);
+            cargo
+        };
+        command.arg("--exact").args(tests);
+        let output = command.output().map_err(|error| format!("running the test: {error}"))?;
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let stdout = said(&output.stdout);
         let named = |verdict: &str| {
@@ -228,12 +267,32 @@ impl Copy {
         Ok(Outcome { passed, failed, output: stdout + &said(&output.stderr) })
     }
 
-    fn cargo(&self, build: &[String]) -> Command {
+    fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new("timeout");
         command.arg(PATIENCE).arg(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
-        command.arg("test").arg("--locked").arg("--target-dir").arg(&self.target).args(build).current_dir(&self.root);
+        command.args([subcommand, "--locked", "--target-dir"]).arg(&self.target).current_dir(&self.root);
         command
     }
+}
+
+fn is_of_processes(build: &[String]) -> bool {
+    build.iter().any(|argument| argument == "aqueduct-tests")
+}
+
+/// What cargo says when it has built everything.
+fn output_of(cargo: &mut Command) -> Result<String, String> {
+    let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("it does not compile:\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The test among the artifacts that cargo tells of.
+fn test_executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut tests = messages.filter(|message| message["target"]["kind"][0] == "test");
+    tests.find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 /// The manifest of the workspace with every package in [`FOLDER`].
