@@ -13,7 +13,7 @@ use std::{
 use aqueduct_client::Client;
 use tempfile::TempDir;
 
-use crate::cli::aqueduct_binary;
+use crate::cli::{SETTINGS_OF_TESTS, aqueduct_binary};
 
 /// How to start a broker.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +70,9 @@ impl BrokerProcess {
         let mut words = launch.wrapper.clone();
         words.push(aqueduct_binary().into());
         let mut command = Command::new(&words[0]);
+        for name in SETTINGS_OF_TESTS {
+            command.env_remove(name);
+        }
         command
             .args(&words[1..])
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])

@@ -59,6 +59,21 @@ impl Output {
     }
 }
 
+/// Settings of tests. A broker would take them for misspelt settings of its own.
+pub(crate) const SETTINGS_OF_TESTS: [&str; 3] = ["AQUEDUCT_SEED", "AQUEDUCT_SEEDS", "AQUEDUCT_SOAK"];
+
+/// A process of the binary under test, in an environment without settings of tests.
+///
+/// # Panics
+/// If it has not been built.
+pub fn aqueduct_command() -> Command {
+    let mut command = Command::new(aqueduct_binary());
+    for name in SETTINGS_OF_TESTS {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// The binary under test, built by the same `cargo test --workspace`.
 ///
 /// # Panics
@@ -117,7 +132,7 @@ impl Running {
     /// # Panics
     /// If the process cannot be started.
     pub fn start(server: Option<&str>, args: &[&str]) -> Self {
-        let mut command = Command::new(aqueduct_binary());
+        let mut command = aqueduct_command();
         command
             .args(args)
             .env_remove("AQUEDUCT_SERVER")

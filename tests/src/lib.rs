@@ -15,7 +15,7 @@ mod wait;
 
 pub use crate::{
     broker_process::{BrokerProcess, EndedAtStart, Launch, Stopped, free_port},
-    cli::{Output, Running, aqueduct, aqueduct_binary, aqueduct_with_input},
+    cli::{Output, Running, aqueduct, aqueduct_binary, aqueduct_command, aqueduct_with_input},
     fault::Fault,
     proxy::{Flow, Proxy},
     raw::Raw,

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use aqueduct_tests::{BrokerProcess, aqueduct, aqueduct_binary, eventually};
+use aqueduct_tests::{BrokerProcess, aqueduct, aqueduct_command, eventually};
 use serde_json::Value;
 
 /// Short, and without the limits of the machine.
@@ -154,7 +154,7 @@ async fn ctrl_c_cleans_up_and_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = broker.url();
     for server in [None, Some(&server)] {
-        let mut command = Command::new(aqueduct_binary());
+        let mut command = aqueduct_command();
         command.args(["bench", "end-to-end", "--duration", "60s", "--no-limits", "--dir"]).arg(directory.path());
         command.args(server.map(|server| format!("--server={server}"))).env_remove("AQUEDUCT_SERVER");
         let child =

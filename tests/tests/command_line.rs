@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use aqueduct_client::{GroupPolicy, Record, Timestamp};
 use aqueduct_tests::{
-    BrokerProcess, aqueduct, aqueduct_binary, aqueduct_with_input, by_partition, eventually, read_all,
+    BrokerProcess, aqueduct, aqueduct_command, aqueduct_with_input, by_partition, eventually, read_all,
 };
 
 /// Real departures from New York, one JSON object a line.
@@ -156,7 +156,7 @@ async fn subscribe_into_head_ends_quietly() {
     aqueduct(Some(&url), &["topic", "create", "flights"]).success();
     aqueduct(Some(&url), &PUBLISH_FLIGHTS).success();
     for more in [&["--from", "earliest"][..], &["--group", "pipe"]] {
-        let mut child = Command::new(aqueduct_binary())
+        let mut child = aqueduct_command()
             .args(["--server", &url, "subscribe", "flights"])
             .args(more)
             .stdin(Stdio::null())

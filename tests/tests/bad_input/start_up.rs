@@ -135,7 +135,7 @@ fn unknown_keys_in_the_environment_are_refused_by_name() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
     for (key, value) in [("AQUEDUCT_SEGMENT_BYTE", "1"), ("AQUEDUCT_IO_THREADS", "0"), ("AQUEDUCT_COLOUR", "blue")] {
-        let output = std::process::Command::new(aqueduct_tests::aqueduct_binary())
+        let output = aqueduct_tests::aqueduct_command()
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
             .env(key, value)
