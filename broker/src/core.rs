@@ -1,6 +1,6 @@
 //! What every service shares: the parts of one running broker.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use aqueduct_storage::{Disk, Durability};
 use tokio::sync::{Semaphore, watch};
@@ -29,6 +29,8 @@ pub(crate) struct BrokerCore {
     pub(crate) started_us: i64,
     /// One verification at a time: it reads as fast as the disk gives.
     pub(crate) verifying: Arc<Semaphore>,
+    /// Compressed batches that are unpacked for their check at the same time, each with a decoder's memory.
+    pub(crate) unpacking: Arc<Semaphore>,
     draining: watch::Sender<bool>,
 }
 
@@ -51,6 +53,7 @@ impl BrokerCore {
         let started_us = clock::now_us();
         let draining = watch::Sender::new(false);
         let verifying = Arc::new(Semaphore::new(1));
+        let unpacking = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)));
         Ok(Arc::new(Self {
             config,
             meta,
@@ -61,6 +64,7 @@ impl BrokerCore {
             broker_id,
             started_us,
             verifying,
+            unpacking,
             draining,
         }))
     }

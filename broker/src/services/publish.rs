@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_proto::v1;
+use aqueduct_proto::v1::{self, publish_request::Payload};
 use aqueduct_storage::Batch;
 use bytes::Bytes;
 use futures_util::{
@@ -39,11 +39,28 @@ const STREAM_REQUESTS_MAX: usize = 1024;
 /// Spreads records without a key over the partitions, request by request.
 static NEXT_KEYLESS: AtomicU32 = AtomicU32::new(0);
 
-fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
+async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
     topic.check_id(&request.topic_id)?;
     let partitions = topic.meta().partitions;
     let keyless = NEXT_KEYLESS.fetch_add(1, Ordering::Relaxed) % partitions;
-    plan(request, partitions, keyless, &core.config.limits)
+    let limits = core.config.limits;
+    if !is_compressed(&request) {
+        return plan(request, partitions, keyless, &limits);
+    }
+    // Unpacking a batch that is made for it takes milliseconds: whoever publishes anything else goes on meanwhile.
+    let _turn = core.unpacking.acquire().await;
+    let planned = tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits)).await;
+    planned.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(TopicError::ShuttingDown.into()),
+    })
+}
+
+fn is_compressed(request: &v1::PublishRequest) -> bool {
+    match &request.payload {
+        Some(Payload::Batch(batch)) => !matches!(batch.codec(), v1::Codec::Unspecified | v1::Codec::None),
+        Some(Payload::Records(_)) | None => false,
+    }
 }
 
 /// Appends one request; answers once it is durable.
@@ -54,7 +71,7 @@ pub(super) async fn publish(
     request: v1::PublishRequest,
 ) -> Result<v1::PublishResponse, Status> {
     let topic = core.find_or_create(&request.topic).await?;
-    let parts = plan_for(core, &topic, request)?;
+    let parts = plan_for(core, &topic, request).await?;
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
@@ -267,7 +284,7 @@ impl Publisher {
             None => self.core.find_or_create(&self.topic_name).await?,
         };
         self.topic = Some(Arc::clone(&topic));
-        let parts = plan_for(&self.core, &topic, request)?;
+        let parts = plan_for(&self.core, &topic, request).await?;
         let place = |part: Part| Ok((topic.partition(part.partition)?, part));
         let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
         Ok(placed.into_iter().map(|(partition, part)| (part, partition)).collect())

@@ -199,8 +199,8 @@ async fn bombs_in_batches_cost_no_memory_and_honest_clients_go_on() {
     drop(unpacked);
     let url = siege.broker.url();
     let attack = async move {
-        let bombers = (0..2).map(|n| {
-            let (bomb, url) = (bombs[n].clone(), url.clone());
+        let bombers = (0..8).map(|n| {
+            let (bomb, url) = (bombs[n % 2].clone(), url.clone());
             async move {
                 let mut raw = aqueduct_tests::Raw::connect(&url).await;
                 loop {
