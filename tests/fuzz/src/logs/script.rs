@@ -56,11 +56,18 @@ enum Value {
     NearMax(u8),
 }
 
+/// Whether changes are disguised, which no accident does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    AsTheyAre,
+    MadeRight,
+}
+
 /// The files that `input` describes.
-pub(crate) fn files(input: &[u8]) -> arbitrary::Result<Files> {
+pub(crate) fn files(input: &[u8]) -> arbitrary::Result<(Files, Checksums)> {
     let mut from = Unstructured::new(input);
     let mut files = original(from.int_in_range(0..=COUNT - 1)?).clone();
-    let forges = from.arbitrary::<bool>()?;
+    let checksums = if from.arbitrary()? { Checksums::MadeRight } else { Checksums::AsTheyAre };
     for _ in 0..CHANGES_MAX {
         if from.is_empty() || files.is_empty() {
             break;
@@ -68,10 +75,10 @@ pub(crate) fn files(input: &[u8]) -> arbitrary::Result<Files> {
         let name = chosen(&files, from.arbitrary()?);
         apply(&mut files, &name, &from.arbitrary()?);
     }
-    if forges {
+    if checksums == Checksums::MadeRight {
         files.values_mut().for_each(|file| forge::checksums(file));
     }
-    Ok(files)
+    Ok((files, checksums))
 }
 
 fn chosen(files: &Files, number: u8) -> String {
