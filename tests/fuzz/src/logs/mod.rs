@@ -24,13 +24,15 @@ pub fn recovery(input: &[u8]) {
     let Ok((files, checksums)) = script::files(input) else { return };
     let disk = disk_of(&files);
     match open(&disk) {
+        // No accident makes checksums right. What was forged is refused or read soundly; what it does to later opens is not
+        // asked.
+        Err(_) if checksums == Checksums::MadeRight => {}
+        Ok((log, _)) if checksums == Checksums::MadeRight => assert_sound(&everything(&log), log.window()),
         Err(error) => {
             assert_eq!(files_on(&disk), files, "refused, and changed: {error}");
             let again = open(&disk).expect_err("refused once, refused always");
             assert_eq!(again.to_string(), error.to_string());
         }
-        // No accident makes checksums right. What was forged is read soundly; what it does to later opens is not asked.
-        Ok((log, _)) if checksums == Checksums::MadeRight => assert_sound(&everything(&log), log.window()),
         Ok((log, report)) => recovered(&disk, log, &report),
     }
 }
