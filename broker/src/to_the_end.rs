@@ -2,14 +2,21 @@
 
 use std::{future::Future, panic};
 
+use tokio::task::JoinError;
+
 /// Runs `change` to its end although the caller may stop waiting: a request that is cancelled or late loses its answer,
 /// not the second half of what it began.
 pub(crate) async fn to_the_end<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(change).await {
+    joined(tokio::spawn(change)).await
+}
+
+/// What a task comes to. Its panic goes on here.
+pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
+    match task.await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => panic::resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
+            // The runtime is shutting down, and whoever waits with it.
             Err(_) => std::future::pending().await,
         },
     }

@@ -11,7 +11,7 @@ use aqueduct_storage::{Batch, Offset};
 use super::{error::GroupError, sources::Sources, state::REDRIVEN, window::Parking};
 use crate::{
     budget::Permit,
-    engine::ReadError,
+    engine::{PartitionLog, ReadError},
     partition::{Appended, Partition},
     services::{pack, unpack},
 };
@@ -65,15 +65,27 @@ pub(super) async fn append(partition: &Partition, records: &[Record]) -> Result<
 }
 
 async fn read(sources: &Sources, partition: u32, range: &Range<Offset>) -> Result<Found, GroupError> {
-    match sources.log(partition)?.read(range.start, READ_BYTES).await {
-        Ok(batches) => Ok(batches.into_iter().next().map_or(Found::Lost(range.end), Found::Batch)),
+    match first_batch(&*sources.log(partition)?, range).await {
         Err(ReadError::OutOfRange { window, .. }) if range.start < window.log_start => {
             Ok(Found::Lost(range.end.min(window.log_start)))
         }
+        found => {
+            found.map_err(|source| GroupError::Read { topic: sources.topic.meta().name.clone(), partition, source })
+        }
+    }
+}
+
+/// The batch that holds the first offset of `range`.
+///
+/// # Errors
+/// What the log says, but for damage: what is damaged is lost.
+pub(super) async fn first_batch(log: &dyn PartitionLog, range: &Range<Offset>) -> Result<Found, ReadError> {
+    match log.read(range.start, READ_BYTES).await {
+        Ok(batches) => Ok(batches.into_iter().next().map_or(Found::Lost(range.end), Found::Batch)),
         Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) if to > range.start => {
             Ok(Found::Lost(range.end.min(to)))
         }
-        Err(source) => Err(GroupError::Read { topic: sources.topic.meta().name.clone(), partition, source }),
+        Err(error) => Err(error),
     }
 }
 
@@ -103,16 +115,17 @@ fn marked(sources: &Sources, partition: u32, batch: &Batch, moved: &Range<Offset
             continue;
         }
         let death = death(event.offset);
-        records.push(match (partition, DeadLetter::from_event(event.clone())) {
-            (REDRIVEN, Some(letter)) => letter.death.again(death).mark(letter.event.record),
-            _ => death.mark(event.record),
+        let letter = (partition == REDRIVEN).then(|| DeadLetter::from_event(event.clone())).flatten();
+        records.push(match letter {
+            Some(letter) => letter.death.again(death).mark(letter.event.record),
+            None => death.mark(event.record),
         });
     }
     records
 }
 
 /// What there is of a record.
-enum Found {
+pub(super) enum Found {
     Batch(Batch),
     /// Nothing, up to this offset: retention took it, or it is damaged.
     Lost(Offset),

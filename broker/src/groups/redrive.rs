@@ -11,7 +11,7 @@ use aqueduct_storage::Offset;
 use super::{
     Groups, check_name,
     coordinator::{Command, Letters},
-    dead_letters::append,
+    dead_letters::{Found, append, first_batch},
     error::GroupError,
     progress::Progress,
     sources::Sources,
@@ -22,9 +22,6 @@ use crate::{
     services::unpack,
     topics::Topic,
 };
-
-/// Read at once of the letters to be redriven, and so about the most of one append.
-const READ_BYTES: usize = 256 * 1024;
 
 /// The dead letters of one group on one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,14 +172,10 @@ struct Moved {
 async fn redrive_some(sources: &Sources, log: &dyn PartitionLog, range: Range<Offset>) -> Result<Moved, GroupError> {
     let topic: Arc<str> = sources.dead_letters_name().into();
     let read_error = |source| GroupError::Read { topic: topic.to_string(), partition: 0, source };
-    let batch = match log.read(range.start, READ_BYTES).await {
-        Ok(batches) => batches.into_iter().next(),
-        Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) if to > range.start => {
-            return Ok(Moved { up_to: to.min(range.end), at: None });
-        }
-        Err(error) => return Err(read_error(error)),
+    let batch = match first_batch(log, &range).await.map_err(read_error)? {
+        Found::Batch(batch) => batch,
+        Found::Lost(up_to) => return Ok(Moved { up_to, at: None }),
     };
-    let Some(batch) = batch else { return Ok(Moved { up_to: range.end, at: None }) };
     let up_to = range.end.min(batch.header.next_offset());
     let unpacked = unpack(&topic, 0, batch).map_err(|error| read_error(ReadError::Failed(error.to_string())))?;
     let mut records = Vec::new();

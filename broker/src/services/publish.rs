@@ -30,6 +30,7 @@ use crate::{
     error::{PublishError, TopicError},
     partition::{AppendReply, Partition},
     status,
+    to_the_end::joined,
     topics::Topic,
 };
 
@@ -49,11 +50,7 @@ async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest)
     }
     // Unpacking a batch that is made for it takes milliseconds: whoever publishes anything else goes on meanwhile.
     let _turn = core.unpacking.acquire().await;
-    let planned = tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits)).await;
-    planned.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(TopicError::ShuttingDown.into()),
-    })
+    joined(tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits))).await
 }
 
 fn is_compressed(request: &v1::PublishRequest) -> bool {
@@ -336,13 +333,7 @@ fn as_outcome(mut results: Vec<v1::PublishResult>) -> v1::outcome::Outcome {
 /// The request that is held, once it has been admitted.
 async fn admitted(waiting: &mut Option<HeldRequest>) -> Answer {
     let Some(HeldRequest(admission)) = waiting else { return futures_util::future::pending().await };
-    match admission.await {
-        Ok(answer) => answer,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => futures_util::future::pending().await,
-        },
-    }
+    joined(admission).await
 }
 
 impl Requests {

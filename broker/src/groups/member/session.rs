@@ -352,10 +352,10 @@ impl Session {
     /// Does what is due: time-outs, delays that are over, heartbeats.
     pub(super) fn on_time(&mut self, now: Instant) {
         let mut timer = self.heartbeat_due(now).min(self.silence_due(now));
+        let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
         let partitions: Vec<u32> = self.held.keys().copied().collect();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
             if held.window.expire(&fault) == Expired::Some {
                 self.stats.count_timeout();
                 self.settling.moved.insert(partition);

@@ -69,8 +69,7 @@ impl Session {
     fn nack(&mut self, settle: Settle, fault: &Fault, pause: Pause) {
         let (partition, generation) = (settle.partition, settle.generation);
         let Some(committed) = self.applied(&settle, |window, ranges| window.nack(ranges, fault, pause)) else { return };
-        let ack_id = settle.ack_id;
-        self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
+        self.answer_when_durable(&settle, committed);
         let Some(window) = self.held.get(&partition).map(|held| &held.window) else { return };
         self.outbox.push_back(Event::Rewound { partition, generation, offset: window.cursor() });
         self.timer = window.held_until(fault.at).into_iter().chain([self.timer]).min().unwrap_or(fault.at);
@@ -82,9 +81,13 @@ impl Session {
         apply: impl FnOnce(&mut Window, &[Range<Offset>]) -> Result<(), NotDelivered>,
     ) {
         if let Some(committed) = self.applied(&settle, apply) {
-            let Settle { ack_id, partition, generation, .. } = settle;
-            self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
+            self.answer_when_durable(&settle, committed);
         }
+    }
+
+    fn answer_when_durable(&mut self, settle: &Settle, committed: Offset) {
+        let &Settle { ack_id, partition, generation, .. } = settle;
+        self.settling.next.extend(ack_id.map(|ack_id| Awaiting { ack_id, partition, generation, committed }));
     }
 
     /// Applies a settlement, and returns the committed offset after it; one that is out of place is answered.
