@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     budget::Budget,
-    clock,
+    clock::Clock,
     config::{AutoCreateTopics, BrokerConfig},
     engine::{EngineError, MetaStore, embedded::EmbeddedEngine},
     error::{OpenError, TopicError},
@@ -36,7 +36,12 @@ pub(crate) struct BrokerCore {
 
 impl BrokerCore {
     /// Opens the data directory at `path` of `disk`.
-    pub(crate) async fn open(disk: Arc<dyn Disk>, path: &Path, config: BrokerConfig) -> Result<Arc<Self>, OpenError> {
+    pub(crate) async fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        config: BrokerConfig,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
         config.validate()?;
         let (path, options) = (path.to_owned(), config.embedded());
         let engine = tokio::task::spawn_blocking(move || EmbeddedEngine::open(disk, &path, options))
@@ -45,12 +50,13 @@ impl BrokerCore {
         let broker_id = uuid::Uuid::from_bytes(engine.broker_id()).to_string();
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
         let producer_names = ProducerNames::open(Arc::clone(&meta)).await?;
-        let topics = Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences()).await?;
+        let topics =
+            Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences(), clock.clone()).await?;
         warn_of_os_durability(&topics);
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
-        let started_us = clock::now_us();
+        let started_us = clock.now_us();
         let draining = watch::Sender::new(false);
         let verifying = Arc::new(Semaphore::new(1));
         let unpacking = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)));

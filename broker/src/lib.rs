@@ -23,12 +23,12 @@ use std::{path::Path, sync::Arc, time::Duration};
 pub use aqueduct_client as client;
 use aqueduct_storage::RealDisk;
 
+use crate::{clock::Clock, core::BrokerCore, in_process::InProcess};
 pub use crate::{
     config::{AutoCreateTopics, BrokerConfig, ConnectionLimits, Limits},
     engine::EngineError,
     error::OpenError,
 };
-use crate::{core::BrokerCore, in_process::InProcess};
 
 mod batch_check;
 mod budget;
@@ -85,7 +85,11 @@ impl Broker {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open_with(data: impl AsRef<Path>, config: BrokerConfig) -> Result<Self, OpenError> {
-        Ok(Self { core: BrokerCore::open(Arc::new(RealDisk::new()), data.as_ref(), config).await? })
+        Self::open_at(data.as_ref(), config, Clock::default()).await
+    }
+
+    async fn open_at(data: &Path, config: BrokerConfig, clock: Clock) -> Result<Self, OpenError> {
+        Ok(Self { core: BrokerCore::open(Arc::new(RealDisk::new()), data, config, clock).await? })
     }
 
     /// A client that calls the broker directly: the same as over the network, but for the network.

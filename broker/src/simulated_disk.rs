@@ -18,7 +18,7 @@ use aqueduct_storage::sim::SimDisk;
 use fastrand::Rng;
 
 use self::{ledger::Ledger, life::Life};
-use crate::{BrokerConfig, OpenError, core::BrokerCore};
+use crate::{BrokerConfig, OpenError, clock::Clock, core::BrokerCore};
 
 mod ledger;
 mod life;
@@ -30,7 +30,7 @@ const OPERATIONS_IN_A_LIFE: u64 = 300;
 
 async fn open(disk: &SimDisk) -> Result<Arc<BrokerCore>, OpenError> {
     let config = BrokerConfig { segment_bytes: 64 << 10, io_threads: 4, ..BrokerConfig::default() };
-    BrokerCore::open(disk.shared(), Path::new("/srv/data"), config).await
+    BrokerCore::open(disk.shared(), Path::new("/srv/data"), config, Clock::default()).await
 }
 
 /// Runs `work` on a runtime that dies with it, as a process does.

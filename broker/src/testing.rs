@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{Broker, BrokerConfig, OpenError, client::Client};
+use crate::{Broker, BrokerConfig, OpenError, client::Client, clock::Clock};
 
 /// A broker on a temporary directory that goes when this is dropped.
 ///
@@ -19,6 +19,7 @@ use crate::{Broker, BrokerConfig, OpenError, client::Client};
 /// ```
 pub struct TestBroker {
     broker: Broker,
+    clock: Clock,
     directory: Directory,
 }
 
@@ -48,8 +49,9 @@ impl TestBroker {
     pub async fn start_with(config: BrokerConfig) -> Result<Self, OpenError> {
         let path = std::env::temp_dir().join(format!("aqueduct-test-{}", uuid::Uuid::new_v4().simple()));
         let directory = Directory(path);
-        let broker = Broker::open_with(&directory.0, config).await?;
-        Ok(Self { broker, directory })
+        let clock = Clock::default();
+        let broker = Broker::open_at(&directory.0, config, clock.clone()).await?;
+        Ok(Self { broker, clock, directory })
     }
 
     /// A client of it.
@@ -62,6 +64,12 @@ impl TestBroker {
         &self.broker
     }
 
+    /// Sets the broker's clock forward: what would happen within that time happens now. Time-outs, backoffs and delays
+    /// need no waiting in a test.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
     /// Stops it and starts it again on the same data. Clients of before find it gone: make new ones.
     ///
     /// # Errors
@@ -69,10 +77,10 @@ impl TestBroker {
     pub async fn restart(self) -> Result<Self, OpenError> {
         let config = self.broker.core.config.clone();
         self.broker.shutdown(Duration::from_secs(10)).await?;
-        let Self { broker, directory } = self;
+        let Self { broker, clock, directory } = self;
         drop(broker);
-        let broker = Broker::open_with(&directory.0, config).await?;
-        Ok(Self { broker, directory })
+        let broker = Broker::open_at(&directory.0, config, clock.clone()).await?;
+        Ok(Self { broker, clock, directory })
     }
 
     /// Where its data lies.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aqueduct_storage::Offset;
 
 use super::{Groups, check_name, coordinator::PositionView, error::GroupError, sources::Sources, state::TopicId};
-use crate::{clock, topics::Topic};
+use crate::{clock::Clock, topics::Topic};
 
 /// The lag of one group in one partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +56,7 @@ impl Groups {
             }
             if let Some((_, topic)) = &topic {
                 let sources = Sources::new(&self.topics, Arc::clone(topic), position.group.clone());
-                lags.extend(lag_at(&sources, position).await?);
+                lags.extend(lag_at(&sources, position, self.topics.clock()).await?);
             }
         }
         lags.sort_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
@@ -65,7 +65,7 @@ impl Groups {
 }
 
 /// `None` for a partition that is out of service: what is in it cannot be told.
-async fn lag_at(sources: &Sources, position: PositionView) -> Result<Option<PartitionLag>, GroupError> {
+async fn lag_at(sources: &Sources, position: PositionView, clock: &Clock) -> Result<Option<PartitionLag>, GroupError> {
     let PositionView { group, topic: topic_id, partition, committed, member } = position;
     let Ok(log) = sources.log(partition) else { return Ok(None) };
     let window = *log.watch().borrow();
@@ -75,7 +75,7 @@ async fn lag_at(sources: &Sources, position: PositionView) -> Result<Option<Part
         // Retention may be faster than we are; then what it took counts for nothing.
         bytes = log.bytes_between(oldest, window.high_watermark).await.unwrap_or_default();
         let appended_us = log.append_time_at(oldest).await.ok().flatten();
-        behind = appended_us.map_or(Duration::ZERO, |time_us| elapsed_since(time_us, clock::now_us()));
+        behind = appended_us.map_or(Duration::ZERO, |time_us| elapsed_since(time_us, clock.now_us()));
     }
     Ok(Some(PartitionLag {
         group,

@@ -141,7 +141,7 @@ impl Groups {
         };
         let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
         let (dropped, is_dropped) = oneshot::channel();
-        let task = tokio::spawn(Coordinator::new(journal, state).run(commands, is_dropped));
+        let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
         Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
     }
@@ -227,7 +227,8 @@ impl Groups {
         match joined.await {
             Ok((join, topic, membership)) => {
                 let sources = Sources::new(&self.topics, topic, join.group.clone());
-                let member = Member { handle: self.handle.clone(), membership, sources };
+                let member =
+                    Member { handle: self.handle.clone(), membership, sources, clock: self.topics.clock().clone() };
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
                 member::run(member, &join, requests, outbound, outgoing).await;

@@ -202,7 +202,9 @@ impl Stage {
 async fn rebalance(goodbyes: &[Goodbye]) {
     let disk = SimDisk::new();
     let meta: Arc<dyn MetaStore> = Arc::new(engine_on(&disk));
-    let topics = Topics::open(Arc::clone(&meta), 1 << 20, Arc::default()).await.expect("the topics open");
+    let topics = Topics::open(Arc::clone(&meta), 1 << 20, Arc::default(), crate::clock::Clock::default())
+        .await
+        .expect("the topics open");
     let new = NewTopic { partitions: PARTITIONS, ..NewTopic::default() };
     let topic = topics.create("t", new).await.expect("the topic is made");
     let (groups, coordinator) = begin(&meta, topics).await;

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::{clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, topics::settings::NewTopic};
+use crate::{clock::Clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, topics::settings::NewTopic};
 
 mod admin;
 mod consuming;
@@ -29,7 +29,8 @@ impl Stack {
         let options = crate::BrokerConfig::default().embedded();
         let engine = EmbeddedEngine::open(Arc::new(RealDisk::new()), directory, options).expect("the directory opens");
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
-        let topics = Topics::open(Arc::clone(&meta), 1 << 20, Arc::default()).await.expect("the topics open");
+        let topics =
+            Topics::open(Arc::clone(&meta), 1 << 20, Arc::default(), Clock::default()).await.expect("the topics open");
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the groups open");
         Self { meta, topics, groups }
     }
@@ -72,7 +73,7 @@ impl Stack {
             base_offset: lease.tail,
             record_count,
             payload_crc: payload_crc(&payload),
-            append_time_us: clock::now_us(),
+            append_time_us: crate::clock::now_us(),
             epoch: lease.epoch,
             ..BatchHeader::default()
         };

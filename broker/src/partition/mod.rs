@@ -20,6 +20,7 @@ use self::{
 };
 use crate::{
     budget::{Budget, Permit},
+    clock::Clock,
     engine::{EngineError, PartitionLog, ReadError},
     error::{PublishError, TopicError},
     producer_names::Fences,
@@ -87,6 +88,7 @@ struct Shared {
     topic: String,
     index: u32,
     fences: Arc<Fences>,
+    clock: Clock,
     failure: FailureState,
 }
 
@@ -132,10 +134,11 @@ impl Partition {
         log: Result<Arc<dyn PartitionLog>, EngineError>,
         budget: Arc<Budget>,
         fences: Arc<Fences>,
+        clock: Clock,
         notice: FailureNotice,
     ) -> Self {
         let failure = FailureState::new(log.as_ref().err().map(ToString::to_string), notice);
-        let shared = Arc::new(Shared { topic, index, fences, failure });
+        let shared = Arc::new(Shared { topic, index, fences, clock, failure });
         Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted), batch_bytes: AtomicUsize::new(0) }
     }
 

@@ -15,7 +15,6 @@ use super::{
     sequencer::{Admission, Sequencer},
 };
 use crate::{
-    clock,
     engine::{AppendError, EngineError, PartitionLog, ReadError},
     error::PublishError,
 };
@@ -99,7 +98,7 @@ impl Owner {
     /// Sequences requests and sends them to the engine.
     #[expect(clippy::vec_box, reason = "as they come out of the mailbox, where a place must be small")]
     fn admit(&mut self, requests: &mut Vec<Box<Request>>) {
-        let now_us = clock::now_us();
+        let now_us = self.shared.clock.now_us();
         let mut waiters = Vec::with_capacity(requests.len());
         let mut batches = Vec::with_capacity(requests.len());
         let mut bytes = 0;

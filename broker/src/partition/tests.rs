@@ -45,7 +45,15 @@ async fn stage_on(disk: &SimDisk) -> Stage {
     };
     let budget = Arc::new(Budget::new("TOPIC_BUDGET", "t", 1 << 20));
     let partition = |(index, log)| {
-        Partition::new("t".to_owned(), index, log, Arc::clone(&budget), Arc::default(), FailureNotice::default())
+        Partition::new(
+            "t".to_owned(),
+            index,
+            log,
+            Arc::clone(&budget),
+            Arc::default(),
+            Clock::default(),
+            FailureNotice::default(),
+        )
     };
     let partitions = (0..).zip(logs.partitions).map(partition).collect();
     Stage { _engine: engine, partitions }

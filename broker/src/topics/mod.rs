@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, watch};
 use self::settings::{NewTopic, TopicChange};
 use crate::{
     budget::Budget,
-    clock,
+    clock::Clock,
     engine::{EngineError, MetaStore, PartitionLog, TopicLogs},
     error::TopicError,
     names,
@@ -102,6 +102,7 @@ pub(crate) struct Topics {
     closed: AtomicBool,
     budget_bytes: u64,
     fences: Arc<Fences>,
+    clock: Clock,
     notice: FailureNotice,
 }
 
@@ -115,6 +116,7 @@ impl Topics {
         meta: Arc<dyn MetaStore>,
         budget_bytes: u64,
         fences: Arc<Fences>,
+        clock: Clock,
     ) -> Result<Arc<Self>, EngineError> {
         let stored = meta.open_topics().await?;
         let topics = Self {
@@ -124,12 +126,18 @@ impl Topics {
             closed: AtomicBool::new(false),
             budget_bytes,
             fences,
+            clock,
             notice: FailureNotice::default(),
         };
         for logs in stored {
             topics.insert(logs);
         }
         Ok(Arc::new(topics))
+    }
+
+    /// What time it is for whatever concerns topics.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The topic of that name.
@@ -199,7 +207,7 @@ impl Topics {
     async fn make(&self, name: &str, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         self.check_open()?;
         let id = *uuid::Uuid::new_v4().as_bytes();
-        let logs = self.meta.create_topic(new.into_meta(name, id, clock::now_us())).await?;
+        let logs = self.meta.create_topic(new.into_meta(name, id, self.clock.now_us())).await?;
         Ok(self.insert(logs))
     }
 
@@ -276,7 +284,15 @@ impl Topics {
     ) -> Arc<Partition> {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let fences = Arc::clone(&self.fences);
-        Arc::new(Partition::new(topic.to_owned(), index, log, Arc::clone(budget), fences, self.notice.clone()))
+        Arc::new(Partition::new(
+            topic.to_owned(),
+            index,
+            log,
+            Arc::clone(budget),
+            fences,
+            self.clock.clone(),
+            self.notice.clone(),
+        ))
     }
 }
 
@@ -294,7 +310,7 @@ pub(crate) async fn enforce_retention(topics: Weak<Topics>, interval: std::time:
             }
             for partition in topic.partitions().iter() {
                 let Ok(log) = partition.log() else { continue };
-                if let Err(error) = log.enforce_retention(clock::now_us()).await {
+                if let Err(error) = log.enforce_retention(topics.clock.now_us()).await {
                     tracing::error!(topic = %meta.name, partition = partition.index(), "retention failed: {error}");
                 }
             }

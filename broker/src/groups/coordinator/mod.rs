@@ -35,7 +35,7 @@ use super::{
     roster::{Roster, Standing, Step},
     state::{Change, Group, PositionKey, REDRIVEN, State, TopicId, progress_of},
 };
-use crate::clock;
+use crate::clock::Clock;
 
 /// Messages that wait for the coordinator.
 pub(crate) const MAILBOX_COMMANDS: usize = 1024;
@@ -53,6 +53,7 @@ type Consumption = (String, TopicId);
 pub(crate) struct Coordinator {
     state: State,
     journal: Journal,
+    clock: Clock,
     rosters: BTreeMap<Consumption, Roster>,
     members: HashMap<MemberId, Member>,
     /// Resolve to the members that have dropped their side.
@@ -91,12 +92,13 @@ struct Member {
 
 impl Coordinator {
     /// With what the journal held.
-    pub(crate) fn new(journal: Journal, state: State) -> Self {
+    pub(crate) fn new(journal: Journal, state: State, clock: Clock) -> Self {
         let mut generations = Generations { last: 0 };
         journal.epoch().into_iter().for_each(|epoch| generations.raise_to(epoch));
         Self {
             state,
             journal,
+            clock,
             rosters: BTreeMap::new(),
             members: HashMap::new(),
             departures: FuturesUnordered::new(),
@@ -161,7 +163,7 @@ impl Coordinator {
         if self.state.len() >= GROUPS_MAX {
             return Err(GroupError::TooMany { what: "groups", limit: GROUPS_MAX });
         }
-        self.set_group(Change::GroupSet { group: group.clone(), policy, created_us: clock::now_us() }, group).await
+        self.set_group(Change::GroupSet { group: group.clone(), policy, created_us: self.clock.now_us() }, group).await
     }
 
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
@@ -229,7 +231,7 @@ impl Coordinator {
         let membership = Membership { id, policy, target: target.subscribe(), stats: Arc::clone(&stats) };
         let gone = Arc::clone(&target);
         self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
-        let joined_us = clock::now_us();
+        let joined_us = self.clock.now_us();
         let roster = self.rosters.entry(consumption.clone()).or_default();
         let mut steps = roster.join(id, partitions, || self.generations.next());
         let redriven = PositionKey { group: consumption.0.clone(), topic: consumption.1, partition: REDRIVEN };

@@ -11,6 +11,7 @@ use super::{
     session::{Session, Turn},
 };
 use crate::{
+    clock::Clock,
     engine::{PartitionLog, ReadError},
     groups::{error::GroupError, sources::Sources},
     outgoing::{Allowance, Outgoing},
@@ -25,6 +26,7 @@ pub(super) struct Feeds {
     wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
     reading: Option<BoxFuture<'static, Read>>,
     outgoing: Outgoing,
+    clock: Clock,
     /// The client has not taken what was read for it: nothing more is read, until there is room for a batch of so many bytes.
     held: Option<usize>,
 }
@@ -58,9 +60,9 @@ pub(super) struct Read {
 }
 
 impl Feeds {
-    pub(super) fn new(sources: Sources, outgoing: Outgoing) -> Self {
+    pub(super) fn new(sources: Sources, outgoing: Outgoing, clock: Clock) -> Self {
         let wakes = FuturesUnordered::new();
-        Self { sources, feeds: HashMap::new(), wakes, reading: None, outgoing, held: None }
+        Self { sources, feeds: HashMap::new(), wakes, reading: None, outgoing, clock, held: None }
     }
 
     /// Begins to read a partition that `session` has got.
@@ -85,7 +87,7 @@ impl Feeds {
     /// Reads what is next in turn and hands it to `session`, until it wants no more or the disk has to be asked.
     pub(super) fn pump(&mut self, session: &mut Session) {
         while self.reading.is_none() && self.held.is_none() {
-            let Some(turn) = session.next_turn(tokio::time::Instant::now()) else { return };
+            let Some(turn) = session.next_turn(self.clock.now()) else { return };
             let Some(feed) = self.feeds.get_mut(&turn.partition) else { continue };
             let window = *feed.window.borrow_and_update();
             if turn.cursor < window.log_start {
@@ -141,7 +143,7 @@ impl Feeds {
             self.outgoing.send(allowance, bytes.unwrap_or_default());
         }
         match outcome {
-            Ok(batches) => session.deliver(turn, batches, high_watermark, tokio::time::Instant::now()),
+            Ok(batches) => session.deliver(turn, batches, high_watermark, self.clock.now()),
             Err(ReadError::OutOfRange { window, .. }) if turn.cursor < window.log_start => {
                 session.gap(turn, window.log_start, Loss::Retention);
             }

@@ -10,7 +10,7 @@ use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
@@ -25,7 +25,7 @@ use super::{
     error::GroupError,
     sources::Sources,
 };
-use crate::{clock, outgoing::Outgoing};
+use crate::{clock::Clock, outgoing::Outgoing};
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -61,6 +61,7 @@ pub(super) struct Member {
     pub(super) handle: Handle,
     pub(super) membership: Membership,
     pub(super) sources: Sources,
+    pub(super) clock: Clock,
 }
 
 /// Serves a member until its stream ends, however it does.
@@ -71,23 +72,23 @@ pub(super) async fn run(
     outbound: Outbound,
     outgoing: Outgoing,
 ) {
-    let Member { handle, membership, sources } = member;
+    let Member { handle, membership, sources, clock } = member;
     let Membership { id, policy, mut target, stats } = membership;
     let meta = sources.topic.meta();
     let terms = Terms { policy: policy.clone(), heartbeat: join.heartbeat, credit: join.credit };
-    let mut session = Session::new(id, terms, stats, WallClock { at: Instant::now(), at_us: clock::now_us() });
+    let mut session = Session::new(id, terms, stats, WallClock { at: clock.now(), at_us: clock.now_us() });
     session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
     target.mark_changed();
-    let mut feeds = Feeds::new(sources.clone(), outgoing);
+    let mut feeds = Feeds::new(sources.clone(), outgoing, clock.clone());
     let mut settling = None;
     let mut parking = None;
     let end = loop {
         feeds.pump(&mut session);
         if settling.is_none() {
-            settling = Settling::begin(&mut session, &handle);
+            settling = Settling::begin(&mut session, &handle, clock.now());
         }
         if parking.is_none() {
-            parking = Parking::begin(&mut session, &sources);
+            parking = Parking::begin(&mut session, &sources, clock.now());
         }
         if let Some(end) = session.finished() {
             break end;
@@ -104,32 +105,32 @@ pub(super) async fn run(
             },
             outcome = Settling::ended(&mut settling) => {
                 if let Some(Settling { advanced, .. }) = settling.take() {
-                    session.settled(&advanced, outcome, Instant::now());
+                    session.settled(&advanced, outcome, clock.now());
                     feeds.retain(&session);
                 }
             }
             outcome = Parking::ended(&mut parking) => {
                 if let Some(Parking { at, .. }) = parking.take() {
-                    session.parked(at, outcome, Instant::now());
+                    session.parked(at, outcome, clock.now());
                 }
             }
             request = requests.next(), if session.takes_requests() => match request {
-                Some(Ok(request)) => session.request(request, Instant::now()),
+                Some(Ok(request)) => session.request(request, clock.now()),
                 Some(Err(error)) => session.end(error),
-                None => session.client_gone(Instant::now()),
+                None => session.client_gone(clock.now()),
             },
             sent = outbound.reserve(), if session.has_events() => match sent {
-                Ok(permit) => send(&mut session, permit, &outbound),
-                Err(_) => session.client_gone(Instant::now()),
+                Ok(permit) => send(&mut session, permit, &outbound, clock.now()),
+                Err(_) => session.client_gone(clock.now()),
             },
-            () = outbound.closed(), if !session.has_events() && !session.client_has_gone() => session.client_gone(Instant::now()),
+            () = outbound.closed(), if !session.has_events() && !session.client_has_gone() => session.client_gone(clock.now()),
             happened = feeds.next() => match happened {
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session),
                 // Looked at above.
                 Happened::Room => {}
             },
-            () = sleep_until(timer) => session.on_time(Instant::now()),
+            () = clock.sleep_until(timer) => session.on_time(clock.now()),
         }
     };
     // This is what tells the coordinator: the partitions move now, however long the client takes to listen.
@@ -150,8 +151,7 @@ pub(super) async fn run(
 }
 
 /// Sends what there is, as far as the connection takes it at once.
-fn send(session: &mut Session, permit: mpsc::Permit<'_, Result<Event, GroupError>>, outbound: &Outbound) {
-    let now = Instant::now();
+fn send(session: &mut Session, permit: mpsc::Permit<'_, Result<Event, GroupError>>, outbound: &Outbound, now: Instant) {
     let mut permit = Some(permit);
     while let Some(free) = permit {
         let Some(event) = session.next_event(now) else { return };
@@ -167,8 +167,8 @@ struct Settling {
 }
 
 impl Settling {
-    fn begin(session: &mut Session, handle: &Handle) -> Option<Self> {
-        let settlement = session.next_settlement(Instant::now())?;
+    fn begin(session: &mut Session, handle: &Handle, now: Instant) -> Option<Self> {
+        let settlement = session.next_settlement(now)?;
         let advanced = settlement.advanced.iter().map(|one| one.at).collect();
         let handle = handle.clone();
         Some(Self { advanced, answer: async move { handle.settle(settlement).await }.boxed() })
@@ -190,8 +190,8 @@ struct Parking {
 }
 
 impl Parking {
-    fn begin(session: &mut Session, sources: &Sources) -> Option<Self> {
-        let (at, parking) = session.next_parking(Instant::now())?;
+    fn begin(session: &mut Session, sources: &Sources, now: Instant) -> Option<Self> {
+        let (at, parking) = session.next_parking(now)?;
         let (sources, begin) = (sources.clone(), parking.range.start);
         let moved = async move { dead_letters::park(sources, at.partition, parking).await.map(|end| begin..end) };
         Some(Self { at, answer: moved.boxed() })
