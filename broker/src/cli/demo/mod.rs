@@ -4,6 +4,7 @@
 //! everything is read back and compared, byte for byte. It exits with 0 only if all of it agreed.
 
 mod damage;
+mod failing;
 mod flights;
 mod ledger;
 mod narration;
@@ -49,8 +50,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(180);
 The demo starts a broker of its own on a free port and a temporary directory,
 publishes real flight events from three producers, lets a fast and a slow group
 read them, kills the broker with SIGKILL in the middle of publishing, starts it
-again, and then checks every receipt against what is on disk. It exits with 0
-only if everything agreed.
+again, and then checks every receipt against what is on disk. At last a group
+meets events that it cannot handle: they are retried, parked, and redriven. It
+exits with 0 only if everything agreed.
 
 Examples:
   aqueduct demo
@@ -119,6 +121,9 @@ impl Story<'_> {
 
         narrator.step("Replay from the middle, twice");
         verdict.replay(narrator, &client).await?;
+
+        narrator.step("A consumer that fails, and what becomes of its events");
+        verdict.failing = failing::tell(narrator, &client).await?;
         let _ = client.close(Duration::from_secs(5)).await;
         broker.stop().await?;
         verdict.elapsed = narrator.elapsed();

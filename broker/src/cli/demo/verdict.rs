@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use aqueduct_client::{Client, Event, Gap, GapReason, Item, Start, SubscribeError};
 use serde::Serialize;
 
+use super::failing::Failing;
 use super::flights::fingerprint;
 use super::ledger::{Audit, Digest, Ledger, Seen};
 use super::narration::Narrator;
@@ -34,6 +35,7 @@ pub(super) struct Verdict {
     troubles: u64,
     promised: Digest,
     replays: Vec<Digest>,
+    pub(super) failing: Failing,
     /// Of the whole demo.
     pub(super) elapsed: Duration,
 }
@@ -78,6 +80,7 @@ impl Verdict {
             troubles: 0,
             promised: Digest::default(),
             replays: Vec::new(),
+            failing: Failing::default(),
             elapsed: Duration::ZERO,
         }
     }
@@ -170,6 +173,13 @@ impl Verdict {
                 found: format!("{:016x}", replay.value),
             });
         }
+        let Failing { events, hopeless, handled, letters, handled_after_redrive, seen_by_bystander } = self.failing;
+        checks.extend([
+            Check::numbers("events handled while others failed", events - hopeless, handled),
+            Check::numbers("failed events among the dead letters", hopeless, letters),
+            Check::numbers("dead letters handled after a redrive", hopeless, handled_after_redrive),
+            Check::numbers("events that the other group was given", events, seen_by_bystander),
+        ]);
         checks
     }
 
@@ -212,6 +222,8 @@ impl Verdict {
             events_different: self.different,
             events_stored_twice: self.unexpected + self.ledger.contradictions(),
             offset_gaps: self.ledger.holes(),
+            dead_letters: self.failing.letters,
+            dead_letters_redriven: self.failing.handled_after_redrive,
             reconnects: self.published.reconnects,
             duplicates_recognised: self.published.duplicates,
             digest_published: format!("{:016x}", self.promised.value),
@@ -231,6 +243,8 @@ struct VerdictJson {
     events_different: u64,
     events_stored_twice: u64,
     offset_gaps: u64,
+    dead_letters: u64,
+    dead_letters_redriven: u64,
     reconnects: u64,
     duplicates_recognised: u64,
     digest_published: String,
