@@ -44,7 +44,7 @@ async fn work(group: Group, url: String, mut random: Rng) {
     loop {
         // The broker may be away.
         let Ok(client) = Client::connect(url.clone()).await else { continue };
-        let consumer = client.consumer(group.topic, group.name).policy(group.policy.clone()).build().await;
+        let consumer = client.consumer(group.topic, group.name).policy(group.policy).build().await;
         let Ok(consumer) = consumer else { continue };
         handle_all(consumer, &group, &mut random).await;
     }
