@@ -62,6 +62,7 @@ pub(crate) use self::{
     window::Pause,
 };
 use crate::{
+    delays::Delays,
     engine::{EngineError, MetaStore},
     error::TopicError,
     names,
@@ -72,6 +73,8 @@ use crate::{
 /// All consumer groups of a broker. Dropping it ends them, as a shutdown without waiting.
 pub(crate) struct Groups {
     topics: Arc<Topics>,
+    #[allow(dead_code, reason = "for records that are tried again later")]
+    delays: Arc<Delays>,
     handle: Handle,
     task: Mutex<Option<Running>>,
 }
@@ -130,12 +133,16 @@ impl Groups {
     ///
     /// # Errors
     /// If the engine cannot open the journal or read it.
-    pub(crate) async fn open(meta: Arc<dyn MetaStore>, topics: Arc<Topics>) -> Result<Arc<Self>, EngineError> {
+    pub(crate) async fn open(
+        meta: Arc<dyn MetaStore>,
+        topics: Arc<Topics>,
+        delays: Arc<Delays>,
+    ) -> Result<Arc<Self>, EngineError> {
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                return Ok(Arc::new(Self { topics, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+                return Ok(Arc::new(Self { topics, delays, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -143,7 +150,7 @@ impl Groups {
         let (dropped, is_dropped) = oneshot::channel();
         let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+        Ok(Arc::new(Self { topics, delays, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by
