@@ -6,7 +6,7 @@ use aqueduct_storage::{Offset, Window};
 
 use super::{
     error::GroupError,
-    retry::{RetryOpinion, RetryPolicy},
+    retry::{OnExhausted, RetryOpinion, RetryPolicy},
 };
 
 /// Used when a group is made without one.
@@ -150,7 +150,13 @@ impl PolicyOpinion {
         };
         match policy.mode {
             Mode::Ordered => {}
-            mode @ (Mode::Shared | Mode::Keyed) => return Err(GroupError::Unsupported(mode)),
+            // A record that failed would hold others up.
+            Mode::Shared if policy.retry.on_exhausted == OnExhausted::Halt => {
+                let reason = "halt needs mode ordered; where records are settled each by itself, they can only park";
+                return Err(GroupError::Invalid { field: "retry.on_exhausted", reason: reason.to_owned() });
+            }
+            Mode::Shared => {}
+            mode @ Mode::Keyed => return Err(GroupError::Unsupported(mode)),
         }
         if !(ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&policy.ack_timeout) {
             return Err(GroupError::Invalid {
