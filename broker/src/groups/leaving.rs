@@ -92,7 +92,9 @@ impl Carrier {
         while let Some(first) = rest.front().filter(|_| collected.bytes < MOVED_BYTES) {
             match read(&self.sources, partition, &first.range).await? {
                 // There is nothing left of it that could be kept.
-                Found::Lost(up_to) => collected.departed.ranges.extend(split_off(&mut rest, up_to).map(|exit| exit.range)),
+                Found::Lost(up_to) => {
+                    collected.departed.ranges.extend(split_off(&mut rest, up_to).map(|exit| exit.range))
+                }
                 Found::Batch(batch) => {
                     let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
                     collected.bytes += batch.payload.len();

@@ -78,6 +78,8 @@ pub(crate) struct Groups {
     delays: Arc<Delays>,
     handle: Handle,
     task: Mutex<Option<Running>>,
+    /// Of the broker: what members share does not end with the runtime of one of them.
+    runtime: tokio::runtime::Handle,
 }
 
 /// The coordinator's task. Dropping it tells the task that nobody is left.
@@ -139,11 +141,13 @@ impl Groups {
         topics: Arc<Topics>,
         delays: Arc<Delays>,
     ) -> Result<Arc<Self>, EngineError> {
+        let runtime = tokio::runtime::Handle::current();
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                return Ok(Arc::new(Self { topics, delays, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+                let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
+                return Ok(Arc::new(Self { topics, delays, handle, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -151,7 +155,8 @@ impl Groups {
         let (dropped, is_dropped) = oneshot::channel();
         let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        Ok(Arc::new(Self { topics, delays, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+        let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
+        Ok(Arc::new(Self { topics, delays, handle, task, runtime }))
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by
@@ -240,6 +245,7 @@ impl Groups {
         };
         let JoinRequest { group, heartbeat, credit, .. } = join;
         let means = self.means(topic, group);
+        let runtime = self.runtime.clone();
         // Streams do not keep a broker alive that nobody has a handle of any more.
         drop(self);
         let newcomer = |membership| Newcomer { membership, heartbeat, credit, requests, outbound, outgoing };
@@ -253,9 +259,8 @@ impl Groups {
             }
             Place::Seat(hub, membership) => drop(hub.send(newcomer(membership)).await),
             Place::FirstSeat(NewHub { owner, mailbox, newcomers }, membership) => {
+                runtime.spawn(member::run(means, owner, newcomers));
                 drop(mailbox.send(newcomer(membership)).await);
-                drop(mailbox);
-                member::run(means, owner, newcomers).await;
             }
         }
     }

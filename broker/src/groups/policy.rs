@@ -228,11 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn modes_to_come_are_refused_by_name() {
-        for mode in [Mode::Shared, Mode::Keyed] {
-            let opinion = PolicyOpinion { mode: Some(mode), ..PolicyOpinion::default() };
-            assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(mode)));
-        }
+    fn a_mode_to_come_is_refused_by_name() {
+        let opinion = PolicyOpinion { mode: Some(Mode::Keyed), ..PolicyOpinion::default() };
+        assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(Mode::Keyed)));
+    }
+
+    #[test]
+    fn where_records_are_settled_each_by_itself_nothing_can_be_halted() {
+        let retry = RetryOpinion { on_exhausted: Some(OnExhausted::Halt), ..RetryOpinion::default() };
+        let opinion = PolicyOpinion { mode: Some(Mode::Shared), retry, ..PolicyOpinion::default() };
+        assert!(matches!(opinion.into_policy(), Err(GroupError::Invalid { field: "retry.on_exhausted", .. })));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{clock::Clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, 
 mod admin;
 mod consuming;
 mod faults;
+mod shared;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(20);

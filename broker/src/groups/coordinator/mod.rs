@@ -22,8 +22,9 @@ use tokio::{
 
 pub(crate) use self::{
     command::{
-        Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewHub, NewPosition, Owner,
-        PartitionGeneration, PartitionProgress, Place, PositionChange, Reply, Retries, SeatGeneration, Settlement, Target,
+        Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewHub, NewPosition,
+        Owner, PartitionGeneration, PartitionProgress, Place, PositionChange, Reply, Retries, SeatGeneration,
+        Settlement, Target,
     },
     queries::{GroupView, MemberView, PositionView},
 };

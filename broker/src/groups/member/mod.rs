@@ -17,8 +17,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(super) use self::session::Departed;
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
+pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
     lines::{Heard, Line, Lines, Requests},
@@ -176,8 +176,7 @@ fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &
     let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing } = newcomer;
     let Membership { id, policy, target, stats, generation } = membership;
     let meta = sources.topic.meta();
-    let joined =
-        Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
+    let joined = Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
     let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
     session.join(id, policy, terms, joined, clock.now());
     lines.insert(id, Line::new(requests, outbound, outgoing, target));

@@ -75,7 +75,7 @@ impl FreeWindow {
         let mut ranges: Vec<Range<Offset>> = Vec::new();
         let mut reached = span.end;
         for due in self.due_in(&span) {
-            let part = due.start..due.end.min(due.start + room);
+            let part = due.start..due.end.min(due.start.saturating_add(room));
             room -= part.end - part.start;
             let is_cut = part.end < due.end;
             if is_cut {
