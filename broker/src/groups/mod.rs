@@ -19,7 +19,7 @@ mod member;
 mod policy;
 mod positions;
 mod progress;
-mod ranges;
+pub(crate) mod ranges;
 mod redrive;
 mod retry;
 mod roster;
