@@ -147,7 +147,7 @@ pub(crate) async fn a_redriven_record_begins_anew_and_tells_how_it_had_failed(st
         delivery.nack("boom");
     }
     first_letter(&stage.client).await;
-    let dead = stage.client.group("billing").dead_letters("numbers");
+    let dead = stage.client.dead_letters("numbers", "billing");
     assert_eq!(dead.redrive(&[0], None).await.expect("redriven"), 1);
     for attempt in 1..=2 {
         let delivery = next(&mut member).await;
