@@ -9,6 +9,7 @@ use crate::{
     budget::Budget,
     clock::Clock,
     config::{AutoCreateTopics, BrokerConfig},
+    delays::Delays,
     engine::{EngineError, MetaStore, embedded::EmbeddedEngine},
     error::{OpenError, TopicError},
     groups::Groups,
@@ -22,6 +23,7 @@ pub(crate) struct BrokerCore {
     pub(crate) config: BrokerConfig,
     pub(crate) meta: Arc<dyn MetaStore>,
     pub(crate) topics: Arc<Topics>,
+    pub(crate) delays: Arc<Delays>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) producer_names: ProducerNames,
     pub(crate) budget: Arc<Budget>,
@@ -53,7 +55,8 @@ impl BrokerCore {
         let topics =
             Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences(), clock.clone()).await?;
         warn_of_os_durability(&topics);
-        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
+        let delays = Delays::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
+        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), Arc::clone(&delays)).await?;
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock.now_us();
@@ -64,6 +67,7 @@ impl BrokerCore {
             config,
             meta,
             topics,
+            delays,
             groups,
             producer_names,
             budget,
@@ -114,6 +118,7 @@ impl BrokerCore {
     pub(crate) async fn close(&self, deadline: Duration) -> Result<(), EngineError> {
         let close = async {
             self.drain(deadline).await;
+            self.delays.shutdown(deadline).await;
             self.topics.close().await;
             self.meta.close(deadline).await
         };

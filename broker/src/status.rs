@@ -249,6 +249,9 @@ impl From<GroupError> for Status {
             GroupError::StaleGeneration { partition, .. } => {
                 StatusParts::new(Code::Aborted, "STALE_GENERATION", &[("partition", partition.to_string())])
             }
+            GroupError::TakenBack { partition } => {
+                StatusParts::new(Code::Aborted, "TAKEN_BACK", &[("partition", partition.to_string())])
+            }
             GroupError::Halted { partition, offset, attempts, .. } => StatusParts::new(
                 Code::FailedPrecondition,
                 "PARTITION_HALTED",

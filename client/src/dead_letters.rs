@@ -20,6 +20,7 @@ const FIRST_ERROR: &str = "aqueduct-first-error";
 const LAST_ERROR: &str = "aqueduct-last-error";
 const FIRST_FAILED_US: &str = "aqueduct-first-failed-us";
 const LAST_FAILED_US: &str = "aqueduct-last-failed-us";
+const TRIED: &str = "aqueduct-tried";
 
 /// The topic that holds what `group` could not handle of `topic`.
 pub fn dead_letter_topic(topic: &str, group: &str) -> String {
@@ -55,12 +56,7 @@ impl Death {
     /// `record`, as a dead letter.
     #[must_use]
     pub fn mark(&self, mut record: Record) -> Record {
-        let mut add = |name: &str, value: &dyn std::fmt::Display| {
-            let mut text = String::new();
-            // Writing into a `String` does not fail.
-            let _ = write!(text, "{value}");
-            record.headers.push(Header { name: name.to_owned(), value: text.into() });
-        };
+        let mut add = |name: &str, value: &dyn std::fmt::Display| add_header(&mut record, name, value);
         add(ORIGIN_TOPIC, &self.topic);
         add(ORIGIN_PARTITION, &self.partition);
         add(ORIGIN_OFFSET, &self.offset);
@@ -98,14 +94,8 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// Reads what its headers tell. `None` for an event that is not a dead letter.
     pub fn from_event(mut event: Event) -> Option<Self> {
-        let headers = &mut event.record.headers;
-        // The last ones count: a dead letter may itself have been one before.
-        let begin = headers.iter().rposition(|header| header.name == ORIGIN_TOPIC)?;
-        let told = headers.split_off(begin);
-        let text = |name: &str| {
-            let header = told.iter().find(|header| header.name == name)?;
-            std::str::from_utf8(&header.value).ok()
-        };
+        let told = told_of(&mut event)?;
+        let text = |name: &str| text_of(&told, name);
         let death = Death {
             topic: text(ORIGIN_TOPIC)?.to_owned(),
             partition: text(ORIGIN_PARTITION)?.parse().ok()?,
@@ -120,6 +110,59 @@ impl DeadLetter {
         };
         Some(Self { event, death })
     }
+}
+
+/// A record on its way back to the group that could not handle it, without having been a dead letter since it was
+/// published or last redriven. Groups whose records are settled each by itself keep such records in a log of their own,
+/// with the headers of a dead letter and one more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Where it lies among the group's retries, and what was published.
+    pub event: Event,
+    /// How it has failed so far.
+    pub death: Death,
+    /// How often it was tried since it was published or last redriven.
+    pub tried: u32,
+}
+
+impl Retry {
+    /// `record`, to be tried again.
+    #[must_use]
+    pub fn mark(record: Record, death: &Death, tried: u32) -> Record {
+        let mut record = death.mark(record);
+        add_header(&mut record, TRIED, &tried);
+        record
+    }
+
+    /// Reads what its headers tell. A record that was redriven was not tried since. `None` for an event that has never
+    /// failed.
+    pub fn from_event(event: Event) -> Option<Self> {
+        let headers = &event.record.headers;
+        let begin = headers.iter().rposition(|header| header.name == ORIGIN_TOPIC)?;
+        let tried = text_of(&headers[begin..], TRIED).and_then(|tried| tried.parse().ok()).unwrap_or(0);
+        let DeadLetter { event, death } = DeadLetter::from_event(event)?;
+        Some(Self { event, death, tried })
+    }
+}
+
+fn add_header(record: &mut Record, name: &str, value: &dyn std::fmt::Display) {
+    let mut text = String::new();
+    // Writing into a `String` does not fail.
+    let _ = write!(text, "{value}");
+    record.headers.push(Header { name: name.to_owned(), value: text.into() });
+}
+
+/// Takes the headers out that tell how a record has failed. The last ones count: a dead letter may itself have been one
+/// before.
+fn told_of(event: &mut Event) -> Option<Vec<Header>> {
+    let headers = &mut event.record.headers;
+    let begin = headers.iter().rposition(|header| header.name == ORIGIN_TOPIC)?;
+    Some(headers.split_off(begin))
+}
+
+fn text_of<'a>(told: &'a [Header], name: &str) -> Option<&'a str> {
+    let header = told.iter().find(|header| header.name == name)?;
+    std::str::from_utf8(&header.value).ok()
 }
 
 #[cfg(test)]
@@ -160,6 +203,16 @@ mod tests {
         let read = DeadLetter::from_event(event(twice)).expect("it is one");
         assert_eq!(read.death, death());
         assert_eq!(read.event.record, first.mark(Record::new("payload")));
+    }
+
+    #[test]
+    fn a_record_in_retry_tells_how_often_it_was_tried_and_a_redriven_one_was_not() {
+        let record = Record::new("payload").header("traceparent", "00-1");
+        let read = Retry::from_event(event(Retry::mark(record.clone(), &death(), 3)));
+        assert_eq!(read, Some(Retry { event: event(record.clone()), death: death(), tried: 3 }));
+        let redriven = Retry::from_event(event(death().mark(Retry::mark(record, &death(), 3)))).expect("it has failed");
+        assert_eq!(redriven.tried, 0);
+        assert_eq!(Retry::from_event(event(Record::new("payload"))), None);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub use aqueduct_proto::v1 as proto;
 pub use client::{Client, ClientOptions};
 pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerItem, ConsumerStats, Delivery};
-pub use dead_letters::{DeadLetter, Death, dead_letter_topic};
+pub use dead_letters::{DeadLetter, Death, Retry, dead_letter_topic};
 #[cfg(feature = "json")]
 pub use error::JsonError;
 pub use error::{

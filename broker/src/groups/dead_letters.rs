@@ -1,55 +1,20 @@
-//! Moves records that a group could not handle to its dead letters.
-//!
-//! A record is there before the group's progress says that it needs no delivery any more. A crash in between parks it
-//! once more: at least once, like everything that is delivered.
+//! Reading records that are to be moved from one log to another, and storing them there.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
-use aqueduct_client::{DeadLetter, Death, Record, Timestamp};
+use aqueduct_client::Record;
 use aqueduct_storage::{Batch, Offset};
 
-use super::{error::GroupError, sources::Sources, state::REDRIVEN, window::Parking};
+use super::{error::GroupError, sources::Sources};
 use crate::{
     budget::Permit,
     engine::{PartitionLog, ReadError},
     partition::{Appended, Partition},
-    services::{pack, unpack},
+    services::pack,
 };
 
 /// Read at once of the records to be moved, and so about the most of one append.
 const READ_BYTES: usize = 256 * 1024;
-
-/// Makes a copy of the first of these records durable among the dead letters; returns how far it has got, which is beyond
-/// their beginning.
-///
-/// # Errors
-/// Reading, or storing. Nothing has been moved that anybody counts on.
-pub(super) async fn park(sources: Sources, partition: u32, parking: Parking) -> Result<Offset, GroupError> {
-    let batch = match read(&sources, partition, &parking.range).await? {
-        Found::Batch(batch) => batch,
-        // There is nothing left of it that could be kept.
-        Found::Lost(up_to) => return Ok(up_to),
-    };
-    let moved = parking.range.start..parking.range.end.min(batch.header.next_offset());
-    let records = marked(&sources, partition, &batch, &moved, &parking);
-    if records.is_empty() {
-        return Ok(moved.end);
-    }
-    let letters = sources.make_dead_letters().await?;
-    let stored = append(&letters, &records).await?;
-    tracing::warn!(
-        topic = sources.topic.meta().name,
-        partition,
-        from = moved.start,
-        to = moved.end,
-        group = sources.group,
-        attempts = parking.failure.attempts,
-        error = &*parking.failure.last_error,
-        dead_letter = stored.base_offset,
-        "parked: not delivered any more"
-    );
-    Ok(moved.end)
-}
 
 /// Publishes records of the broker's own.
 ///
@@ -64,7 +29,11 @@ pub(super) async fn append(partition: &Partition, records: &[Record]) -> Result<
     stored.map_err(|error| failed(error.to_string()))
 }
 
-async fn read(sources: &Sources, partition: u32, range: &Range<Offset>) -> Result<Found, GroupError> {
+/// What there is of the first record of `range`.
+///
+/// # Errors
+/// What the log says, but for what is lost.
+pub(super) async fn read(sources: &Sources, partition: u32, range: &Range<Offset>) -> Result<Found, GroupError> {
     match first_batch(&*sources.log(partition)?, range).await {
         Err(ReadError::OutOfRange { window, .. }) if range.start < window.log_start => {
             Ok(Found::Lost(range.end.min(window.log_start)))
@@ -87,41 +56,6 @@ pub(super) async fn first_batch(log: &dyn PartitionLog, range: &Range<Offset>) -
         }
         Err(error) => Err(error),
     }
-}
-
-/// The records of `moved`, marked with how they have failed. One that cannot be read is kept as the bytes of its whole
-/// batch.
-fn marked(sources: &Sources, partition: u32, batch: &Batch, moved: &Range<Offset>, parking: &Parking) -> Vec<Record> {
-    let name: Arc<str> = sources.topic.meta().name.as_str().into();
-    let failure = &parking.failure;
-    let death = |offset| Death {
-        topic: name.to_string(),
-        partition,
-        offset,
-        group: sources.group.clone(),
-        attempts: failure.attempts,
-        redriven: 0,
-        first_error: failure.first_error.to_string(),
-        last_error: failure.last_error.to_string(),
-        first_failed: Timestamp::from_micros(failure.first_failed_us),
-        last_failed: Timestamp::from_micros(failure.last_failed_us),
-    };
-    let unreadable = || vec![death(moved.start).mark(Record::new(batch.payload.clone()))];
-    let Ok(unpacked) = unpack(&name, partition, batch.clone()) else { return unreadable() };
-    let mut records = Vec::new();
-    for event in unpacked.events() {
-        let Ok(event) = event else { return unreadable() };
-        if !moved.contains(&event.offset) {
-            continue;
-        }
-        let death = death(event.offset);
-        let letter = (partition == REDRIVEN).then(|| DeadLetter::from_event(event.clone())).flatten();
-        records.push(match letter {
-            Some(letter) => letter.death.again(death).mark(letter.event.record),
-            None => death.mark(event.record),
-        });
-    }
-    records
 }
 
 /// What there is of a record.

@@ -38,7 +38,7 @@ pub(crate) enum GroupError {
         wanted: String,
     },
     /// A mode that this broker does not have.
-    #[error("groups in mode {0} are not supported by this broker; use mode ordered")]
+    #[error("groups in mode {0} are not supported by this broker; use mode ordered or shared")]
     Unsupported(Mode),
     /// A field of the request is missing or wrong.
     #[error("{field}: {reason}")]
@@ -87,6 +87,15 @@ pub(crate) enum GroupError {
         partition: u32,
         /// As sent.
         generation: u64,
+    },
+    /// Some of these records are not with this member any more.
+    #[error(
+        "records of partition {partition} were taken back from this member, because it was late or gave them back: they \
+         are delivered again"
+    )]
+    TakenBack {
+        /// Its number.
+        partition: u32,
     },
     /// A record has failed too often, and the group's policy lets nothing overtake it.
     #[error(

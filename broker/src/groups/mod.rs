@@ -1,8 +1,8 @@
 //! Consumer groups: who reads what, how far they have got, and who lags.
 //!
-//! One task, the [coordinator], owns the state of all groups and its [journal]; every `Consume` stream is a task of its
-//! own, the [member], which reads and delivers the partitions that the coordinator gives it and reports what was
-//! settled. Everything in between that decides is pure: [state], [progress], [roster] and [assignment], [window],
+//! One task, the [coordinator], owns the state of all groups and its [journal]. Every `Consume` stream is served by a task
+//! of its own, the [member], or where members share partitions by one task for all of them; it reads and delivers the
+//! partitions that the coordinator gives it and reports what was settled. Everything in between that decides is pure: [state], [progress], [roster] and [assignment], [window],
 //! [policy].
 //!
 //! Invariants: nobody is told "committed" before it is durable; committed offsets move back only by a reset; a
@@ -14,11 +14,12 @@ mod dead_letters;
 mod error;
 mod journal;
 mod lag;
+mod leaving;
 mod member;
 mod policy;
 mod positions;
 mod progress;
-mod ranges;
+pub(crate) mod ranges;
 mod redrive;
 mod retry;
 mod roster;
@@ -28,7 +29,7 @@ mod window;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -39,9 +40,10 @@ use tokio::{
 #[cfg(feature = "budgets")]
 pub(crate) use self::roster::Roster;
 use self::{
-    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
+    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
-    member::Member,
+    leaving::Carrier,
+    member::{Means, Newcomer},
     sources::Sources,
     state::TopicId,
 };
@@ -62,6 +64,7 @@ pub(crate) use self::{
     window::Pause,
 };
 use crate::{
+    delays::Delays,
     engine::{EngineError, MetaStore},
     error::TopicError,
     names,
@@ -72,8 +75,11 @@ use crate::{
 /// All consumer groups of a broker. Dropping it ends them, as a shutdown without waiting.
 pub(crate) struct Groups {
     topics: Arc<Topics>,
+    delays: Arc<Delays>,
     handle: Handle,
     task: Mutex<Option<Running>>,
+    /// Of the broker: what members share does not end with the runtime of one of them.
+    runtime: tokio::runtime::Handle,
 }
 
 /// The coordinator's task. Dropping it tells the task that nobody is left.
@@ -130,12 +136,18 @@ impl Groups {
     ///
     /// # Errors
     /// If the engine cannot open the journal or read it.
-    pub(crate) async fn open(meta: Arc<dyn MetaStore>, topics: Arc<Topics>) -> Result<Arc<Self>, EngineError> {
+    pub(crate) async fn open(
+        meta: Arc<dyn MetaStore>,
+        topics: Arc<Topics>,
+        delays: Arc<Delays>,
+    ) -> Result<Arc<Self>, EngineError> {
+        let runtime = tokio::runtime::Handle::current();
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                return Ok(Arc::new(Self { topics, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+                let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
+                return Ok(Arc::new(Self { topics, delays, handle, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -143,7 +155,8 @@ impl Groups {
         let (dropped, is_dropped) = oneshot::channel();
         let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+        let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
+        Ok(Arc::new(Self { topics, delays, handle, task, runtime }))
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by
@@ -214,31 +227,52 @@ impl Groups {
     /// Serves one member until its stream ends. What goes wrong goes to its client.
     pub(crate) async fn consume(
         self: Arc<Self>,
-        mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
+        requests: impl Stream<Item = Result<Request, GroupError>> + Send + 'static,
         outbound: Outbound,
         outgoing: Outgoing,
     ) {
+        let mut requests = requests.boxed();
         let joined = async {
             let join = member::first_request(&mut requests).await?;
             let topic = self.find(&join.topic, &join.topic_id)?;
-            let membership = self.join(&join, &topic).await?;
-            Ok((join, topic, membership))
+            let place = self.join(&join, &topic).await?;
+            Ok((join, topic, place))
         };
-        match joined.await {
-            Ok((join, topic, membership)) => {
-                let sources = Sources::new(&self.topics, topic, join.group.clone());
-                let member =
-                    Member { handle: self.handle.clone(), membership, sources, clock: self.topics.clock().clone() };
-                // Streams do not keep a broker alive that nobody has a handle of any more.
-                drop(self);
-                member::run(member, &join, requests, outbound, outgoing).await;
-            }
+        let (join, topic, place) = match joined.await {
+            Ok(joined) => joined,
             // A client that has gone does not need it.
-            Err(error) => drop(outbound.send(Err(error)).await),
+            Err(error) => return drop(outbound.send(Err(error)).await),
+        };
+        let JoinRequest { group, heartbeat, credit, .. } = join;
+        let means = self.means(topic, group);
+        let runtime = self.runtime.clone();
+        // Streams do not keep a broker alive that nobody has a handle of any more.
+        drop(self);
+        let newcomer = |membership| Newcomer { membership, heartbeat, credit, requests, outbound, outgoing };
+        // A hub that ends takes whoever comes along, and tells them.
+        match place {
+            Place::Owner(owner, membership) => {
+                let (mailbox, newcomers) = mpsc::channel(1);
+                drop(mailbox.send(newcomer(membership)).await);
+                drop(mailbox);
+                member::run(means, owner, newcomers).await;
+            }
+            Place::Seat(hub, membership) => drop(hub.send(newcomer(membership)).await),
+            Place::FirstSeat(NewHub { owner, mailbox, newcomers }, membership) => {
+                runtime.spawn(member::run(means, owner, newcomers));
+                drop(mailbox.send(newcomer(membership)).await);
+            }
         }
     }
 
-    async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Membership, GroupError> {
+    fn means(&self, topic: Arc<Topic>, group: String) -> Means {
+        let (handle, clock) = (self.handle.clone(), self.topics.clock().clone());
+        let sources = Sources::new(&self.topics, topic, group);
+        let carrier = Carrier::new(handle.clone(), sources.clone(), &self.delays, clock.clone());
+        Means { handle, sources, carrier, clock }
+    }
+
+    async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Place, GroupError> {
         check_name(&join.group)?;
         let meta = topic.meta();
         let admission = self

@@ -6,7 +6,7 @@ use aqueduct_storage::{Offset, Window};
 
 use super::{
     error::GroupError,
-    retry::{RetryOpinion, RetryPolicy},
+    retry::{OnExhausted, RetryOpinion, RetryPolicy},
 };
 
 /// Used when a group is made without one.
@@ -150,7 +150,13 @@ impl PolicyOpinion {
         };
         match policy.mode {
             Mode::Ordered => {}
-            mode @ (Mode::Shared | Mode::Keyed) => return Err(GroupError::Unsupported(mode)),
+            // A record that failed would hold others up.
+            Mode::Shared if policy.retry.on_exhausted == OnExhausted::Halt => {
+                let reason = "halt needs mode ordered; where records are settled each by itself, they can only park";
+                return Err(GroupError::Invalid { field: "retry.on_exhausted", reason: reason.to_owned() });
+            }
+            Mode::Shared => {}
+            mode @ Mode::Keyed => return Err(GroupError::Unsupported(mode)),
         }
         if !(ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&policy.ack_timeout) {
             return Err(GroupError::Invalid {
@@ -222,11 +228,16 @@ mod tests {
     }
 
     #[test]
-    fn modes_to_come_are_refused_by_name() {
-        for mode in [Mode::Shared, Mode::Keyed] {
-            let opinion = PolicyOpinion { mode: Some(mode), ..PolicyOpinion::default() };
-            assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(mode)));
-        }
+    fn a_mode_to_come_is_refused_by_name() {
+        let opinion = PolicyOpinion { mode: Some(Mode::Keyed), ..PolicyOpinion::default() };
+        assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(Mode::Keyed)));
+    }
+
+    #[test]
+    fn where_records_are_settled_each_by_itself_nothing_can_be_halted() {
+        let retry = RetryOpinion { on_exhausted: Some(OnExhausted::Halt), ..RetryOpinion::default() };
+        let opinion = PolicyOpinion { mode: Some(Mode::Shared), retry, ..PolicyOpinion::default() };
+        assert!(matches!(opinion.into_policy(), Err(GroupError::Invalid { field: "retry.on_exhausted", .. })));
     }
 
     #[test]

@@ -191,6 +191,6 @@ async fn redrive_some(sources: &Sources, log: &dyn PartitionLog, range: Range<Of
     if records.is_empty() {
         return Ok(Moved { up_to, at: None });
     }
-    let redriven = append(&*sources.make_redriven().await?, &records).await?;
+    let redriven = append(&*sources.make_redriven().await?.partition(0)?, &records).await?;
     Ok(Moved { up_to, at: Some(redriven.base_offset) })
 }

@@ -1,4 +1,5 @@
-//! What a member of a group on a topic reads: the topic's partitions, and the log of what the group has had redriven.
+//! What a member of a group on a topic reads: the topic's partitions, and the log of what the group tries
+//! again or has had redriven.
 
 use std::sync::{Arc, Weak};
 
@@ -53,12 +54,12 @@ impl Sources {
 
     /// Where dead letters go; made when the first one comes.
     pub(super) async fn make_dead_letters(&self) -> Result<Arc<Partition>, GroupError> {
-        self.system_partition(self.dead_letters_name()).await
+        Ok(self.system_topic(self.dead_letters_name()).await?.partition(0)?)
     }
 
-    /// Where redriven records go; made when the first one comes.
-    pub(super) async fn make_redriven(&self) -> Result<Arc<Partition>, GroupError> {
-        self.system_partition(self.redriven_name()).await
+    /// Where records go that are tried again; made when the first one comes.
+    pub(super) async fn make_redriven(&self) -> Result<Arc<Topic>, GroupError> {
+        self.system_topic(self.redriven_name()).await
     }
 
     pub(super) fn dead_letters_name(&self) -> String {
@@ -73,10 +74,9 @@ impl Sources {
         format!("{}~{}~retry", self.topic.meta().name, self.group)
     }
 
-    async fn system_partition(&self, name: String) -> Result<Arc<Partition>, GroupError> {
+    async fn system_topic(&self, name: String) -> Result<Arc<Topic>, GroupError> {
         let topics = self.topics()?;
-        let topic = to_the_end(async move { topics.system_topic(&name, NewTopic::default()).await }).await?;
-        Ok(topic.partition(0)?)
+        Ok(to_the_end(async move { topics.system_topic(&name, NewTopic::default()).await }).await?)
     }
 
     fn topics(&self) -> Result<Arc<Topics>, GroupError> {

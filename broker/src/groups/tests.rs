@@ -12,6 +12,7 @@ use crate::{clock::Clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, 
 mod admin;
 mod consuming;
 mod faults;
+mod shared;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +32,8 @@ impl Stack {
         let meta: Arc<dyn MetaStore> = Arc::new(Arc::new(engine));
         let topics =
             Topics::open(Arc::clone(&meta), 1 << 20, Arc::default(), Clock::default()).await.expect("the topics open");
-        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the groups open");
+        let delays = Delays::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the delays open");
+        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), delays).await.expect("the groups open");
         Self { meta, topics, groups }
     }
 

@@ -1,18 +1,24 @@
-//! One partition, while one member has it: what to deliver next, what is open, and what has been settled.
+//! One partition, while somebody delivers it: what to deliver next, what is open, and what has been settled.
 //!
-//! Pure: it is told the time and what was read. In order means: a record that comes back takes everything after it
-//! along, so delivery goes on from the first record that is not settled. One that has failed too often does not come
-//! back: it is parked, and waits for nobody, or it halts the partition.
+//! Pure: it is told the time and what was read. There are two kinds. [In order](ordered), what comes back takes along
+//! whatever follows it; [free](free), every record is settled by itself.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
+mod free;
+mod loans;
+mod ordered;
+
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
+pub(crate) use self::loans::Loan;
+use self::{free::FreeWindow, ordered::OrderedWindow};
 use super::{
+    assignment::MemberId,
+    policy::{Mode, Policy},
     progress::Progress,
-    ranges::{RangeMap, RangeSet},
-    retry::{Failure, OnExhausted, RetryPolicy},
+    retry::Failure,
 };
 
 /// Delivery waits while the cursor is this far ahead of the committed offset, in records. It bounds the ranges that can
@@ -21,25 +27,12 @@ pub(crate) const OPEN_RECORDS_MAX: u64 = 128 * 1024;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Window {
-    progress: Progress,
-    retry: RetryPolicy,
-    /// The next offset to read.
-    cursor: Offset,
-    /// Everything below has been delivered at least once.
-    delivered_end: Offset,
-    /// Delivered and not settled yet, and until when.
-    open: RangeMap<Instant>,
-    /// Deadlines of open ranges in order of time. A range may have been settled since.
-    deadlines: VecDeque<(Instant, Range<Offset>)>,
-    /// Taken back because something before them was: no attempt has been counted yet.
-    taken_along: RangeSet,
-    /// On their way to the dead letters: not delivered any more, not settled yet.
-    parking: RangeMap<Failure>,
-    /// An exhausted record that nothing may overtake.
-    halted: Option<Offset>,
-    /// Nothing is delivered before.
-    held_until: Option<Instant>,
+pub(crate) struct Window(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Ordered(OrderedWindow),
+    Free(FreeWindow),
 }
 
 /// A part of a batch that is delivered at once.
@@ -76,321 +69,273 @@ pub(crate) enum Pause {
 
 /// A record, or neighbours with one history, to be moved to the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parking {
+struct Parking {
+    range: Range<Offset>,
+    failure: Failure,
+}
+
+/// A record, or neighbours with one history, that leave the window without having been handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exit {
     pub(crate) range: Range<Offset>,
     pub(crate) failure: Failure,
+    pub(crate) way: Way,
+}
+
+/// Where a record goes that leaves the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To the dead letters.
+    Park,
+    /// It comes again after this pause, unless it is exhausted.
+    Retry(Pause),
 }
 
 /// A settlement names offsets that were never delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotDelivered;
+struct NotDelivered;
+
+/// What [`OrderedWindow::expire`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expired {
+    None,
+    Some,
+}
+
+/// Why a settlement does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It names offsets that were never delivered. Nothing is settled.
+    NotDelivered,
+    /// Some of its records are not with this member any more: they were taken back, and come again. The others are settled.
+    TakenBack,
+}
+
+impl From<NotDelivered> for Refusal {
+    fn from(NotDelivered: NotDelivered) -> Self {
+        Self::NotDelivered
+    }
+}
 
 impl Window {
     /// Goes on from `progress`.
-    pub(crate) fn new(progress: Progress, retry: RetryPolicy) -> Self {
-        let cursor = progress.committed();
-        Self {
-            progress,
-            retry,
-            cursor,
-            delivered_end: cursor,
-            open: RangeMap::default(),
-            deadlines: VecDeque::new(),
-            taken_along: RangeSet::default(),
-            parking: RangeMap::default(),
-            halted: None,
-            held_until: None,
-        }
+    pub(crate) fn new(progress: Progress, policy: &Policy) -> Self {
+        Self(match policy.mode {
+            Mode::Ordered => Kind::Ordered(OrderedWindow::new(progress, policy.retry)),
+            Mode::Shared | Mode::Keyed => Kind::Free(FreeWindow::new(progress)),
+        })
     }
 
     /// How far the group has got.
     pub(crate) fn progress(&self) -> &Progress {
-        &self.progress
+        match &self.0 {
+            Kind::Ordered(window) => window.progress(),
+            Kind::Free(window) => window.progress(),
+        }
     }
 
     /// Where to read next.
     pub(crate) fn cursor(&self) -> Offset {
-        self.cursor
+        match &self.0 {
+            Kind::Ordered(window) => window.cursor(),
+            Kind::Free(window) => window.next_read(),
+        }
     }
 
-    /// Whether nothing is with the member, or on its way to the dead letters.
+    /// Whether nothing is with a member, or on its way out.
     pub(crate) fn is_settled(&self) -> bool {
-        self.open.is_empty() && self.parking.is_empty()
+        match &self.0 {
+            Kind::Ordered(window) => window.is_settled(),
+            Kind::Free(window) => window.is_settled(),
+        }
     }
 
     /// The record at which delivery has stopped for good, and how it has failed.
     pub(crate) fn halted(&self) -> Option<(Offset, Failure)> {
-        let offset = self.halted?;
-        let (_, failure) = self.progress.failures_in(&(offset..offset + 1)).pop()?;
-        Some((offset, failure))
+        match &self.0 {
+            Kind::Ordered(window) => window.halted(),
+            Kind::Free(_) => None,
+        }
     }
 
-    /// How many records are with the member.
-    pub(crate) fn open_records(&self) -> u64 {
-        self.open.offsets()
+    /// How many records are with `seat`.
+    pub(crate) fn open_records(&self, seat: MemberId) -> u64 {
+        match &self.0 {
+            Kind::Ordered(window) => window.open_records(),
+            Kind::Free(window) => window.open_records(seat),
+        }
     }
 
     /// Whether more may be delivered.
     pub(crate) fn has_room(&self) -> bool {
-        self.halted != Some(self.cursor) && self.cursor.saturating_sub(self.progress.committed()) < OPEN_RECORDS_MAX
+        match &self.0 {
+            Kind::Ordered(window) => window.has_room(),
+            Kind::Free(window) => window.has_room(),
+        }
     }
 
     /// Until when nothing may be delivered, if that is after `now`.
     pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.held_until.filter(|until| *until > now)
+        match &self.0 {
+            Kind::Ordered(window) => window.held_until(now),
+            Kind::Free(_) => None,
+        }
     }
 
-    /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due.
-    pub(crate) fn deliver(&mut self, header: &BatchHeader, deadline: Instant) -> Vec<Portion> {
-        // Offsets that hold no record, because compaction took it, are nothing to wait for.
-        self.progress.ack(self.cursor..header.base_offset);
-        let mut dense = header.base_offset;
-        for delta in &header.offset_deltas {
-            let offset = header.base_offset + Offset::from(*delta);
-            self.progress.ack(dense..offset);
-            dense = offset + 1;
+    /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due. Where
+    /// records are settled each by itself, not many more than `records_max`.
+    pub(crate) fn deliver(&mut self, header: &BatchHeader, loan: Loan, records_max: u64) -> Vec<Portion> {
+        match &mut self.0 {
+            Kind::Ordered(window) => window.deliver(header, loan.until),
+            Kind::Free(window) => window.deliver(header, loan, records_max).into_iter().collect(),
         }
-        if header.offset_deltas.is_empty() {
-            dense += Offset::from(header.record_count);
-        }
-        self.progress.ack(dense..header.next_offset());
-
-        let span = self.cursor.max(header.base_offset)..header.next_offset();
-        let mut portions: Vec<Portion> = Vec::new();
-        for (range, failure) in self.due_in(&span) {
-            let attempts = failure.as_ref().map_or(0, |failure| failure.attempts);
-            if let Some(failure) = failure.filter(|failure| self.retry.is_exhausted(failure.attempts)) {
-                match self.retry.on_exhausted {
-                    OnExhausted::Park => self.parking.insert(range, failure),
-                    OnExhausted::Halt => {
-                        self.halted = Some(range.start);
-                        break;
-                    }
-                }
-                continue;
-            }
-            self.open.insert(range.clone(), deadline);
-            self.taken_along.remove(range.clone());
-            match portions.last_mut() {
-                Some(portion) if portion.attempt == attempts + 1 => portion.ranges.push(range),
-                _ => portions.push(Portion { ranges: vec![range], attempt: attempts + 1 }),
-            }
-        }
-        if let (Some(first), Some(last)) = (portions.first(), portions.last()) {
-            let whole = first.ranges[0].start..last.ranges[last.ranges.len() - 1].end;
-            self.deadlines.push_back((deadline, whole));
-        }
-        self.cursor = self.cursor.max(self.halted.unwrap_or(header.next_offset()));
-        self.delivered_end = self.delivered_end.max(self.cursor);
-        portions
     }
 
-    /// These records have been handled.
+    /// `seat` has handled these records.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing is settled.
-    pub(crate) fn ack(&mut self, ranges: &[Range<Offset>]) -> Result<(), NotDelivered> {
-        self.check(ranges)?;
-        for range in ranges {
-            self.open.carve(range);
-            self.taken_along.remove(range.clone());
-            self.parking.carve(range);
-            self.progress.ack(range.clone());
+    /// [`Refusal`].
+    pub(crate) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Kind::Ordered(window) => Ok(window.ack(ranges)?),
+            Kind::Free(window) => window.ack(seat, ranges),
         }
-        Ok(())
     }
 
-    /// These records could not be handled: they come again after `pause`, as the next attempt.
+    /// `seat` could not handle these records: they come again after `pause`, as the next attempt.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing is settled.
-    pub(crate) fn nack(&mut self, ranges: &[Range<Offset>], fault: &Fault, pause: Pause) -> Result<(), NotDelivered> {
-        self.check(ranges)?;
-        let mut first = None;
-        for range in ranges {
-            for part in self.take_back(range) {
-                self.fail(&part, fault, pause);
-                first = first.into_iter().chain([part.start]).min();
-            }
+    /// [`Refusal`].
+    pub(crate) fn nack(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        fault: &Fault,
+        pause: Pause,
+    ) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Kind::Ordered(window) => Ok(window.nack(ranges, fault, pause)?),
+            Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Retry(pause)),
         }
-        first.into_iter().for_each(|first| self.go_back_to(first));
-        Ok(())
     }
 
     /// These records will never be handled: they go to the dead letters, and nothing waits for them.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing is settled.
-    pub(crate) fn park(&mut self, ranges: &[Range<Offset>], fault: &Fault) -> Result<(), NotDelivered> {
-        self.check(ranges)?;
-        for range in ranges {
-            for part in self.take_back(range) {
-                self.progress.fail(&part, &fault.error, fault.at_us);
-                let failures = self.progress.failures_in(&part);
-                self.parking.insert(part, Failure::first(&fault.error, fault.at_us));
-                failures.into_iter().for_each(|(part, failure)| self.parking.insert(part, failure));
-            }
+    /// [`Refusal`].
+    pub(crate) fn park(&mut self, seat: MemberId, ranges: &[Range<Offset>], fault: &Fault) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Kind::Ordered(window) => Ok(window.park(ranges, fault)?),
+            Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Park),
         }
-        Ok(())
     }
 
-    /// The next record for the dead letters. It stays until it is [`parked`](Self::parked).
-    pub(crate) fn next_parking(&self) -> Option<Parking> {
-        let (range, failure) = self.parking.iter().next()?;
-        Some(Parking { range, failure: failure.clone() })
-    }
-
-    /// These are durable among the dead letters.
-    pub(crate) fn parked(&mut self, range: &Range<Offset>) {
-        self.parking.carve(range);
-        self.progress.ack(range.clone());
-    }
-
-    /// Whether any of `range` is on its way to the dead letters.
-    pub(crate) fn is_parking(&self, range: &Range<Offset>) -> bool {
-        self.parking.any_within(range, |_| true)
-    }
-
-    /// The member still works on what is open in `ranges`.
+    /// `seat` still works on what it has of `ranges`.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing is extended.
-    pub(crate) fn extend(&mut self, ranges: &[Range<Offset>], deadline: Instant) -> Result<(), NotDelivered> {
-        self.check(ranges)?;
-        for range in ranges {
-            let parts = self.open.within(range);
-            for (part, _) in &parts {
-                self.open.insert(part.clone(), deadline);
-            }
-            if let (Some((first, _)), Some((last, _))) = (parts.first(), parts.last()) {
-                self.deadlines.push_back((deadline, first.start..last.end));
-            }
-        }
-        // A member that extends again and again leaves deadlines behind that mean nothing any more.
-        if self.deadlines.len() > 2 * self.open.len() + 64 {
-            let open = &self.open;
-            self.deadlines.retain(|(deadline, range)| open.any_within(range, |until| until == deadline));
-        }
-        Ok(())
-    }
-
-    /// The member went away without a word: it counts as an attempt at the record that it was working on.
-    pub(crate) fn abandon(&mut self, fault: &Fault) {
-        if let Some((first, _)) = self.open.iter().next() {
-            self.progress.fail(&(first.start..first.start + 1), &fault.error, fault.at_us);
+    /// [`Refusal`].
+    pub(crate) fn extend(&mut self, ranges: &[Range<Offset>], loan: Loan) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Kind::Ordered(window) => Ok(window.extend(ranges, loan.until)?),
+            Kind::Free(window) => window.extend(ranges, loan),
         }
     }
 
-    /// Nobody has looked at these records: they come again, and no attempt is counted.
+    /// `seat` has not looked at these records: they come again, and no attempt is counted.
     ///
     /// # Errors
-    /// [`NotDelivered`]; then nothing is settled.
-    pub(crate) fn release(&mut self, ranges: &[Range<Offset>]) -> Result<(), NotDelivered> {
-        self.check(ranges)?;
-        let released = ranges.iter().flat_map(|range| self.open.carve(range)).map(|(part, _)| part);
-        if let Some(first) = released.map(|part| part.start).min() {
-            self.go_back_to(first);
+    /// [`Refusal`].
+    pub(crate) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+        match &mut self.0 {
+            Kind::Ordered(window) => Ok(window.release(ranges)?),
+            Kind::Free(window) => window.release(seat, ranges),
         }
-        Ok(())
     }
 
-    /// Takes back what is open beyond its time. It counts as an attempt at the first record, which is the one that the
-    /// member was working on. Returns whether there was any.
-    pub(crate) fn expire(&mut self, fault: &Fault) -> Expired {
-        let now = fault.at;
-        let mut first = None;
-        while let Some((deadline, range)) = self.deadlines.front().cloned() {
-            let due = deadline <= now;
-            if !due && self.open.any_within(&range, |until| *until == deadline) {
-                break;
-            }
-            self.deadlines.pop_front();
-            for (part, _) in self.open.within(&range).into_iter().filter(|(_, until)| due && *until <= now) {
-                first = first.into_iter().chain([part.start]).min();
-            }
+    /// `seat` went away without a word: it counts as an attempt at the record that it was working on.
+    pub(crate) fn abandon(&mut self, seat: MemberId, fault: &Fault) {
+        match &mut self.0 {
+            Kind::Ordered(window) => window.abandon(fault),
+            Kind::Free(window) => window.abandon(seat, fault),
         }
-        let Some(first) = first else { return Expired::None };
-        self.fail(&(first..first + 1), fault, Pause::Backoff);
-        self.go_back_to(first);
-        Expired::Some
+    }
+
+    /// `seat` has gone: what it had comes again, for others.
+    pub(crate) fn vacate(&mut self, seat: MemberId) {
+        match &mut self.0 {
+            // The partition moves on as a whole.
+            Kind::Ordered(_) => {}
+            Kind::Free(window) => window.vacate(seat),
+        }
+    }
+
+    /// The next records to leave, about `records_max` of them. They stay until they [have left](Self::left).
+    pub(crate) fn next_exits(&self, records_max: u64) -> Vec<Exit> {
+        match &self.0 {
+            Kind::Ordered(window) => {
+                let parking = window.next_parking();
+                parking.map(|Parking { range, failure }| Exit { range, failure, way: Way::Park }).into_iter().collect()
+            }
+            Kind::Free(window) => window.next_exits(records_max),
+        }
+    }
+
+    /// These are durable where they were to go.
+    pub(crate) fn left(&mut self, range: &Range<Offset>) {
+        match &mut self.0 {
+            Kind::Ordered(window) => window.parked(range),
+            Kind::Free(window) => window.left(range),
+        }
+    }
+
+    /// Whether any of `range` is on its way out.
+    pub(crate) fn is_leaving(&self, range: &Range<Offset>) -> bool {
+        match &self.0 {
+            Kind::Ordered(window) => window.is_parking(range),
+            Kind::Free(window) => window.is_leaving(range),
+        }
+    }
+
+    /// Takes back what is open beyond its time. It counts as an attempt at the first record of each member, which is the
+    /// one that it was working on. Returns those members.
+    pub(crate) fn expire(&mut self, owner: MemberId, fault: &Fault) -> Vec<MemberId> {
+        match &mut self.0 {
+            Kind::Ordered(window) => match window.expire(fault) {
+                Expired::None => Vec::new(),
+                Expired::Some => vec![owner],
+            },
+            Kind::Free(window) => window.expire(fault),
+        }
     }
 
     /// When [`expire`](Self::expire) has something to do, at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        match &self.0 {
+            Kind::Ordered(window) => window.next_deadline(),
+            Kind::Free(window) => window.next_deadline(),
+        }
     }
 
     /// Nothing from the cursor up to `next` can be read: goes on there. Returns the offsets that are lost to the group.
     pub(crate) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
-        let lost = self.cursor..next;
-        self.progress.ack(lost.clone());
-        self.taken_along.remove(lost.clone());
-        self.parking.carve(&lost);
-        self.cursor = self.cursor.max(next);
-        self.delivered_end = self.delivered_end.max(self.cursor);
-        lost
-    }
-
-    fn check(&self, ranges: &[Range<Offset>]) -> Result<(), NotDelivered> {
-        let delivered = |range: &Range<Offset>| range.start < range.end && range.end <= self.delivered_end;
-        if !ranges.is_empty() && ranges.iter().all(delivered) { Ok(()) } else { Err(NotDelivered) }
-    }
-
-    /// What of `range` is to be delivered, and how often it has failed.
-    fn due_in(&self, range: &Range<Offset>) -> Vec<(Range<Offset>, Option<Failure>)> {
-        let mut due = Vec::new();
-        let unacked = self.progress.unacked_in(range);
-        for range in unacked.iter().flat_map(|unacked| self.parking.missing_in(unacked)) {
-            let mut next = range.start;
-            for (part, failure) in self.progress.failures_in(&range) {
-                due.push((next..part.start, None));
-                next = part.end;
-                due.push((part, Some(failure)));
-            }
-            due.push((next..range.end, None));
+        match &mut self.0 {
+            Kind::Ordered(window) => window.skip_to(next),
+            Kind::Free(window) => window.skip_to(next),
         }
-        due.retain(|(part, _)| !part.is_empty());
-        due
-    }
-
-    /// What of `range` is with the member, or would be if nothing before it had come back.
-    fn take_back(&mut self, range: &Range<Offset>) -> Vec<Range<Offset>> {
-        let delivered = self.open.carve(range).into_iter().map(|(part, _)| part);
-        let taken_along = self.taken_along.within(range);
-        self.taken_along.remove(range.clone());
-        delivered.chain(taken_along).collect()
-    }
-
-    /// Counts an attempt at each record of `range`, and holds the partition until the next one is due.
-    fn fail(&mut self, range: &Range<Offset>, fault: &Fault, pause: Pause) {
-        self.progress.fail(range, &fault.error, fault.at_us);
-        for (part, failure) in self.progress.failures_in(range) {
-            if self.retry.is_exhausted(failure.attempts) {
-                continue;
-            }
-            let pause = match pause {
-                Pause::Backoff => self.retry.backoff(failure.attempts, part.start),
-                Pause::Fixed(pause) => pause,
-            };
-            self.held_until = self.held_until.into_iter().chain([fault.at + pause]).max();
-        }
-    }
-
-    /// Everything from `first` on comes again; what is open there is taken back with it.
-    fn go_back_to(&mut self, first: Offset) {
-        for (part, _) in self.open.carve(&(first..self.delivered_end)) {
-            self.taken_along.insert(part);
-        }
-        self.cursor = self.cursor.min(first);
     }
 }
 
-/// What [`Window::expire`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expired {
-    None,
-    Some,
+/// Offsets from `from` to the end of a batch that hold no record, because compaction took it, are nothing to wait for.
+fn settle_holes(progress: &mut Progress, from: Offset, header: &BatchHeader) {
+    progress.ack(from..header.base_offset);
+    let mut dense = header.base_offset;
+    for delta in &header.offset_deltas {
+        let offset = header.base_offset + Offset::from(*delta);
+        progress.ack(dense..offset);
+        dense = offset + 1;
+    }
+    if header.offset_deltas.is_empty() {
+        dense += Offset::from(header.record_count);
+    }
+    progress.ack(dense..header.next_offset());
 }
-
-#[cfg(test)]
-mod tests;

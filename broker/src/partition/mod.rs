@@ -83,10 +83,22 @@ struct Request {
     reply: oneshot::Sender<Result<Appended, PublishError>>,
 }
 
+/// Which partition it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The topic's name.
+    pub topic: String,
+    /// Its number.
+    pub index: u32,
+    /// Under which the broker itself appends to it: never forgotten.
+    pub own_producer: [u8; 16],
+}
+
 /// What the owner and the handle share.
 struct Shared {
     topic: String,
     index: u32,
+    own_producer: [u8; 16],
     fences: Arc<Fences>,
     clock: Clock,
     failure: FailureState,
@@ -127,10 +139,9 @@ enum OwnerHandle {
 pub(crate) type AppendReply = oneshot::Receiver<Result<Appended, PublishError>>;
 
 impl Partition {
-    /// A partition of `topic`, with the topic's budget. `log` may be an error: everything then answers with it.
+    /// A partition with its topic's budget. `log` may be an error: everything then answers with it.
     pub(crate) fn new(
-        topic: String,
-        index: u32,
+        place: Place,
         log: Result<Arc<dyn PartitionLog>, EngineError>,
         budget: Arc<Budget>,
         fences: Arc<Fences>,
@@ -138,7 +149,8 @@ impl Partition {
         notice: FailureNotice,
     ) -> Self {
         let failure = FailureState::new(log.as_ref().err().map(ToString::to_string), notice);
-        let shared = Arc::new(Shared { topic, index, fences, clock, failure });
+        let Place { topic, index, own_producer } = place;
+        let shared = Arc::new(Shared { topic, index, own_producer, fences, clock, failure });
         Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted), batch_bytes: AtomicUsize::new(0) }
     }
 
@@ -150,6 +162,11 @@ impl Partition {
     /// Its number.
     pub(crate) fn index(&self) -> u32 {
         self.shared.index
+    }
+
+    /// The producer under which the broker itself appends to it.
+    pub(crate) fn own_producer(&self) -> [u8; 16] {
+        self.shared.own_producer
     }
 
     /// The topic's budget for bytes that wait to be written.
@@ -238,9 +255,10 @@ impl Partition {
 }
 
 /// Rebuilds the table of producers: the checkpoint, completed from the headers of the log.
-async fn load_producers(log: &dyn PartitionLog) -> Result<Producers, ReadError> {
+async fn load_producers(log: &dyn PartitionLog, own_producer: [u8; 16]) -> Result<Producers, ReadError> {
     let saved = log.load_checkpoint().await.map_err(|error| ReadError::Failed(error.to_string()))?;
     let (mut producers, as_of) = saved.and_then(|bytes| Producers::from_checkpoint(&bytes)).unwrap_or_default();
+    producers.keep(own_producer);
     let window = *log.watch().borrow();
     producers.roll_back(window.high_watermark);
     let mut next = as_of.clamp(window.log_start, window.high_watermark);

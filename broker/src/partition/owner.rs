@@ -258,7 +258,7 @@ async fn start(
 ) -> Option<Sequencer> {
     let mut backoff = REACQUIRE_BACKOFF_MIN;
     loop {
-        match take_over(log).await {
+        match take_over(log, shared.own_producer).await {
             Ok(sequencer) => {
                 shared.failure.clear();
                 return Some(sequencer);
@@ -276,9 +276,10 @@ async fn start(
     }
 }
 
-async fn take_over(log: &dyn PartitionLog) -> Result<Sequencer, EngineError> {
+async fn take_over(log: &dyn PartitionLog, own_producer: [u8; 16]) -> Result<Sequencer, EngineError> {
     let lease = log.acquire().await?;
-    let producers = super::load_producers(log).await.map_err(|error: ReadError| EngineError(error.to_string()))?;
+    let producers = super::load_producers(log, own_producer).await;
+    let producers = producers.map_err(|error: ReadError| EngineError(error.to_string()))?;
     Ok(Sequencer::new(lease, producers))
 }
 

@@ -60,6 +60,8 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: HashMap<[u8; 16], Producer>,
+    /// The broker's own, which is never forgotten.
+    kept: Option<[u8; 16]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +136,11 @@ impl Producers {
         });
     }
 
+    /// Never forgets this producer.
+    pub(crate) fn keep(&mut self, id: [u8; 16]) {
+        self.kept = Some(id);
+    }
+
     /// Whether there is anything to remember.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
@@ -142,12 +149,14 @@ impl Producers {
     /// Drops producers beyond their time, and if that is not enough an eighth of all, the longest silent first.
     fn forget_silent(&mut self, now_us: i64) {
         let retention_us = i64::try_from(PRODUCER_RETENTION.as_micros()).unwrap_or(i64::MAX);
-        self.by_id.retain(|_, producer| now_us.saturating_sub(producer.last_seen_us()) < retention_us);
+        let kept = self.kept;
+        self.by_id
+            .retain(|id, producer| Some(*id) == kept || now_us.saturating_sub(producer.last_seen_us()) < retention_us);
         if self.by_id.len() < PRODUCERS_MAX {
             return;
         }
         let mut seen: Vec<(i64, [u8; 16])> =
-            self.by_id.iter().map(|(id, producer)| (producer.last_seen_us(), *id)).collect();
+            self.by_id.iter().filter(|(id, _)| Some(**id) != kept).map(|(id, p)| (p.last_seen_us(), *id)).collect();
         let (silent, _, _) = seen.select_nth_unstable(PRODUCERS_MAX / 8);
         for (_, id) in silent {
             self.by_id.remove(id);
@@ -194,7 +203,7 @@ impl Producers {
                 Some((producer.id.try_into().ok()?, Producer { epoch: producer.epoch, stored }))
             })
             .collect::<Option<_>>()?;
-        Some((Self { by_id }, state.as_of))
+        Some((Self { by_id, kept: None }, state.as_of))
     }
 }
 

@@ -46,8 +46,7 @@ async fn stage_on(disk: &SimDisk) -> Stage {
     let budget = Arc::new(Budget::new("TOPIC_BUDGET", "t", 1 << 20));
     let partition = |(index, log)| {
         Partition::new(
-            "t".to_owned(),
-            index,
+            Place { topic: "t".to_owned(), index, own_producer: [9; 16] },
             log,
             Arc::clone(&budget),
             Arc::default(),

@@ -18,11 +18,12 @@ use self::settings::{NewTopic, TopicChange};
 use crate::{
     budget::Budget,
     clock::Clock,
+    delays::Destination,
     engine::{EngineError, MetaStore, PartitionLog, TopicLogs},
     error::TopicError,
     names,
     partition::{
-        Partition,
+        Partition, Place,
         failure::{Failure, FailureNotice},
     },
     producer_names::Fences,
@@ -224,7 +225,7 @@ impl Topics {
         let budget = topic_budget(name, self.budget_bytes);
         let budget = partitions.first().map_or(budget, |first| Arc::clone(first.budget()));
         for log in added {
-            partitions.push(self.partition_of(name, partitions.len(), Ok(log), &budget));
+            partitions.push(self.partition_of(&meta, partitions.len(), Ok(log), &budget));
         }
         *topic.partitions.write() = partitions.into();
         *topic.meta.write() = Arc::new(meta);
@@ -261,10 +262,10 @@ impl Topics {
     }
 
     fn insert(&self, logs: TopicLogs) -> Arc<Topic> {
-        let name = logs.meta.name.clone();
+        let (name, meta) = (logs.meta.name.clone(), &logs.meta);
         let budget = topic_budget(&name, self.budget_bytes);
         let partitions =
-            logs.partitions.into_iter().enumerate().map(|(i, log)| self.partition_of(&name, i, log, &budget)).collect();
+            logs.partitions.into_iter().enumerate().map(|(i, log)| self.partition_of(meta, i, log, &budget)).collect();
         let topic = Arc::new(Topic {
             meta: RwLock::new(Arc::new(logs.meta)),
             partitions: RwLock::new(partitions),
@@ -277,16 +278,16 @@ impl Topics {
 
     fn partition_of(
         &self,
-        topic: &str,
+        topic: &TopicMeta,
         index: usize,
         log: Result<Arc<dyn PartitionLog>, EngineError>,
         budget: &Arc<Budget>,
     ) -> Arc<Partition> {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let fences = Arc::clone(&self.fences);
+        let own_producer = Destination { topic: topic.id, partition: index }.producer();
         Arc::new(Partition::new(
-            topic.to_owned(),
-            index,
+            Place { topic: topic.name.clone(), index, own_producer },
             log,
             Arc::clone(budget),
             fences,

@@ -7,7 +7,7 @@ use aqueduct_proto::v1;
 use super::settlements::Claim;
 use crate::{
     codec::{DecodeError, Events},
-    dead_letters::{DeadLetter, Death},
+    dead_letters::{Death, Retry},
     error::ConsumeError,
     record::Event,
     types::{Gap, Offset},
@@ -16,7 +16,7 @@ use crate::{
 /// Notes (gaps, assignments, failures) that wait for the reader. Beyond it new ones are dropped: counters have them.
 const NOTES_MAX: usize = 1024;
 
-/// The number under which the broker delivers what a group has had redriven.
+/// The number under which the broker delivers what a group tries again, or has had redriven.
 const REDRIVEN: u32 = u32::MAX;
 
 #[derive(Debug)]
@@ -73,16 +73,17 @@ impl Delivered {
         }
     }
 
-    /// A redriven record is shown where it was published.
+    /// A record that has failed before is shown where it was published.
     fn hand_out(&self, event: Event) -> HandedOut {
         let (claim, attempt, position) = (self.claim, self.attempt, event.offset);
-        let letter = (claim.partition == REDRIVEN).then(|| DeadLetter::from_event(event.clone())).flatten();
-        let Some(DeadLetter { event: of_letter, death }) = letter else {
+        let retry = (claim.partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
+        let Some(Retry { event: published, death, tried }) = retry else {
             return HandedOut { event, position, death: None, claim, attempt };
         };
         let topic = death.topic.as_str().into();
-        let event = Event { topic, partition: death.partition, offset: death.offset, ..of_letter };
-        HandedOut { event, position, death: Some(Box::new(death)), claim, attempt }
+        let event = Event { topic, partition: death.partition, offset: death.offset, ..published };
+        let death = (death.redriven > 0).then(|| Box::new(death));
+        HandedOut { event, position, death, claim, attempt: attempt.saturating_add(tried) }
     }
 
     /// What nobody has seen of it.

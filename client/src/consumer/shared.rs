@@ -230,13 +230,19 @@ impl Shared {
 impl State {
     /// Forgets what has arrived of the partition: it comes again, in order, once the broker has answered.
     fn rewind(&mut self, claim: Claim, messages: usize) {
-        if self.assignment.get(&claim.partition) != Some(&claim.generation) {
+        if !self.is_ordered() || self.assignment.get(&claim.partition) != Some(&claim.generation) {
             return;
         }
         *self.rewinding.entry(claim.partition).or_default() += messages;
         for removed in self.inbox.remove(|other| other == claim) {
             self.settlements.give_back(removed.credit);
         }
+    }
+
+    /// Whether a record that is given back takes along what follows it.
+    fn is_ordered(&self) -> bool {
+        let policy = self.member.as_ref().and_then(|joined| joined.policy);
+        policy.is_none_or(|policy| policy.mode() == v1::GroupMode::Ordered)
     }
 
     /// The broker has answered one message that gave records back.

@@ -5,6 +5,7 @@ mod dead_letters;
 mod groups;
 mod producing;
 mod reading;
+mod shared;
 mod stage;
 mod topics;
 
@@ -32,6 +33,13 @@ macro_rules! on_both_transports {
 }
 
 on_both_transports! {
+    shared {
+        records_are_spread_over_members_and_settled_each_by_itself,
+        a_slow_member_does_not_hold_the_others,
+        a_record_that_fails_every_time_is_parked_and_nothing_waits_for_it,
+        a_redriven_record_begins_anew_and_tells_how_it_had_failed,
+        what_a_member_had_open_goes_to_the_others_when_it_leaves,
+    }
     reading {
         every_part_of_a_record_comes_back,
         batches_of_every_codec_come_back,

@@ -5,7 +5,7 @@ use std::path::Path;
 use aqueduct_storage::{Inventory, LogId, StoppedDir, StorageError, payload_crc};
 
 use super::{BROKER_ID_FILE, PRODUCERS_FILE, log_id};
-use crate::{groups, partition::producers::Producers, producer_names};
+use crate::{delays, groups, partition::producers::Producers, producer_names};
 
 /// See the [module](self).
 pub(crate) struct BrokerInventory {
@@ -42,6 +42,8 @@ impl Inventory for BrokerInventory {
             }
             (true, "producers.state") if path.components().count() == 2 => producer_names::is_intact(bytes),
             (true, "groups.state") => groups::is_intact_marker(bytes),
+            (true, "delays.state") => delays::is_intact_list(bytes),
+            (true, "delays-settled.state") => delays::is_intact_snapshot(bytes),
             (false, PRODUCERS_FILE) => Producers::from_checkpoint(bytes).is_some(),
             (true | false, _) => true,
         };

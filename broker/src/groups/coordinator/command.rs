@@ -10,7 +10,7 @@ use std::{
 
 use aqueduct_storage::Offset;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -19,6 +19,7 @@ use crate::{
     groups::{
         assignment::MemberId,
         error::GroupError,
+        member::Newcomer,
         policy::{Policy, PolicyOpinion, StartAt},
         progress::Progress,
         roster::Standing,
@@ -60,7 +61,7 @@ pub(crate) enum Command {
     },
     Join {
         join: Join,
-        reply: Reply<Membership>,
+        reply: Reply<Place>,
     },
     Settle {
         settlement: Settlement,
@@ -73,6 +74,11 @@ pub(crate) enum Command {
     /// Dead letters need no attention any more; what was redriven of them waits for the group's members.
     SettleLetters {
         letters: Letters,
+        reply: Reply<()>,
+    },
+    /// The group has a log of records that are tried again; it waits for the group's members.
+    BeginRetries {
+        retries: Retries,
         reply: Reply<()>,
     },
     TopicGrown {
@@ -116,12 +122,47 @@ pub(crate) struct NewPosition {
     pub(crate) offset: Offset,
 }
 
-/// The right to be a member. Dropping the receiver is leaving.
-pub(crate) struct Membership {
+/// Where somebody who wants to consume belongs.
+pub(crate) enum Place {
+    /// Among the owners of partitions.
+    Owner(Owner, Membership),
+    /// With others at the hub, which the mailbox leads to.
+    Seat(mpsc::Sender<Newcomer>, Membership),
+    /// As the first at a hub that is to be started.
+    FirstSeat(NewHub, Membership),
+}
+
+/// A hub that is to be started.
+pub(crate) struct NewHub {
+    pub(crate) owner: Owner,
+    pub(crate) mailbox: mpsc::Sender<Newcomer>,
+    pub(crate) newcomers: mpsc::Receiver<Newcomer>,
+}
+
+/// The right to have partitions. Dropping the receiver is giving it up.
+pub(crate) struct Owner {
     pub(crate) id: MemberId,
     pub(crate) policy: Policy,
     pub(crate) target: watch::Receiver<Target>,
+}
+
+/// The right to be a member. Dropping it is leaving.
+pub(crate) struct Membership {
+    pub(crate) id: MemberId,
+    pub(crate) policy: Policy,
+    pub(crate) generation: SeatGeneration,
+    /// Absent for a member that is its own [`Owner`].
+    pub(crate) target: Option<watch::Receiver<Target>>,
     pub(crate) stats: Arc<MemberStats>,
+}
+
+/// In which generation a member has its partitions, as its client knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SeatGeneration {
+    /// Each in that of its owner.
+    OfPartition,
+    /// All of them in this one.
+    Own(u64),
 }
 
 /// What a member is to have, as of now. It is a state, not a queue: a slow member skips what is past.
@@ -225,6 +266,15 @@ pub(crate) struct Letters {
     pub(crate) range: Range<Offset>,
     /// Where the first of those that were redriven lies; `None` if none was.
     pub(crate) redriven_at: Option<Offset>,
+}
+
+/// Records that one group tries again.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    /// Where the first of them will lie at the earliest.
+    pub(crate) begin: Offset,
 }
 
 /// A position that was set.

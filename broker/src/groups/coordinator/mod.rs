@@ -5,6 +5,7 @@
 //! business: members read and deliver on their own, and tell it what was settled.
 
 mod command;
+mod membership;
 mod queries;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -21,8 +22,9 @@ use tokio::{
 
 pub(crate) use self::{
     command::{
-        Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewPosition,
-        PartitionGeneration, PartitionProgress, PositionChange, Reply, Settlement, Target,
+        Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewHub, NewPosition,
+        Owner, PartitionGeneration, PartitionProgress, Place, PositionChange, Reply, Retries, SeatGeneration,
+        Settlement, Target,
     },
     queries::{GroupView, MemberView, PositionView},
 };
@@ -30,6 +32,7 @@ use super::{
     assignment::MemberId,
     error::GroupError,
     journal::Journal,
+    member::Newcomer,
     policy::{PolicyOpinion, StartAt},
     progress::Progress,
     roster::{Roster, Standing, Step},
@@ -56,6 +59,8 @@ pub(crate) struct Coordinator {
     clock: Clock,
     rosters: BTreeMap<Consumption, Roster>,
     members: HashMap<MemberId, Member>,
+    /// Of groups whose members share partitions.
+    hubs: BTreeMap<Consumption, Hub>,
     /// Resolve to the members that have dropped their side.
     departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
     last_member: MemberId,
@@ -88,6 +93,24 @@ struct Member {
     joined_us: i64,
     target: Arc<watch::Sender<Target>>,
     stats: Arc<MemberStats>,
+    role: Role,
+}
+
+/// What a member is to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It has partitions of its own.
+    Owner,
+    /// It shares those of this hub.
+    SeatAt(MemberId),
+    /// It has partitions on behalf of others, and is nobody itself.
+    Hub,
+}
+
+/// Where the members of a group meet that share partitions. It ends by itself once this is dropped and the last has gone.
+struct Hub {
+    id: MemberId,
+    mailbox: mpsc::Sender<Newcomer>,
 }
 
 impl Coordinator {
@@ -101,6 +124,7 @@ impl Coordinator {
             clock,
             rosters: BTreeMap::new(),
             members: HashMap::new(),
+            hubs: BTreeMap::new(),
             departures: FuturesUnordered::new(),
             last_member: 0,
             generations,
@@ -146,6 +170,7 @@ impl Coordinator {
             Command::Settle { settlement, reply } => self.settle(settlement, reply),
             Command::SetPositions { change, reply } => drop(reply.send(self.set_positions(change).await)),
             Command::SettleLetters { letters, reply } => drop(reply.send(self.settle_letters(letters).await)),
+            Command::BeginRetries { retries, reply } => drop(reply.send(self.begin_retries(retries).await)),
             Command::TopicGrown { topic, reply } => {
                 let meta = topic.meta();
                 drop(reply.send(self.topic_grown(meta.id, meta.partitions).await));
@@ -180,7 +205,7 @@ impl Coordinator {
 
     async fn delete(&mut self, group: String) -> Result<(), GroupError> {
         self.known(&group)?;
-        let members = self.members.values().filter(|member| member.consumption.0 == group).count();
+        let members = self.consumers(&group).count();
         if members > 0 {
             return Err(GroupError::MembersActive { group, members });
         }
@@ -206,41 +231,6 @@ impl Coordinator {
         // A partition that is added to a topic which the group already reads holds nothing but news.
         let start = if missing.len() < partitions as usize { StartAt::Earliest } else { known.policy.start };
         Ok(Admission { policy: known.policy, start, missing })
-    }
-
-    async fn join(&mut self, join: Join) -> Result<Membership, GroupError> {
-        let Join { group, topic, member_name, starts, partitions } = join;
-        let topic_name = topic.meta().name.clone();
-        if self.drain_until.is_some() {
-            return Err(GroupError::ShuttingDown);
-        }
-        if topic.is_deleted() {
-            return Err(GroupError::TopicDeleted(topic_name));
-        }
-        if self.members.len() >= MEMBERS_MAX {
-            return Err(GroupError::TooMany { what: "members", limit: MEMBERS_MAX });
-        }
-        let policy = self.known(&group)?.policy.clone();
-        let consumption = (group, topic.meta().id);
-        self.begin_at(&consumption, starts).await?;
-
-        self.last_member += 1;
-        let id = self.last_member;
-        let target = Arc::new(watch::Sender::new(Target::default()));
-        let stats = Arc::new(MemberStats::default());
-        let membership = Membership { id, policy, target: target.subscribe(), stats: Arc::clone(&stats) };
-        let gone = Arc::clone(&target);
-        self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
-        let joined_us = self.clock.now_us();
-        let roster = self.rosters.entry(consumption.clone()).or_default();
-        let mut steps = roster.join(id, partitions, || self.generations.next());
-        let redriven = PositionKey { group: consumption.0.clone(), topic: consumption.1, partition: REDRIVEN };
-        if self.state.position(&redriven).is_some() {
-            steps.extend(roster.add_redriven(|| self.generations.next()));
-        }
-        self.members.insert(id, Member { consumption, topic_name, name: member_name, joined_us, target, stats });
-        self.tell(steps);
-        Ok(membership)
     }
 
     /// Makes the positions durable at which a group begins, where it has none.
@@ -322,16 +312,24 @@ impl Coordinator {
     async fn settle_letters(&mut self, letters: Letters) -> Result<(), GroupError> {
         let Letters { group, topic, lie_in, range, redriven_at } = letters;
         self.known(&group)?;
-        let key = |topic, partition| PositionKey { group: group.clone(), topic, partition };
-        let settled = Change::Advanced { key: key(lie_in, 0), progress: progress_of(0, [range]) };
-        let redriven = key(topic, REDRIVEN);
+        let key = PositionKey { group: group.clone(), topic: lie_in, partition: 0 };
+        let settled = Change::Advanced { key, progress: progress_of(0, [range]) };
         // The log may hold what a topic of the same name has left behind: the group begins with the first of its own.
-        let begun = redriven_at.filter(|_| self.state.position(&redriven).is_none());
-        let begin = begun.map(|offset| Change::Advanced { key: redriven, progress: Progress::at(offset) });
-        self.write([settled].into_iter().chain(begin).collect()).await?;
-        if begun.is_some()
-            && let Some(roster) = self.rosters.get_mut(&(group, topic))
-        {
+        if let Some(begin) = redriven_at {
+            self.begin_retries(Retries { group: group.clone(), topic, begin }).await?;
+        }
+        self.write(vec![settled]).await
+    }
+
+    /// Records that are tried again get an owner among the group's members.
+    async fn begin_retries(&mut self, Retries { group, topic, begin }: Retries) -> Result<(), GroupError> {
+        self.known(&group)?;
+        let key = PositionKey { group: group.clone(), topic, partition: REDRIVEN };
+        if self.state.position(&key).is_some() {
+            return Ok(());
+        }
+        self.write(vec![Change::Advanced { key, progress: Progress::at(begin) }]).await?;
+        if let Some(roster) = self.rosters.get_mut(&(group, topic)) {
             let steps = roster.add_redriven(|| self.generations.next());
             self.tell(steps);
         }
@@ -367,16 +365,6 @@ impl Coordinator {
     fn drain(&mut self, deadline: Instant) {
         self.drain_until = Some(deadline);
         self.members.values().for_each(|member| member.end(GroupError::ShuttingDown));
-    }
-
-    fn departed(&mut self, id: MemberId) {
-        let Some(member) = self.members.remove(&id) else { return };
-        let Some(roster) = self.rosters.get_mut(&member.consumption) else { return };
-        let steps = roster.leave(id, || self.generations.next());
-        if roster.members().is_empty() {
-            self.rosters.remove(&member.consumption);
-        }
-        self.tell(steps);
     }
 
     /// Lets members know what the roster has decided.
@@ -423,6 +411,14 @@ impl Coordinator {
 }
 
 impl Member {
+    /// Whether it consumes, and is not there for others.
+    fn is_consumer(&self) -> bool {
+        match self.role {
+            Role::Owner | Role::SeatAt(_) => true,
+            Role::Hub => false,
+        }
+    }
+
     fn end(&self, error: GroupError) {
         self.target.send_modify(|target| {
             target.end.get_or_insert(error);

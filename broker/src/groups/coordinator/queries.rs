@@ -2,7 +2,7 @@
 
 use aqueduct_storage::Offset;
 
-use super::Coordinator;
+use super::{Coordinator, Role};
 use crate::groups::{
     assignment::MemberId,
     error::GroupError,
@@ -56,11 +56,15 @@ impl Coordinator {
     }
 
     pub(crate) fn members_of(&self, group: &str) -> Vec<MemberView> {
-        let of_group = self.members.iter().filter(|(_, member)| member.consumption.0 == group);
-        let mut views: Vec<MemberView> = of_group
+        let mut views: Vec<MemberView> = self
+            .consumers(group)
             .map(|(id, member)| {
-                let owned: Vec<_> =
-                    self.rosters.get(&member.consumption).into_iter().flat_map(|roster| roster.owned_by(*id)).collect();
+                let owner = match member.role {
+                    Role::Owner | Role::Hub => *id,
+                    Role::SeatAt(hub) => hub,
+                };
+                let roster = self.rosters.get(&member.consumption);
+                let owned: Vec<_> = roster.into_iter().flat_map(|roster| roster.owned_by(owner)).collect();
                 let with = |standing: Standing| {
                     owned.iter().filter(|(_, is)| *is == standing).map(|(partition, _)| *partition).collect()
                 };
@@ -112,7 +116,7 @@ impl Coordinator {
 
     /// Refuses what is not done while members of the group consume the topic.
     pub(crate) fn check_idle(&self, group: &str, topic: TopicId) -> Result<(), GroupError> {
-        let members = self.rosters.get(&(group.to_owned(), topic)).map_or(0, |roster| roster.members().len());
+        let members = self.consumers(group).filter(|(_, member)| member.consumption.1 == topic).count();
         if members == 0 { Ok(()) } else { Err(GroupError::MembersActive { group: group.to_owned(), members }) }
     }
 
@@ -128,13 +132,13 @@ impl Coordinator {
     }
 
     fn view(&self, name: &str, group: &Group) -> GroupView {
-        let members = self.members.values().filter(|member| member.consumption.0 == name).count();
+        let members = self.consumers(name).count();
         GroupView { name: name.to_owned(), group: group.clone(), topics: group.topics(), members }
     }
 
     fn owner_name(&self, roster: &Roster, partition: u32) -> Option<String> {
         let owner = roster.owner(partition)?;
-        let member = self.members.get(&owner.member)?;
+        let member = self.members.get(&owner.member).filter(|member| member.is_consumer())?;
         Some(if member.name.is_empty() { format!("#{}", owner.member) } else { member.name.clone() })
     }
 }

@@ -1,4 +1,4 @@
-//! Reading for a member: one partition's log, and a wake-up when it grows.
+//! Reading for a session: one partition's log, and a wake-up when it grows.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    lines::Lines,
     message::Loss,
     session::{Session, Turn},
 };
@@ -14,21 +15,18 @@ use crate::{
     clock::Clock,
     engine::{PartitionLog, ReadError},
     groups::{error::GroupError, sources::Sources},
-    outgoing::{Allowance, Outgoing},
+    outgoing::Allowance,
     partition::Partition,
 };
 
-/// The logs that a member reads. At most one read that has to wait is under way; what memory has is read at once.
+/// The logs that a session reads. At most one read that has to wait is under way; what memory has is read at once.
 pub(super) struct Feeds {
     sources: Sources,
     feeds: HashMap<u32, Feed>,
     /// Resolve to the partition whose window has moved.
     wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
     reading: Option<BoxFuture<'static, Read>>,
-    outgoing: Outgoing,
     clock: Clock,
-    /// The client has not taken what was read for it: nothing more is read, until there is room for a batch of so many bytes.
-    held: Option<usize>,
 }
 
 /// One partition.
@@ -47,8 +45,6 @@ pub(super) enum Happened {
     Read(Read),
     /// The window of this partition has moved.
     Moved(u32),
-    /// The client has taken something.
-    Room,
 }
 
 /// A read that has ended.
@@ -60,9 +56,8 @@ pub(super) struct Read {
 }
 
 impl Feeds {
-    pub(super) fn new(sources: Sources, outgoing: Outgoing, clock: Clock) -> Self {
-        let wakes = FuturesUnordered::new();
-        Self { sources, feeds: HashMap::new(), wakes, reading: None, outgoing, clock, held: None }
+    pub(super) fn new(sources: Sources, clock: Clock) -> Self {
+        Self { sources, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None, clock }
     }
 
     /// Begins to read a partition that `session` has got.
@@ -85,8 +80,8 @@ impl Feeds {
     }
 
     /// Reads what is next in turn and hands it to `session`, until it wants no more or the disk has to be asked.
-    pub(super) fn pump(&mut self, session: &mut Session) {
-        while self.reading.is_none() && self.held.is_none() {
+    pub(super) fn pump(&mut self, session: &mut Session, lines: &mut Lines) {
+        while self.reading.is_none() {
             let Some(turn) = session.next_turn(self.clock.now()) else { return };
             let Some(feed) = self.feeds.get_mut(&turn.partition) else { continue };
             let window = *feed.window.borrow_and_update();
@@ -94,15 +89,20 @@ impl Feeds {
                 session.gap(turn, window.log_start, Loss::Retention);
                 continue;
             }
-            let Some(allowance) = self.outgoing.try_allowance(turn.bytes_max, feed.partition.batch_bytes()) else {
-                self.held = Some(feed.partition.batch_bytes());
-                return session.queue(turn.partition);
+            let batch_bytes = feed.partition.batch_bytes();
+            let Some(allowance) = lines.try_allowance(turn.seat, turn.bytes_max, batch_bytes) else {
+                // The client has not taken what was read for it.
+                session.hold(turn.seat);
+                session.queue(turn.partition);
+                continue;
             };
             let high_watermark = window.high_watermark;
             // The log is asked even where nothing new was heard of: what was read before may have been ahead of the news.
             match feed.log.read_now(turn.cursor, allowance.bytes()) {
                 Some(Ok(batches)) if batches.is_empty() => self.wakes.extend(feed.wake(turn.partition)),
-                Some(outcome) => self.hand_over(Read { turn, allowance, outcome, high_watermark }, session),
+                Some(outcome) => {
+                    self.hand_over(Read { turn, allowance, outcome, high_watermark }, session, lines);
+                }
                 None if turn.cursor == high_watermark => self.wakes.extend(feed.wake(turn.partition)),
                 None => {
                     let read = feed.log.read(turn.cursor, allowance.bytes());
@@ -115,14 +115,10 @@ impl Feeds {
 
     /// Resolves when a read has ended or a window has moved. Cancel-safe.
     pub(super) async fn next(&mut self) -> Happened {
-        let Self { reading, wakes, feeds, outgoing, held, .. } = self;
+        let Self { reading, wakes, feeds, .. } = self;
         loop {
             tokio::select! {
                 read = ended(reading) => return Happened::Read(read),
-                _ = outgoing.allowance(usize::MAX, held.unwrap_or_default()), if held.is_some() => {
-                    *held = None;
-                    return Happened::Room;
-                }
                 Some(woken) = wakes.next(), if !wakes.is_empty() => {
                     let Some(partition) = woken else { continue };
                     if let Some(feed) = feeds.get_mut(&partition) {
@@ -135,12 +131,12 @@ impl Feeds {
     }
 
     /// Hands what was read to `session`.
-    pub(super) fn hand_over(&mut self, read: Read, session: &mut Session) {
+    pub(super) fn hand_over(&mut self, read: Read, session: &mut Session, lines: &Lines) {
         let Read { turn, allowance, outcome, high_watermark } = read;
         if let Ok(batches) = &outcome {
             // They go with whatever is sent next, so that they come back a little early, but never while nothing is taken.
             let bytes = self.feeds.get(&turn.partition).map(|feed| feed.partition.bytes_of(batches));
-            self.outgoing.send(allowance, bytes.unwrap_or_default());
+            lines.send(turn.seat, allowance, bytes.unwrap_or_default());
         }
         match outcome {
             Ok(batches) => session.deliver(turn, batches, high_watermark, self.clock.now()),

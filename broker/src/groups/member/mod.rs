@@ -1,12 +1,16 @@
-//! One `Consume` stream: one member of one group on one topic, for as long as the stream lasts.
+//! Consuming: one `Consume` stream is one member of one group on one topic, for as long as the stream lasts.
+//!
+//! In order, every stream is served by a task of its own, which has partitions. Where records are spread over members,
+//! one task for the group and topic has all partitions, and serves all streams: the *hub*. It is the same task, but for who
+//! may join it.
 
 mod feed;
+mod lines;
 mod message;
 mod session;
 
-use std::{future::pending, ops::Range, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
-use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
@@ -14,15 +18,17 @@ use tokio::{
 };
 
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
+pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
-    session::{End, Session, Terms, WallClock},
+    lines::{Heard, Line, Lines, Requests},
+    session::{SeatTerms, Session, WallClock},
 };
 use super::{
     Handle,
-    coordinator::{Membership, PartitionGeneration},
-    dead_letters,
+    coordinator::{Membership, Owner, PartitionGeneration},
     error::GroupError,
+    leaving::Carrier,
     sources::Sources,
 };
 use crate::{clock::Clock, outgoing::Outgoing};
@@ -56,52 +62,75 @@ pub(super) async fn first_request(
     }
 }
 
-/// What a member works with.
-pub(super) struct Member {
-    pub(super) handle: Handle,
+/// Those who wait for the hub to take notice of them.
+pub(super) const NEWCOMERS: usize = 16;
+
+/// Somebody who joins, and the two ends of the stream.
+pub(super) struct Newcomer {
     pub(super) membership: Membership,
+    pub(super) heartbeat: Duration,
+    pub(super) credit: Credit,
+    pub(super) requests: Requests,
+    pub(super) outbound: Outbound,
+    pub(super) outgoing: Outgoing,
+}
+
+/// What streams are served with.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) handle: Handle,
     pub(super) sources: Sources,
+    pub(super) carrier: Carrier,
     pub(super) clock: Clock,
 }
 
-/// Serves a member until its stream ends, however it does.
-pub(super) async fn run(
-    member: Member,
-    join: &JoinRequest,
-    mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
-    outbound: Outbound,
-    outgoing: Outgoing,
-) {
-    let Member { handle, membership, sources, clock } = member;
-    let Membership { id, policy, mut target, stats } = membership;
-    let meta = sources.topic.meta();
-    let terms = Terms { policy: policy.clone(), heartbeat: join.heartbeat, credit: join.credit };
-    let mut session = Session::new(id, terms, stats, WallClock { at: clock.now(), at_us: clock.now_us() });
-    session.push(Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions });
+/// Serves `newcomers` until nobody else can come and every stream has ended, however it does.
+pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receiver<Newcomer>) {
+    let Means { handle, sources, carrier, clock } = means;
+    let Owner { id, policy, mut target } = owner;
+    let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
+    let mut lines = Lines::default();
+    let mut feeds = Feeds::new(sources.clone(), clock.clone());
+    let (mut settling, mut moving) = (None, None);
+    let mut entry = Entry::Open;
     target.mark_changed();
-    let mut feeds = Feeds::new(sources.clone(), outgoing, clock.clone());
-    let mut settling = None;
-    let mut parking = None;
-    let end = loop {
-        feeds.pump(&mut session);
+    loop {
+        feeds.pump(&mut session, &mut lines);
+        // What has been sent makes room to read more.
+        while lines.flush(&mut session, clock.now()) > 0 {
+            feeds.pump(&mut session, &mut lines);
+        }
         if settling.is_none() {
             settling = Settling::begin(&mut session, &handle, clock.now());
         }
-        if parking.is_none() {
-            parking = Parking::begin(&mut session, &sources, clock.now());
+        if moving.is_none() {
+            moving = Moving::begin(&mut session, &carrier, clock.now());
         }
-        if let Some(end) = session.finished() {
-            break end;
+        while let Some((seat, end)) = session.next_departure() {
+            lines.depart(seat, session.depart(seat), end);
+        }
+        if session.is_finished() {
+            break;
         }
         let timer = session.timer();
         tokio::select! {
-            changed = target.changed() => match changed {
+            newcomer = newcomers.recv(), if entry == Entry::Open => match newcomer {
+                Some(newcomer) => join(newcomer, &mut session, &mut lines, &sources, &clock),
+                None => {
+                    entry = Entry::Closed;
+                    session.close_entry();
+                }
+            },
+            changed = target.changed(), if entry != Entry::Abandoned => match changed {
                 Ok(()) => {
                     let new = session.target(&target.borrow_and_update());
                     feeds.retain(&session);
                     new.into_iter().for_each(|partition| feeds.start(partition, &mut session));
                 }
-                Err(_) => break End::Failed(GroupError::ShuttingDown),
+                Err(_) => {
+                    entry = Entry::Abandoned;
+                    session.end(GroupError::ShuttingDown);
+                }
             },
             outcome = Settling::ended(&mut settling) => {
                 if let Some(Settling { advanced, .. }) = settling.take() {
@@ -109,55 +138,48 @@ pub(super) async fn run(
                     feeds.retain(&session);
                 }
             }
-            outcome = Parking::ended(&mut parking) => {
-                if let Some(Parking { at, .. }) = parking.take() {
-                    session.parked(at, outcome, clock.now());
+            outcome = Moving::ended(&mut moving) => {
+                if let Some(Moving { at, .. }) = moving.take() {
+                    session.left(at, outcome, clock.now());
                 }
             }
-            request = requests.next(), if session.takes_requests() => match request {
-                Some(Ok(request)) => session.request(request, clock.now()),
-                Some(Err(error)) => session.end(error),
-                None => session.client_gone(clock.now()),
+            (seat, heard) = lines.next(&session) => match heard {
+                Heard::Request(request) => session.request(seat, request, clock.now()),
+                Heard::End(error) => session.end_seat(seat, error),
+                Heard::Gone => session.client_gone(seat, clock.now()),
+                Heard::Readable => session.unhold(seat),
+                // Sent above.
+                Heard::Sendable => {}
             },
-            sent = outbound.reserve(), if session.has_events() => match sent {
-                Ok(permit) => send(&mut session, permit, &outbound, clock.now()),
-                Err(_) => session.client_gone(clock.now()),
-            },
-            () = outbound.closed(), if !session.has_events() && !session.client_has_gone() => session.client_gone(clock.now()),
             happened = feeds.next() => match happened {
                 Happened::Moved(partition) => session.queue(partition),
-                Happened::Read(read) => feeds.hand_over(read, &mut session),
-                // Looked at above.
-                Happened::Room => {}
+                Happened::Read(read) => feeds.hand_over(read, &mut session, &lines),
             },
             () = clock.sleep_until(timer) => session.on_time(clock.now()),
         }
-    };
-    // This is what tells the coordinator: the partitions move now, however long the client takes to listen.
+    }
+    // This is what tells the coordinator: the partitions move now, however long clients take to listen.
     drop(target);
-    let farewell = async {
-        for event in session.last_events() {
-            if outbound.send(Ok(event)).await.is_err() {
-                return;
-            }
-        }
-        if let End::Failed(error) = end {
-            // A client that has gone does not need it.
-            let _ = outbound.send(Err(error)).await;
-        }
-    };
-    // A client that does not read finds its stream ended, which says enough.
-    let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
+    lines.say_farewell().await;
 }
 
-/// Sends what there is, as far as the connection takes it at once.
-fn send(session: &mut Session, permit: mpsc::Permit<'_, Result<Event, GroupError>>, outbound: &Outbound, now: Instant) {
-    let mut permit = Some(permit);
-    while let Some(free) = permit {
-        let Some(event) = session.next_event(now) else { return };
-        free.send(Ok(event));
-        permit = outbound.try_reserve().ok();
-    }
+/// Whether anybody may still come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Open,
+    Closed,
+    /// There is no coordinator any more.
+    Abandoned,
+}
+
+fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &Sources, clock: &Clock) {
+    let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing } = newcomer;
+    let Membership { id, policy, target, stats, generation } = membership;
+    let meta = sources.topic.meta();
+    let joined = Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
+    let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
+    session.join(id, policy, terms, joined, clock.now());
+    lines.insert(id, Line::new(requests, outbound, outgoing, target));
 }
 
 /// A settlement on its way.
@@ -183,24 +205,23 @@ impl Settling {
     }
 }
 
-/// Records on their way to the dead letters.
-struct Parking {
+/// Records on their way out of the window.
+struct Moving {
     at: PartitionGeneration,
-    answer: BoxFuture<'static, Result<Range<Offset>, GroupError>>,
+    answer: BoxFuture<'static, Result<Departed, GroupError>>,
 }
 
-impl Parking {
-    fn begin(session: &mut Session, sources: &Sources, now: Instant) -> Option<Self> {
-        let (at, parking) = session.next_parking(now)?;
-        let (sources, begin) = (sources.clone(), parking.range.start);
-        let moved = async move { dead_letters::park(sources, at.partition, parking).await.map(|end| begin..end) };
-        Some(Self { at, answer: moved.boxed() })
+impl Moving {
+    fn begin(session: &mut Session, carrier: &Carrier, now: Instant) -> Option<Self> {
+        let (at, exits) = session.next_exits(now)?;
+        let (carrier, retry) = (carrier.clone(), session.retry());
+        Some(Self { at, answer: async move { carrier.carry(at.partition, exits, retry).await }.boxed() })
     }
 
     /// Resolves when it has ended; never without one. Cancel-safe.
-    async fn ended(under_way: &mut Option<Self>) -> Result<Range<Offset>, GroupError> {
+    async fn ended(under_way: &mut Option<Self>) -> Result<Departed, GroupError> {
         match under_way {
-            Some(parking) => (&mut parking.answer).await,
+            Some(moving) => (&mut moving.answer).await,
             None => pending().await,
         }
     }

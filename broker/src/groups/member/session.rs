@@ -1,75 +1,76 @@
-//! What a member decides: a state that is told what the client said, what the coordinator wants, what was read and what
-//! time it is, and that says what to send, what to read next and what to commit.
+//! What is decided for those who share partitions: a state that is told what clients said, what the coordinator wants,
+//! what was read and what time it is, and that says what to send, what to read next and what to commit.
 //!
+//! Every stream is a *seat*. In order, a session has one; where records are spread, it has all of its group and topic.
 //! Pure. [`super::run`] does what it says.
 
 mod client;
-mod parking;
+mod delivering;
+mod leaving;
 mod room;
+mod seat;
 mod settling;
+mod target;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
-use aqueduct_storage::{Batch, Offset};
+use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
+pub(in crate::groups) use self::leaving::Departed;
+pub(super) use self::seat::SeatTerms;
 use self::{
-    parking::Parkings,
-    room::Room,
+    leaving::Leavings,
+    seat::{Line, Phase, Seat, Seats},
     settling::{Awaiting, Settling},
 };
-use super::message::{Assigned, Credit, Delivery, Event, Loss, Request, Settle};
+use super::message::{Assigned, Delivery, Event, Loss, Request, Settle};
 use crate::groups::{
     assignment::MemberId,
-    coordinator::{MemberStats, PartitionGeneration, Target},
     error::GroupError,
-    policy::Policy,
-    progress::Progress,
-    retry::{Failure, error_text},
-    roster::Standing,
-    window::{Expired, Fault, Window},
+    policy::{Mode, Policy},
+    retry::{RetryPolicy, error_text},
+    window::{Fault, Window},
 };
 
-/// Events that wait for the client before nothing more is taken from it.
+/// Events that wait for a client before nothing more is taken from it.
 const OUTBOX_EVENTS: usize = 1024;
-/// Acks that wait for the journal before nothing more is taken from the client.
+/// Acks that wait for the journal before nothing more is taken from their client.
 const AWAITING_ACKS: usize = 4096;
 /// A member is gone after this many heartbeats of silence.
 const SILENT_HEARTBEATS: u32 = 3;
+/// While nobody is there, and nothing is to be done.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// See the [module](self).
 pub(super) struct Session {
+    /// As which it has its partitions.
     id: MemberId,
     policy: Policy,
     wall_clock: WallClock,
-    heartbeat: Duration,
-    stats: Arc<MemberStats>,
-    phase: Phase,
-    credit: Room,
+    seats: Seats,
+    entry: Entry,
+    /// Everybody's stream ends with this.
+    ending: Option<GroupError>,
     held: BTreeMap<u32, Held>,
     /// Partitions that may have something to deliver, in order of their turns. None is in it twice.
     turns: VecDeque<u32>,
-    outbox: VecDeque<Event>,
     settling: Settling,
-    parking: Parkings,
+    leaving: Leavings,
     /// Generations that were given up and that the coordinator may still list.
     given_up: BTreeSet<u64>,
-    last_heard: Instant,
-    last_sent: Instant,
     /// Nothing is due before.
     timer: Instant,
 }
 
-/// What a member and its group have agreed on.
-pub(super) struct Terms {
-    pub(super) policy: Policy,
-    pub(super) heartbeat: Duration,
-    /// The first one.
-    pub(super) credit: Credit,
+/// Whether seats may still be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    Open,
+    Closed,
 }
 
 /// One moment on both clocks: what is decided follows the monotonic one, what is written down says the time of day.
@@ -86,19 +87,7 @@ impl WallClock {
     }
 }
 
-/// How the member stands to its stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
-    Active,
-    /// The client wants to go; what is open is still settled.
-    Leaving,
-    /// The stream ends with this, once what was settled is durable.
-    Ending(GroupError),
-    /// The client has gone; what it had settled is still made durable.
-    Gone,
-}
-
-/// A partition that the member has.
+/// A partition that the session has.
 struct Held {
     generation: u64,
     window: Window,
@@ -111,7 +100,7 @@ struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Running,
-    /// Broken: it was reported, and stays with the member.
+    /// Broken: it was reported, and stays with the session.
     Failed,
     /// Revoked: moves on once nothing is open.
     Leaving,
@@ -127,219 +116,111 @@ pub(super) enum End {
     Gone,
 }
 
-/// What to read next.
+/// What to read next, and for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) partition: u32,
     pub(super) generation: u64,
+    pub(super) seat: MemberId,
     pub(super) cursor: Offset,
     pub(super) bytes_max: usize,
 }
 
 impl Session {
-    pub(super) fn new(id: MemberId, terms: Terms, stats: Arc<MemberStats>, wall_clock: WallClock) -> Self {
-        let Terms { policy, heartbeat, credit } = terms;
-        let now = wall_clock.at;
+    pub(super) fn new(id: MemberId, policy: Policy, wall_clock: WallClock) -> Self {
         Self {
             id,
             policy,
             wall_clock,
-            heartbeat,
-            stats,
-            phase: Phase::Active,
-            credit: credit.into(),
+            seats: Seats::default(),
+            entry: Entry::Open,
+            ending: None,
             held: BTreeMap::new(),
             turns: VecDeque::new(),
-            outbox: VecDeque::new(),
             settling: Settling::default(),
-            parking: Parkings::default(),
+            leaving: Leavings::default(),
             given_up: BTreeSet::new(),
-            last_heard: now,
-            last_sent: now,
-            timer: now + heartbeat,
+            timer: wall_clock.at,
         }
     }
 
-    /// Less may be open than before: there may be room to deliver, or nothing left to wait for.
-    fn less_is_open(&mut self, partition: u32) {
-        let Some(held) = self.held.get(&partition) else { return };
-        match held.flow {
-            Flow::Running => self.queue(partition),
-            Flow::Failed => {}
-            Flow::Leaving if held.window.is_settled() => drop(self.settling.to_give_up.insert(partition)),
-            Flow::Leaving => {}
+    // ---- who is there
+
+    /// A stream joins. Its group's policy may have been altered since the last one did.
+    pub(super) fn join(&mut self, id: MemberId, policy: Policy, terms: SeatTerms, joined: Event, now: Instant) {
+        self.policy = policy;
+        let mut seat = Seat::new(terms, now);
+        seat.outbox.push_back(joined);
+        let assigned: Vec<Assigned> = self.held.iter().filter_map(|(p, held)| held.assigned_to(*p, &seat)).collect();
+        if !assigned.is_empty() {
+            seat.outbox.push_back(Event::Assignment { assigned, revoked: Vec::new() });
+        }
+        self.seats.insert(id, seat);
+        self.timer = now;
+        if let Some(error) = self.ending.clone() {
+            self.end_seat(id, error);
         }
     }
 
-    // ---- what the coordinator wants
-
-    /// Takes over what the coordinator wants; returns the partitions that are new.
-    pub(super) fn target(&mut self, target: &Target) -> Vec<u32> {
-        if let Some(error) = &target.end {
-            self.end(error.clone());
-            return Vec::new();
-        }
-        let (mut assigned, mut revoked) = (Vec::new(), Vec::new());
-        let lost = self
-            .held
-            .iter()
-            .filter(|(p, held)| target.grants.get(*p).is_none_or(|grant| grant.generation != held.generation));
-        for partition in lost.map(|(partition, _)| *partition).collect::<Vec<_>>() {
-            if self.forget(partition).is_some_and(|held| held.flow != Flow::Leaving) {
-                revoked.push(partition);
-            }
-            self.forget_parking(partition);
-            for Awaiting { ack_id, generation, .. } in self.settling.next.extract_if(.., |a| a.partition == partition) {
-                let error = Some(GroupError::StaleGeneration { partition, generation });
-                self.outbox.push_back(Event::Settled { ack_id, committed: 0, error });
-            }
-        }
-        for (&partition, grant) in &target.grants {
-            let generation = grant.generation;
-            match (self.held.get_mut(&partition), grant.standing) {
-                (Some(held), Standing::Leaving) if held.flow != Flow::Leaving => {
-                    held.flow = Flow::Leaving;
-                    revoked.push(partition);
-                    self.less_is_open(partition);
-                }
-                (Some(_), Standing::Held | Standing::Leaving) => {}
-                (None, _) if self.given_up.contains(&generation) => {}
-                (None, Standing::Leaving) => {
-                    self.given_up.insert(generation);
-                    self.settling.to_give_back.push(PartitionGeneration { partition, generation });
-                }
-                (None, Standing::Held) => {
-                    let (flow, progress) = match &grant.progress {
-                        Some(progress) => (Flow::Running, progress.clone()),
-                        None => (Flow::Failed, Progress::default()),
-                    };
-                    let window = Window::new(progress, self.policy.retry);
-                    assigned.push(Assigned { partition, generation, committed: window.progress().committed() });
-                    self.held.insert(partition, Held { generation, window, flow, queued: false });
-                }
-            }
-        }
-        self.given_up.retain(|generation| target.grants.values().any(|grant| grant.generation == *generation));
-        let new: Vec<u32> = assigned.iter().map(|one| one.partition).collect();
-        if !(assigned.is_empty() && revoked.is_empty()) {
-            self.outbox.push_back(Event::Assignment { assigned, revoked });
-        }
-        for &partition in new.iter().filter(|new| self.held.get(new).is_some_and(|held| held.flow == Flow::Failed)) {
-            self.outbox.push_back(Event::Failure { partition, error: GroupError::NoPosition { partition } });
-        }
-        new
+    /// Nobody else will join.
+    pub(super) fn close_entry(&mut self) {
+        self.entry = Entry::Closed;
     }
 
-    fn forget(&mut self, partition: u32) -> Option<Held> {
-        self.turns.retain(|queued| *queued != partition);
-        self.settling.moved.remove(&partition);
-        self.settling.to_give_up.remove(&partition);
-        let held = self.held.remove(&partition);
-        self.count_open();
-        held
-    }
-
-    /// The stream ends with `error`, once what was settled is durable.
+    /// Every stream ends with `error`, once what was settled is durable.
     pub(super) fn end(&mut self, error: GroupError) {
-        if matches!(self.phase, Phase::Active | Phase::Leaving) {
-            self.phase = Phase::Ending(error);
-            self.settling.retry_at = None;
+        self.settling.retry_at = None;
+        for id in self.seats.ids() {
+            self.end_seat(id, error.clone());
         }
+        self.ending.get_or_insert(error);
     }
 
-    // ---- reading and delivering
-
-    /// The partition may have something to deliver.
-    pub(super) fn queue(&mut self, partition: u32) {
-        if let Some(held) = self.held.get_mut(&partition)
-            && held.flow == Flow::Running
-            && !held.queued
-        {
-            held.queued = true;
-            self.turns.push_back(partition);
-        }
+    /// A stream that has nothing to wait for any more, and how it ends.
+    pub(super) fn next_departure(&self) -> Option<(MemberId, End)> {
+        self.seats.iter().find_map(|(id, seat)| {
+            let is_carried = self.settling.has_ended(seat.carried_by);
+            let end = match &seat.phase {
+                Phase::Active => None,
+                Phase::Leaving => (is_carried && seat.awaiting == 0 && self.is_done(id)).then_some(End::Left),
+                Phase::Ending(error) => is_carried.then(|| End::Failed(error.clone())),
+                Phase::Gone => Some(End::Gone),
+            };
+            Some((id, end?))
+        })
     }
 
-    /// What to read next. Nothing is read that could not be sent at once.
-    pub(super) fn next_turn(&mut self, now: Instant) -> Option<Turn> {
-        if self.phase != Phase::Active || !self.outbox.is_empty() || !self.credit.is_left() {
-            return None;
-        }
-        while let Some(partition) = self.turns.pop_front() {
-            let Some(held) = self.held.get_mut(&partition) else { continue };
-            held.queued = false;
-            if let Some(until) = held.window.held_until(now) {
-                self.timer = self.timer.min(until);
-            } else if held.flow == Flow::Running && held.window.has_room() {
-                let cursor = held.window.cursor();
-                let bytes_max = self.credit.read_bytes();
-                return Some(Turn { partition, generation: held.generation, cursor, bytes_max });
-            }
-        }
-        None
+    /// It departs; returns what is still worth sending.
+    pub(super) fn depart(&mut self, id: MemberId) -> Vec<Event> {
+        let Some(seat) = self.seats.remove(id) else { return Vec::new() };
+        let is_worth_it = |event: &Event| !matches!(event, Event::Delivery(_) | Event::Heartbeat);
+        seat.outbox.into_iter().filter(is_worth_it).collect()
     }
 
-    /// Delivers what was read for `turn`, as far as credit goes.
-    pub(super) fn deliver(&mut self, turn: Turn, batches: Vec<Batch>, high_watermark: Offset, now: Instant) {
-        let Some(held) = running(&mut self.held, turn) else { return };
-        if held.window.held_until(now).is_some() || held.window.cursor() != turn.cursor {
-            // It was settled meanwhile in a way that makes another read necessary.
-            return self.queue(turn.partition);
-        }
-        let deadline = now + self.policy.ack_timeout;
-        let committed = held.window.progress().committed();
-        for batch in batches {
-            if !self.credit.is_left() || !held.window.has_room() || self.phase != Phase::Active {
-                break;
-            }
-            for portion in held.window.deliver(&batch.header, deadline) {
-                self.credit.take(batch.payload.len(), portion.records());
-                self.outbox.push_back(Event::Delivery(Delivery {
-                    partition: turn.partition,
-                    generation: turn.generation,
-                    batch: batch.clone(),
-                    ranges: portion.ranges,
-                    attempt: portion.attempt,
-                    high_watermark,
-                }));
-            }
-        }
-        if held.window.progress().committed() != committed {
-            self.settling.moved.insert(turn.partition);
-        }
-        if let Some((offset, Failure { attempts, last_error, .. })) = held.window.halted() {
-            let partition = turn.partition;
-            let error = GroupError::Halted { partition, offset, attempts, last_error: last_error.to_string() };
-            self.outbox.push_back(Event::Failure { partition, error });
-        }
-        self.timer = self.timer.min(deadline);
-        self.queue(turn.partition);
-        self.count_open();
+    /// Whether nobody is left, nor anything to be made durable.
+    pub(super) fn is_finished(&self) -> bool {
+        let is_closed = self.entry == Entry::Closed || self.ending.is_some();
+        is_closed && self.seats.is_empty() && self.settling.is_over() && !self.is_moving()
     }
 
-    /// What `turn` was to read is gone up to `next`: the member is told, and the group goes on there.
-    pub(super) fn gap(&mut self, turn: Turn, next: Offset, cause: Loss) {
-        let Some(held) = running(&mut self.held, turn) else { return };
-        let lost = held.window.skip_to(next);
-        if !lost.is_empty() {
-            self.settling.moved.insert(turn.partition);
-            self.outbox.push_back(Event::Gap { partition: turn.partition, lost, cause });
-        }
-        self.queue(turn.partition);
+    /// What becomes of records that have failed.
+    pub(super) fn retry(&self) -> RetryPolicy {
+        self.policy.retry
     }
 
-    /// The partition cannot be delivered further. The others go on.
-    pub(super) fn fail(&mut self, partition: u32, generation: u64, error: GroupError) {
-        let Some(held) = self.held.get_mut(&partition).filter(|held| held.generation == generation) else { return };
-        if held.flow == Flow::Running {
-            held.flow = Flow::Failed;
-            self.outbox.push_back(Event::Failure { partition, error });
-        }
+    /// Whether there is, or may come, somebody to deliver to.
+    fn goes_on(&self) -> bool {
+        self.ending.is_none() && (self.entry == Entry::Open || self.seats.any_there())
     }
 
-    /// The generation in which the member has `partition`.
-    pub(super) fn generation(&self, partition: u32) -> Option<u64> {
-        self.held.get(&partition).map(|held| held.generation)
+    /// Whether `seat` has nothing left to settle.
+    fn is_done(&self, seat: MemberId) -> bool {
+        let mut windows = self.held.values().map(|held| &held.window);
+        match self.policy.mode {
+            // Its partitions go with it.
+            Mode::Ordered => windows.all(Window::is_settled),
+            Mode::Shared | Mode::Keyed => windows.all(|window| window.open_records(seat) == 0),
+        }
     }
 
     // ---- time
@@ -351,96 +232,80 @@ impl Session {
 
     /// Does what is due: time-outs, delays that are over, heartbeats.
     pub(super) fn on_time(&mut self, now: Instant) {
-        let mut timer = self.heartbeat_due(now).min(self.silence_due(now));
+        let mut timer = now + IDLE;
+        for id in self.seats.ids() {
+            timer = timer.min(self.look_after(id, now));
+        }
         let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
         let partitions: Vec<u32> = self.held.keys().copied().collect();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            if held.window.expire(&fault) == Expired::Some {
-                self.stats.count_timeout();
+            for late in held.window.expire(self.id, &fault) {
+                self.seats.get(late).iter().for_each(|seat| seat.stats.count_timeout());
                 self.settling.moved.insert(partition);
             }
             let due = held.window.next_deadline().into_iter().chain(held.window.held_until(now)).min();
             timer = due.map_or(timer, |due| timer.min(due));
             self.less_is_open(partition);
         }
-        self.count_open();
-        let retries = self.settling.retry_at.into_iter().chain(self.parking.retry_at);
+        self.seats.ids().into_iter().for_each(|id| self.count_open(id));
+        let retries = self.settling.retry_at.into_iter().chain(self.leaving.retry_at);
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
     }
 
-    /// Sends a heartbeat if it is time for one; returns when the next is due.
-    fn heartbeat_due(&mut self, now: Instant) -> Instant {
-        let due = self.last_sent + self.heartbeat;
-        if due > now {
-            return due;
+    /// Sends a heartbeat if it is time for one, and takes the member for gone if it has been silent for too long; returns
+    /// when to look again.
+    fn look_after(&mut self, id: MemberId, now: Instant) -> Instant {
+        let Some(seat) = self.seats.get_mut(id) else { return now + IDLE };
+        let (heartbeat_due, silence_due) = (seat.heartbeat_due(now), seat.silence_due(now));
+        if silence_due > now {
+            return heartbeat_due.min(silence_due);
         }
-        if self.outbox.is_empty() {
-            self.outbox.push_back(Event::Heartbeat);
+        let silent_ms = now.duration_since(seat.last_heard).as_millis();
+        if seat.phase == Phase::Active {
+            self.abandon(id, "its member went silent", now);
         }
-        now + self.heartbeat
-    }
-
-    /// Takes the member for gone if it has been silent for too long; returns when that may be next.
-    fn silence_due(&mut self, now: Instant) -> Instant {
-        if !self.takes_requests() {
-            // It is we who do not listen.
-            self.last_heard = now;
-        }
-        let patience = self.heartbeat * SILENT_HEARTBEATS;
-        let silent = now.duration_since(self.last_heard);
-        if silent < patience {
-            return self.last_heard + patience;
-        }
-        if self.phase == Phase::Active {
-            self.abandon("its member went silent", now);
-        }
-        self.end(GroupError::MemberSilent { silent_ms: silent.as_millis() });
-        now + patience
+        self.end_seat(id, GroupError::MemberSilent { silent_ms });
+        heartbeat_due
     }
 
     // ---- sending
 
-    pub(super) fn has_events(&self) -> bool {
-        !self.outbox.is_empty() && self.phase != Phase::Gone
+    pub(super) fn has_events(&self, seat: MemberId) -> bool {
+        self.seats.get(seat).is_some_and(|seat| !seat.outbox.is_empty() && seat.phase != Phase::Gone)
     }
 
-    pub(super) fn next_event(&mut self, now: Instant) -> Option<Event> {
-        let event = self.outbox.pop_front()?;
-        self.last_sent = now;
+    pub(super) fn next_event(&mut self, seat: MemberId, now: Instant) -> Option<Event> {
+        let seat = self.seats.get_mut(seat)?;
+        let event = seat.outbox.pop_front()?;
+        seat.last_sent = now;
         Some(event)
     }
 
-    /// Events that are still worth sending when the stream ends.
-    pub(super) fn last_events(&mut self) -> impl Iterator<Item = Event> {
-        self.outbox.drain(..).filter(|event| !matches!(event, Event::Delivery(_) | Event::Heartbeat))
-    }
-
-    pub(super) fn push(&mut self, event: Event) {
-        self.outbox.push_back(event);
-    }
-
-    /// How the stream ends, once nothing is left to be made durable.
-    pub(super) fn finished(&self) -> Option<End> {
-        if !self.settling.is_empty() || self.settling.under_way.is_some() {
-            return None;
-        }
-        match &self.phase {
-            Phase::Active => None,
-            Phase::Leaving => self.held.values().all(|held| held.window.is_settled()).then_some(End::Left),
-            Phase::Ending(error) => Some(End::Failed(error.clone())),
-            Phase::Gone => Some(End::Gone),
+    fn push(&mut self, seat: MemberId, event: Event) {
+        if let Some(seat) = self.seats.get_mut(seat) {
+            seat.outbox.push_back(event);
         }
     }
 
-    fn count_open(&self) {
-        self.stats.set_open_records(self.held.values().map(|held| held.window.open_records()).sum());
+    fn push_to_all(&mut self, event: &Event) {
+        self.seats.iter_mut().for_each(|(_, seat)| seat.outbox.push_back(event.clone()));
+    }
+
+    fn count_open(&self, id: MemberId) {
+        if let Some(seat) = self.seats.get(id) {
+            seat.stats.set_open_records(self.held.values().map(|held| held.window.open_records(id)).sum());
+        }
     }
 }
 
-/// The partition of `turn`, if it is still delivered in that generation.
-fn running(held: &mut BTreeMap<u32, Held>, turn: Turn) -> Option<&mut Held> {
-    held.get_mut(&turn.partition).filter(|held| held.generation == turn.generation && held.flow == Flow::Running)
+impl Held {
+    /// As what `seat` has it.
+    fn assigned_to(&self, partition: u32, seat: &Seat) -> Option<Assigned> {
+        let generation = seat.generation(self.generation);
+        let committed = self.window.progress().committed();
+        (self.flow != Flow::Leaving).then_some(Assigned { partition, generation, committed })
+    }
 }
 
 #[cfg(test)]

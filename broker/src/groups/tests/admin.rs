@@ -33,9 +33,9 @@ async fn members_must_agree_with_the_policy_of_their_group() {
     let _agreeing = stack.join(joining()).await;
     let mut disagreeing = stack.open_stream(with_ack_timeout(Duration::from_secs(6))).await;
     assert!(matches!(disagreeing.end().await, Some(GroupError::PolicyDisagrees { field: "ack_timeout_ms", .. })));
-    let shared = PolicyOpinion { mode: Some(Mode::Shared), ..PolicyOpinion::default() };
-    let mut other = stack.open_stream(JoinRequest { group: "s".to_owned(), opinion: shared, ..joining() }).await;
-    assert_eq!(other.end().await, Some(GroupError::Unsupported(Mode::Shared)));
+    let keyed = PolicyOpinion { mode: Some(Mode::Keyed), ..PolicyOpinion::default() };
+    let mut other = stack.open_stream(JoinRequest { group: "k".to_owned(), opinion: keyed, ..joining() }).await;
+    assert_eq!(other.end().await, Some(GroupError::Unsupported(Mode::Keyed)));
     stack.close().await;
 }
 

@@ -73,8 +73,8 @@ async fn refusals_carry_a_code_and_a_reason() {
 
     let unknown = group.describe().await.expect_err("it does not exist");
     assert_eq!(reason(unknown), is(Code::NotFound, "GROUP_NOT_FOUND"));
-    let shared = GroupPolicy { mode: Some(GroupMode::Shared), ..GroupPolicy::default() };
-    let unsupported = group.create(shared).await.expect_err("a mode to come");
+    let keyed = GroupPolicy { mode: Some(GroupMode::Keyed), ..GroupPolicy::default() };
+    let unsupported = group.create(keyed).await.expect_err("a mode to come");
     assert_eq!(reason(unsupported), is(Code::Unimplemented, "UNSUPPORTED"));
     let named = client.group("a/b").create(GroupPolicy::default()).await.expect_err("not a name");
     assert_eq!(reason(named), is(Code::InvalidArgument, "INVALID_NAME"));

@@ -28,6 +28,11 @@ impl Room {
         self.bytes > 0 && self.records > 0
     }
 
+    /// Records that may be sent.
+    pub(super) fn records(self) -> u64 {
+        u64::try_from(self.records).unwrap_or(0)
+    }
+
     /// How much to read, at most. At least one batch comes whatever the bound.
     pub(super) fn read_bytes(self) -> usize {
         let by_records = self.records.unsigned_abs().saturating_mul(TURN_BYTES_PER_RECORD);

@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, num::NonZeroU64, time::Duration};
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{Phase, Session};
+use super::Session;
 use crate::groups::{
+    assignment::MemberId,
     coordinator::{PartitionGeneration, PartitionProgress, Settlement},
     error::GroupError,
 };
@@ -27,22 +28,48 @@ pub(super) struct Settling {
     /// Wait for the next settlement.
     pub(super) next: Vec<Awaiting>,
     /// Wait for the one under way.
-    pub(super) under_way: Option<Vec<Awaiting>>,
+    under_way: Option<Vec<Awaiting>>,
     pub(super) retry_at: Option<Instant>,
+    /// Settlements that have begun.
+    begun: u64,
 }
 
-/// An ack whose sender wants to know.
+/// A request whose sender wants to know.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Awaiting {
+    pub(super) seat: MemberId,
     pub(super) ack_id: NonZeroU64,
     pub(super) partition: u32,
+    /// As the client knows it.
     pub(super) generation: u64,
     pub(super) committed: Offset,
 }
 
+impl Awaiting {
+    pub(super) fn stale(&self) -> GroupError {
+        GroupError::StaleGeneration { partition: self.partition, generation: self.generation }
+    }
+}
+
 impl Settling {
     /// Whether there is nothing for a settlement to carry.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.moved.is_empty() && self.to_give_up.is_empty() && self.to_give_back.is_empty() && self.next.is_empty()
+    }
+
+    /// Whether everything that was settled is durable, or could not be made so.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_empty() && self.under_way.is_none()
+    }
+
+    /// The settlement that carries what is settled now.
+    pub(super) fn coming(&self) -> u64 {
+        self.begun + 1
+    }
+
+    /// Whether that settlement has ended.
+    pub(super) fn has_ended(&self, settlement: u64) -> bool {
+        self.is_over() || settlement < self.begun || (settlement == self.begun && self.under_way.is_none())
     }
 }
 
@@ -54,6 +81,7 @@ impl Session {
             return None;
         }
         settling.retry_at = None;
+        settling.begun += 1;
         let moved = std::mem::take(&mut settling.moved);
         let to_give_up = std::mem::take(&mut settling.to_give_up);
         let mut given_up = std::mem::take(&mut settling.to_give_back);
@@ -74,7 +102,7 @@ impl Session {
         Some(Settlement { member: self.id, advanced, given_up })
     }
 
-    /// The settlement has ended. `Ok` lists partitions that were not the member's any more.
+    /// The settlement has ended. `Ok` lists partitions that were not the session's any more.
     pub(in crate::groups::member) fn settled(
         &mut self,
         advanced: &[PartitionGeneration],
@@ -84,18 +112,17 @@ impl Session {
         let awaiting = self.settling.under_way.take().unwrap_or_default();
         let error = outcome.as_ref().err().cloned();
         let stale = outcome.unwrap_or_default();
-        if error.is_some() && matches!(self.phase, Phase::Active | Phase::Leaving) {
+        if error.is_some() && self.goes_on() {
             let still = advanced.iter().filter(|at| self.generation(at.partition) == Some(at.generation));
             let still: Vec<u32> = still.map(|at| at.partition).collect();
             self.settling.moved.extend(still);
             self.settling.retry_at = Some(now + SETTLE_RETRY);
             self.timer = self.timer.min(now + SETTLE_RETRY);
         }
-        for Awaiting { ack_id, partition, generation, committed } in awaiting {
-            let is_stale = stale.contains(&partition);
-            let error =
-                error.clone().or_else(|| is_stale.then_some(GroupError::StaleGeneration { partition, generation }));
-            self.answer(Some(ack_id), committed, error);
+        for awaiting in awaiting {
+            let is_stale = stale.contains(&awaiting.partition);
+            let error = error.clone().or_else(|| is_stale.then(|| awaiting.stale()));
+            self.seats.answer(awaiting, error);
         }
     }
 }

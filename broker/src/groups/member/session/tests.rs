@@ -1,20 +1,39 @@
-use std::{num::NonZeroU64, ops::Range};
+use std::{num::NonZeroU64, ops::Range, sync::Arc};
 
-use aqueduct_storage::BatchHeader;
+use aqueduct_storage::{Batch, BatchHeader};
 
 use super::*;
 use crate::groups::{
-    coordinator::{Grant, Settlement},
+    coordinator::{Grant, PartitionGeneration, SeatGeneration, Settlement, Target},
+    member::message::Credit,
+    progress::Progress,
+    roster::Standing,
     window::Pause,
 };
 
 const ACK_TIMEOUT: Duration = crate::groups::policy::ACK_TIMEOUT_DEFAULT;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// The member, which has partitions of its own.
+const ME: MemberId = 7;
+
 fn session(now: Instant) -> Session {
+    let policy = Policy::default();
+    let mut session = Session::new(ME, policy.clone(), WallClock { at: now, at_us: 1_000_000 });
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
-    let terms = Terms { policy: Policy::default(), heartbeat: HEARTBEAT, credit };
-    Session::new(7, terms, Arc::default(), WallClock { at: now, at_us: 1_000_000 })
+    let generation = SeatGeneration::OfPartition;
+    let terms = SeatTerms { generation, heartbeat: HEARTBEAT, credit, stats: Arc::default() };
+    let joined = Event::Joined { topic_id: [1; 16], member: ME, policy: policy.clone(), partitions: 1 };
+    session.join(ME, policy, terms, joined, now);
+    session.close_entry();
+    session.on_time(now);
+    drain(&mut session, now);
+    session
+}
+
+/// How the member's stream ends, once it does.
+fn departed(session: &Session) -> Option<End> {
+    session.next_departure().map(|(_, end)| end)
 }
 
 /// Partition `p` in generation `10 + p`.
@@ -44,7 +63,7 @@ fn deliver(session: &mut Session, base_offset: Offset, now: Instant) {
 }
 
 fn drain(session: &mut Session, now: Instant) -> Vec<Event> {
-    std::iter::from_fn(|| session.next_event(now)).collect()
+    std::iter::from_fn(|| session.next_event(ME, now)).collect()
 }
 
 fn settle(ack_id: u64, generation: u64, range: Range<Offset>) -> Settle {
@@ -62,11 +81,11 @@ fn acks_are_answered_when_their_settlement_has_ended_and_later_ones_share_the_ne
     let now = Instant::now();
     let mut session = delivered(now);
     drain(&mut session, now);
-    session.request(Request::Ack(settle(1, 10, 0..3)), now);
+    session.request(ME, Request::Ack(settle(1, 10, 0..3)), now);
     let first = session.next_settlement(now).expect("there is something to commit");
     assert_eq!(committed_in(&first), [3]);
     for ack_id in 2..6 {
-        session.request(Request::Ack(settle(ack_id, 10, ack_id + 1..ack_id + 2)), now);
+        session.request(ME, Request::Ack(settle(ack_id, 10, ack_id + 1..ack_id + 2)), now);
     }
     assert!(session.next_settlement(now).is_none(), "one at a time");
     assert_eq!(drain(&mut session, now), []);
@@ -90,7 +109,7 @@ fn a_failed_settlement_is_reported_and_tried_again_later() {
     let now = Instant::now();
     let mut session = delivered(now);
     drain(&mut session, now);
-    session.request(Request::Ack(settle(1, 10, 0..3)), now);
+    session.request(ME, Request::Ack(settle(1, 10, 0..3)), now);
     assert!(session.next_settlement(now).is_some());
     session.settled(&[AT_0], Err(GroupError::ShuttingDown), now);
     let [Event::Settled { error: Some(GroupError::ShuttingDown), .. }] = &drain(&mut session, now)[..] else {
@@ -107,7 +126,7 @@ fn an_ack_of_another_generation_is_stale_and_settles_nothing() {
     let now = Instant::now();
     let mut session = delivered(now);
     drain(&mut session, now);
-    session.request(Request::Ack(settle(1, 9, 0..3)), now);
+    session.request(ME, Request::Ack(settle(1, 9, 0..3)), now);
     let events = drain(&mut session, now);
     assert!(matches!(&events[..], [Event::Settled { error: Some(GroupError::StaleGeneration { .. }), .. }]));
     assert!(session.next_settlement(now).is_none());
@@ -118,8 +137,8 @@ fn settling_nothing_or_what_was_not_delivered_is_invalid() {
     let now = Instant::now();
     let mut session = delivered(now);
     drain(&mut session, now);
-    session.request(Request::Ack(settle(1, 10, 5..11)), now);
-    session.request(Request::Ack(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
+    session.request(ME, Request::Ack(settle(1, 10, 5..11)), now);
+    session.request(ME, Request::Ack(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
     let events = drain(&mut session, now);
     let invalid = |event: &Event| matches!(event, Event::Settled { error: Some(GroupError::Invalid { .. }), .. });
     assert!(events.len() == 2 && events.iter().all(invalid), "{events:?}");
@@ -134,12 +153,12 @@ fn a_revoked_partition_is_given_up_together_with_its_last_progress() {
     session.target(&leaving);
     assert_eq!(drain(&mut session, now), [Event::Assignment { assigned: vec![], revoked: vec![0] }]);
     assert!(session.next_turn(now).is_none(), "nothing more comes from it");
-    session.request(Request::Ack(settle(1, 10, 0..6)), now);
+    session.request(ME, Request::Ack(settle(1, 10, 0..6)), now);
     let settlement = session.next_settlement(now).expect("the ack");
     assert_eq!(settlement.given_up, []);
     session.settled(&[AT_0], Ok(vec![]), now);
-    session.request(Request::Ack(settle(2, 10, 6..8)), now);
-    session.request(Request::Release(settle(0, 10, 8..10)), now);
+    session.request(ME, Request::Ack(settle(2, 10, 6..8)), now);
+    session.request(ME, Request::Release(settle(0, 10, 8..10)), now);
     let settlement = session.next_settlement(now).expect("the rest");
     assert_eq!((committed_in(&settlement), settlement.given_up), (vec![8], vec![AT_0]));
 
@@ -163,7 +182,7 @@ fn a_revoked_partition_waits_for_the_ack_time_out_at_most() {
     let now = Instant::now();
     let mut session = delivered(now);
     session.target(&target([grant(0, Standing::Leaving)]));
-    session.request(Request::Heartbeat, now + ACK_TIMEOUT - Duration::from_secs(1));
+    session.request(ME, Request::Heartbeat, now + ACK_TIMEOUT - Duration::from_secs(1));
     session.on_time(now + ACK_TIMEOUT - Duration::from_secs(1));
     assert!(session.next_settlement(now).is_none());
     session.on_time(now + ACK_TIMEOUT);
@@ -196,7 +215,7 @@ fn a_nack_holds_its_partition_and_what_was_read_meanwhile_is_dropped() {
     let turn = session.next_turn(now).expect("more to read");
     let delay = Duration::from_secs(5);
     let nack = Request::Nack { settle: settle(0, 10, 4..5), pause: Pause::Fixed(delay), error: "boom".to_owned() };
-    session.request(nack, now);
+    session.request(ME, nack, now);
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
     session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], 20, now);
     assert_eq!(drain(&mut session, now), [Event::Rewound { partition: 0, generation: 10, offset: 4 }]);
@@ -212,26 +231,28 @@ fn heartbeats_go_out_when_nothing_else_does_and_silence_ends_the_stream() {
     let mut session = session(now);
     session.on_time(now + HEARTBEAT);
     assert_eq!(drain(&mut session, now + HEARTBEAT), [Event::Heartbeat]);
-    session.request(Request::Heartbeat, now + HEARTBEAT);
+    session.request(ME, Request::Heartbeat, now + HEARTBEAT);
     let patience = HEARTBEAT * SILENT_HEARTBEATS;
     session.on_time(now + HEARTBEAT + patience - Duration::from_millis(1));
-    assert_eq!(session.finished(), None);
+    assert_eq!(departed(&session), None);
     assert!(session.timer() <= now + HEARTBEAT + patience);
     session.on_time(now + HEARTBEAT + patience);
-    assert!(matches!(session.finished(), Some(End::Failed(GroupError::MemberSilent { .. }))));
+    assert!(matches!(departed(&session), Some(End::Failed(GroupError::MemberSilent { .. }))));
 }
 
 #[test]
 fn a_client_that_goes_leaves_its_acks_to_be_committed_first() {
     let now = Instant::now();
     let mut session = delivered(now);
-    session.request(Request::Ack(settle(1, 10, 0..3)), now);
-    session.client_gone(now);
-    assert_eq!(session.finished(), None);
+    session.request(ME, Request::Ack(settle(1, 10, 0..3)), now);
+    session.client_gone(ME, now);
+    assert_eq!(departed(&session), Some(End::Gone), "there is nobody to tell");
+    session.depart(ME);
+    assert!(!session.is_finished());
     assert_eq!(session.next_settlement(now).map(|last| committed_in(&last)), Some(vec![3]));
-    assert_eq!(session.finished(), None);
+    assert!(!session.is_finished());
     session.settled(&[AT_0], Ok(vec![]), now);
-    assert_eq!(session.finished(), Some(End::Gone));
+    assert!(session.is_finished());
 }
 
 #[test]
@@ -244,8 +265,8 @@ fn a_partition_without_a_position_is_reported_and_nothing_of_it_is_committed() {
     assert_eq!(drain(&mut session, now)[1..], [Event::Failure { partition: 0, error }]);
     session.queue(0);
     assert!(session.next_turn(now).is_none());
-    session.request(Request::Ack(settle(1, 10, 0..1)), now);
-    session.request(Request::Release(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
+    session.request(ME, Request::Ack(settle(1, 10, 0..1)), now);
+    session.request(ME, Request::Release(Settle { ranges: vec![], ..settle(2, 10, 0..1) }), now);
     assert!(session.next_settlement(now).is_none());
 }
 
@@ -254,14 +275,14 @@ fn a_client_that_does_not_take_answers_is_not_listened_to() {
     let now = Instant::now();
     let mut session = delivered(now);
     for ack_id in 1..=OUTBOX_EVENTS as u64 {
-        assert!(session.takes_requests() || ack_id > OUTBOX_EVENTS as u64 - 2);
-        session.request(Request::Ack(settle(ack_id, 9, 0..1)), now);
+        assert!(session.takes_requests(ME) || ack_id > OUTBOX_EVENTS as u64 - 2);
+        session.request(ME, Request::Ack(settle(ack_id, 9, 0..1)), now);
     }
-    assert!(!session.takes_requests());
+    assert!(!session.takes_requests(ME));
     session.on_time(now + HEARTBEAT * 10);
-    assert_eq!(session.finished(), None, "it is not taken for silent");
+    assert_eq!(departed(&session), None, "it is not taken for silent");
     drain(&mut session, now);
-    assert!(session.takes_requests());
+    assert!(session.takes_requests(ME));
 }
 
 #[test]
@@ -269,11 +290,12 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
     let now = Instant::now();
     let mut session = delivered(now);
     drain(&mut session, now);
-    session.request(Request::Park { settle: settle(1, 10, 0..1), reason: "nonsense".to_owned() }, now);
-    session.request(Request::Ack(settle(2, 10, 1..10)), now);
-    let (at, parking) = session.next_parking(now).expect("one is to be parked");
-    assert_eq!((at, parking.range.clone(), &*parking.failure.last_error), (AT_0, 0..1, "nonsense"));
-    assert!(session.next_parking(now).is_none(), "one at a time");
+    session.request(ME, Request::Park { settle: settle(1, 10, 0..1), reason: "nonsense".to_owned() }, now);
+    session.request(ME, Request::Ack(settle(2, 10, 1..10)), now);
+    let (at, exits) = session.next_exits(now).expect("one is to be parked");
+    let [exit] = &exits[..] else { panic!("one: {exits:?}") };
+    assert_eq!((at, exit.range.clone(), &*exit.failure.last_error), (AT_0, 0..1, "nonsense"));
+    assert!(session.next_exits(now).is_none(), "not twice");
     let first = session.next_settlement(now).expect("the ack");
     assert_eq!(committed_in(&first), [0]);
     session.settled(&[AT_0], Ok(vec![]), now);
@@ -286,11 +308,12 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
     };
     assert_eq!(answered(&mut session), [2]);
 
-    session.parked(at, Err(GroupError::ShuttingDown), now);
-    assert!(session.next_parking(now).is_none(), "not again at once");
+    session.left(at, Err(GroupError::ShuttingDown), now);
+    assert!(session.next_exits(now).is_none(), "not again at once");
     let later = session.timer();
-    let (at, parking) = session.next_parking(later).expect("it is tried again");
-    session.parked(at, Ok(parking.range), later);
+    let (at, exits) = session.next_exits(later).expect("it is tried again");
+    let ranges = exits.into_iter().map(|exit| exit.range).collect();
+    session.left(at, Ok(Departed { ranges, parked: 1 }), later);
     assert!(answered(&mut session).is_empty());
     let second = session.next_settlement(later).expect("the parked record");
     assert_eq!(committed_in(&second), [10]);
@@ -310,14 +333,14 @@ fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
     deliver(&mut session, 0, now);
     let pause = Pause::Fixed(Duration::ZERO);
     let nack = Request::Nack { settle: settle(0, 10, 4..5), pause, error: "boom".to_owned() };
-    session.request(nack, now);
+    session.request(ME, nack, now);
     drain(&mut session, now);
     deliver(&mut session, 0, now);
     let events = drain(&mut session, now);
     let halted = |event: &Event| matches!(event, Event::Failure { error: GroupError::Halted { offset: 4, .. }, .. });
     assert!(events.iter().any(halted), "{events:?}");
     assert!(session.next_turn(now).is_none(), "nothing is read beyond it");
-    session.request(Request::Ack(settle(1, 10, 0..4)), now);
+    session.request(ME, Request::Ack(settle(1, 10, 0..4)), now);
     let settlement = session.next_settlement(now).expect("the ack");
     assert_eq!(committed_in(&settlement), [4]);
 }
@@ -326,14 +349,14 @@ fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
 fn a_client_that_goes_without_leaving_has_failed_at_what_it_was_at() {
     let now = Instant::now();
     let mut session = delivered(now);
-    session.client_gone(now + Duration::from_secs(2));
+    session.client_gone(ME, now + Duration::from_secs(2));
     let settlement = session.next_settlement(now).expect("the failure is kept");
     let failed: Vec<_> = settlement.advanced[0].progress.failures().collect();
     assert_eq!(failed.len(), 1);
     assert_eq!((failed[0].0.clone(), failed[0].1.first_failed_us), (0..1, 3_000_000));
 
     let mut leaving = delivered(now);
-    leaving.request(Request::Leave, now);
-    leaving.client_gone(now);
+    leaving.request(ME, Request::Leave, now);
+    leaving.client_gone(ME, now);
     assert!(leaving.next_settlement(now).is_none());
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::*;
+use super::{OrderedWindow as Window, *};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 

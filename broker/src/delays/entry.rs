@@ -1,0 +1,165 @@
+//! What a tier's log holds: records with their time and their destination, as protobuf messages of our own.
+
+use aqueduct_client::{Record, codec::encode_record_set};
+use aqueduct_storage::{Batch, BatchHeader, Offset, ProducerSequence, payload_crc};
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Delayed, Destination};
+
+/// A record that waits, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Rises from put to put, across restarts, and stays with the record.
+    pub(super) put: u64,
+    pub(super) due_us: i64,
+    pub(super) to: Destination,
+    pub(super) timestamp_us: Option<i64>,
+    /// A `RecordSet` that holds just this record: such sets, one after the other, are the set of all of them.
+    pub(super) record: Bytes,
+}
+
+impl Entry {
+    pub(super) fn new(put: u64, to: Destination, delayed: &Delayed) -> Self {
+        let Delayed { due_us, record } = delayed;
+        let timestamp_us = record.timestamp.map(|time| time.as_micros());
+        Self { put, due_us: *due_us, to, timestamp_us, record: encode_record_set([record as &Record]) }
+    }
+}
+
+/// A stored entry with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) offset: Offset,
+    pub(super) entry: Entry,
+}
+
+/// A batch for a tier's log.
+pub(super) fn tier_batch<'a>(
+    entries: impl ExactSizeIterator<Item = &'a Entry>,
+    producer: Option<ProducerSequence>,
+) -> Batch {
+    let record_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let stored = StoredEntries { entries: entries.map(StoredEntry::from).collect() };
+    batch_of(stored.encode_to_vec().into(), record_count, 0, producer)
+}
+
+/// The batch that delivers `entries`.
+pub(super) fn delivery<'a>(
+    entries: impl ExactSizeIterator<Item = &'a Entry> + Clone,
+    producer: ProducerSequence,
+) -> Batch {
+    let record_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let max_timestamp_us = entries.clone().filter_map(|entry| entry.timestamp_us).max().unwrap_or(0);
+    let mut payload = Vec::with_capacity(entries.clone().map(|entry| entry.record.len()).sum());
+    entries.for_each(|entry| payload.extend_from_slice(&entry.record));
+    batch_of(payload.into(), record_count, max_timestamp_us, Some(producer))
+}
+
+fn batch_of(payload: Bytes, record_count: u32, max_timestamp_us: i64, producer: Option<ProducerSequence>) -> Batch {
+    let payload_crc = payload_crc(&payload);
+    Batch {
+        header: BatchHeader { record_count, max_timestamp_us, payload_crc, producer, ..BatchHeader::default() },
+        payload,
+    }
+}
+
+/// The entries of a tier's batch; `None` if it holds something else.
+pub(super) fn decode(batch: &Batch) -> Option<Vec<Placed>> {
+    let stored = StoredEntries::decode(batch.payload.clone()).ok()?.entries;
+    if stored.len() != usize::try_from(batch.header.record_count).ok()? {
+        return None;
+    }
+    let placed = |(offset, stored)| Some(Placed { offset, entry: Entry::try_from(stored).ok()? });
+    (batch.header.base_offset..).zip(stored).map(placed).collect()
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredEntries {
+    #[prost(message, repeated, tag = "1")]
+    entries: Vec<StoredEntry>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredEntry {
+    #[prost(uint64, tag = "1")]
+    put: u64,
+    #[prost(int64, tag = "2")]
+    due_us: i64,
+    #[prost(bytes = "bytes", tag = "3")]
+    topic: Bytes,
+    #[prost(uint32, tag = "4")]
+    partition: u32,
+    #[prost(int64, optional, tag = "5")]
+    timestamp_us: Option<i64>,
+    #[prost(bytes = "bytes", tag = "6")]
+    record: Bytes,
+}
+
+impl From<&Entry> for StoredEntry {
+    fn from(entry: &Entry) -> Self {
+        let Entry { put, due_us, to, timestamp_us, record } = entry;
+        Self {
+            put: *put,
+            due_us: *due_us,
+            topic: Bytes::copy_from_slice(&to.topic),
+            partition: to.partition,
+            timestamp_us: *timestamp_us,
+            record: record.clone(),
+        }
+    }
+}
+
+/// A topic's identity has another length.
+struct NoTopic;
+
+impl TryFrom<StoredEntry> for Entry {
+    type Error = NoTopic;
+
+    fn try_from(stored: StoredEntry) -> Result<Self, NoTopic> {
+        let StoredEntry { put, due_us, topic, partition, timestamp_us, record } = stored;
+        let topic = <[u8; 16]>::try_from(&topic[..]).map_err(|_| NoTopic)?;
+        Ok(Self { put, due_us, to: Destination { topic, partition }, timestamp_us, record })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aqueduct_client::{Timestamp, codec::decode_record_set};
+
+    use super::*;
+
+    fn entry(put: u64) -> Entry {
+        let record = Record::new(format!("value {put}")).key("k").header("h", "v");
+        let record = record.timestamp(Timestamp::from_micros(put.cast_signed()));
+        let delayed = Delayed { due_us: -5, record };
+        Entry::new(put, Destination { topic: [3; 16], partition: 9 }, &delayed)
+    }
+
+    #[test]
+    fn entries_are_read_as_they_were_stored_and_delivered_as_they_were_put() {
+        let entries = [entry(1), entry(2), entry(7)];
+        let mut batch = tier_batch(entries.iter(), None);
+        batch.header.base_offset = 40;
+        let placed = decode(&batch).unwrap();
+        assert_eq!(placed.iter().map(|placed| placed.offset).collect::<Vec<_>>(), [40, 41, 42]);
+        assert!(placed.iter().map(|placed| &placed.entry).eq(&entries));
+
+        let producer = ProducerSequence { id: [1; 16], epoch: 2, sequence: 3 };
+        let delivered = delivery(placed.iter().map(|placed| &placed.entry), producer);
+        assert_eq!((delivered.header.record_count, delivered.header.max_timestamp_us), (3, 7));
+        let records = decode_record_set(&delivered.payload).unwrap();
+        let values: Vec<_> = records.iter().map(|record| record.value.as_deref().unwrap()).collect();
+        assert_eq!(values, [&b"value 1"[..], b"value 2", b"value 7"]);
+        assert!(records.iter().all(|record| record.headers.len() == 1));
+    }
+
+    #[test]
+    fn a_batch_that_holds_something_else_is_none_of_ours() {
+        let mut batch = tier_batch([entry(1)].iter(), None);
+        batch.header.record_count = 2;
+        assert_eq!(decode(&batch), None);
+        batch.payload = Bytes::from_static(b"\xff\xff");
+        assert_eq!(decode(&batch), None);
+    }
+}

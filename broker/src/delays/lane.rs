@@ -1,0 +1,180 @@
+//! What waits for one target, and the one transfer to it that is under way. Pure.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use aqueduct_storage::Offset;
+use tokio::time::Instant;
+
+use super::{
+    entry::Entry,
+    state::{Intent, Target},
+};
+use crate::topics::Topic;
+
+/// Records of one transfer.
+const RECORDS_MAX: usize = 1024;
+/// Bytes of their records, unless a single one is larger.
+const BYTES_MAX: usize = 256 << 10;
+
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long what is due waits for a target in trouble before it goes back into a tier.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A record that is to go.
+#[derive(Debug, Clone)]
+pub(super) struct Ready {
+    /// The tier in which it lies, and where.
+    pub(super) from: u8,
+    pub(super) offset: Offset,
+    pub(super) bytes: usize,
+    pub(super) cached: Option<Entry>,
+}
+
+/// What the lane is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Idle,
+    /// Its next intent is on its way into the journal.
+    Deciding,
+    /// Its first intent is being carried out.
+    Moving,
+    /// Its first intent is carried out again then.
+    Resting {
+        until: Instant,
+    },
+}
+
+/// A target that has failed and has not worked since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Trouble {
+    since: Instant,
+    attempts: u32,
+}
+
+/// See the [module](self).
+pub(super) struct Lane {
+    pub(super) phase: Phase,
+    queue: VecDeque<Ready>,
+    /// Decided, in order. More than one only after a start.
+    intents: VecDeque<Intent>,
+    /// The records of the first intent, if all of them are in memory.
+    pub(super) cached: Option<Vec<Entry>>,
+    /// Of the next intent of this life.
+    next_sequence: u64,
+    trouble: Option<Trouble>,
+    /// Whether it is in the mover's round of lanes that have work.
+    pub(super) is_active: bool,
+    pub(super) topic: Option<Arc<Topic>>,
+    /// There is no such partition any more, and somebody has been told.
+    pub(super) is_gone: bool,
+}
+
+impl Lane {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::Idle,
+            queue: VecDeque::new(),
+            intents: VecDeque::new(),
+            cached: None,
+            next_sequence: 0,
+            trouble: None,
+            is_active: false,
+            topic: None,
+            is_gone: false,
+        }
+    }
+
+    /// Adds an intent of an earlier life.
+    pub(super) fn resume(&mut self, intent: Intent) {
+        self.intents.push_back(intent);
+    }
+
+    pub(super) fn push(&mut self, ready: Ready) {
+        self.queue.push_back(ready);
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.queue.is_empty() || !self.intents.is_empty()
+    }
+
+    /// The intent that comes next, if it has been decided.
+    pub(super) fn intent(&self) -> Option<&Intent> {
+        self.intents.front()
+    }
+
+    /// Decides what goes next: the first records of the queue that lie in one tier.
+    pub(super) fn decide(&mut self, id: u64, epoch: u32, to: Target) -> Option<Intent> {
+        let from = self.queue.front()?.from;
+        let (mut offsets, mut cached, mut bytes) = (Vec::new(), Some(Vec::new()), 0);
+        while let Some(ready) = self.queue.front()
+            && ready.from == from
+            && offsets.len() < RECORDS_MAX
+            && (offsets.is_empty() || bytes + ready.bytes <= BYTES_MAX)
+        {
+            bytes += ready.bytes;
+            offsets.push(ready.offset);
+            let entry = self.queue.pop_front().and_then(|ready| ready.cached);
+            cached = cached.zip(entry).map(|(mut entries, entry)| {
+                entries.push(entry);
+                entries
+            });
+        }
+        let intent = Intent { id, from, to, epoch, sequence: self.next_sequence, offsets };
+        self.next_sequence += intent.offsets.len() as u64;
+        self.intents.push_back(intent.clone());
+        self.cached = cached;
+        self.phase = Phase::Deciding;
+        Some(intent)
+    }
+
+    /// The first intent has been carried out.
+    pub(super) fn made(&mut self) -> Option<Intent> {
+        self.phase = Phase::Idle;
+        self.trouble = None;
+        self.intents.pop_front()
+    }
+
+    /// The target misses numbers before the first intent's, so nothing of that is there: it is decided anew.
+    pub(super) fn renumber(&mut self, epoch: u32, expected: u64) -> Option<Intent> {
+        let intent = self.intents.front_mut()?;
+        let sequence = if intent.epoch == epoch { expected } else { self.next_sequence };
+        (intent.epoch, intent.sequence) = (epoch, sequence);
+        self.next_sequence = sequence + intent.offsets.len() as u64;
+        self.phase = Phase::Deciding;
+        Some(intent.clone())
+    }
+
+    /// Some records of the first intent are lost: it is decided anew without them.
+    pub(super) fn lose(&mut self, epoch: u32, lost: &[Offset]) -> Option<Intent> {
+        let intent = self.intents.front_mut()?;
+        let before = intent.offsets.len();
+        intent.offsets.retain(|offset| !lost.contains(offset));
+        if intent.epoch == epoch {
+            self.next_sequence -= (before - intent.offsets.len()) as u64;
+        }
+        self.phase = Phase::Deciding;
+        Some(intent.clone())
+    }
+
+    /// The target takes nothing now. Returns whether that is new.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
+        let is_new = self.trouble.is_none();
+        let trouble = self.trouble.get_or_insert(Trouble { since: now, attempts: 0 });
+        let pause = RETRY_MIN.saturating_mul(1 << trouble.attempts.min(10)).min(RETRY_MAX);
+        trouble.attempts += 1;
+        self.phase = Phase::Resting { until: now + pause };
+        // Whoever waits long does so on disk.
+        self.cached = None;
+        self.queue.iter_mut().for_each(|ready| ready.cached = None);
+        is_new
+    }
+
+    /// What is to wait in a tier, because the target has been in trouble for too long; and in which.
+    pub(super) fn give_up(&mut self, now: Instant) -> Option<(u8, VecDeque<Ready>)> {
+        let trouble = self.trouble.filter(|trouble| now - trouble.since >= PATIENCE && !self.queue.is_empty())?;
+        let tier = u8::try_from((trouble.attempts / 8).clamp(1, 4)).unwrap_or(1);
+        Some((tier, std::mem::take(&mut self.queue)))
+    }
+}

@@ -1,0 +1,152 @@
+//! From records that leave the window to where they go: some are on their way at a time, and what waits for them is nobody
+//! but the committed offset.
+
+use std::{ops::Range, time::Duration};
+
+use aqueduct_storage::Offset;
+use tokio::time::Instant;
+
+use super::{Awaiting, Session, Settle};
+use crate::groups::{
+    assignment::MemberId,
+    coordinator::PartitionGeneration,
+    error::GroupError,
+    policy::Mode,
+    window::{Exit, Fault, Pause},
+};
+
+/// Until records that could not be moved are tried again.
+const MOVE_RETRY: Duration = Duration::from_secs(1);
+/// Records that are moved at once.
+const MOVED_RECORDS: u64 = 4096;
+
+/// What is on its way out.
+#[derive(Default)]
+pub(super) struct Leavings {
+    under_way: bool,
+    pub(super) retry_at: Option<Instant>,
+    /// Clients that want to know when theirs have left.
+    awaiting: Vec<AwaitingExit>,
+}
+
+/// A request to let records go that is to be answered.
+struct AwaitingExit {
+    request: Awaiting,
+    ranges: Vec<Range<Offset>>,
+}
+
+impl Session {
+    /// The client gives records up for good.
+    pub(super) fn park(&mut self, seat: MemberId, settle: Settle, fault: &Fault) {
+        let parked = self.applied(seat, &settle, |window, ranges| window.park(seat, ranges, fault));
+        parked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
+    }
+
+    /// The client could not handle records. In order, they come again from the window.
+    pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, fault: &Fault, pause: Pause) {
+        let nacked = self.applied(seat, &settle, |window, ranges| window.nack(seat, ranges, fault, pause));
+        let Some(committed) = nacked else { return };
+        match self.policy.mode {
+            Mode::Ordered => {
+                self.answer_when_durable(seat, &settle, committed);
+                self.rewound(seat, &settle, fault.at);
+            }
+            Mode::Shared | Mode::Keyed => self.answer_when_left(seat, &settle, committed),
+        }
+    }
+
+    fn answer_when_left(&mut self, seat: MemberId, settle: &Settle, committed: Offset) {
+        let &Settle { ack_id, partition, generation, .. } = settle;
+        if let (Some(ack_id), Some(with_seat)) = (ack_id, self.seats.get_mut(seat)) {
+            with_seat.awaiting += 1;
+            let request = Awaiting { seat, ack_id, partition, generation, committed };
+            self.leaving.awaiting.push(AwaitingExit { request, ranges: settle.ranges.clone() });
+        }
+        self.answer_left(partition);
+    }
+
+    /// The next records to be moved, unless some are on their way.
+    pub(in crate::groups::member) fn next_exits(&mut self, now: Instant) -> Option<(PartitionGeneration, Vec<Exit>)> {
+        let is_over = self.ending.is_some() || !(self.goes_on() || self.moves_to_the_end());
+        if self.leaving.under_way || is_over || self.leaving.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.leaving.retry_at = None;
+        let next = self.held.iter().find_map(|(&partition, held)| {
+            let exits = held.window.next_exits(MOVED_RECORDS);
+            (!exits.is_empty()).then_some((PartitionGeneration { partition, generation: held.generation }, exits))
+        });
+        self.leaving.under_way = next.is_some();
+        next
+    }
+
+    /// These records are where they were to go, or could not be moved there.
+    pub(in crate::groups::member) fn left(
+        &mut self,
+        at: PartitionGeneration,
+        outcome: Result<Departed, GroupError>,
+        now: Instant,
+    ) {
+        self.leaving.under_way = false;
+        match outcome {
+            Ok(Departed { ranges, parked }) => {
+                let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation)
+                else {
+                    return;
+                };
+                ranges.iter().for_each(|range| held.window.left(range));
+                // Nobody is to blame in particular: whoever is there first has seen it.
+                self.seats.iter().take(1).for_each(|(_, seat)| seat.stats.count_parked(parked));
+                self.settling.moved.insert(at.partition);
+                self.answer_left(at.partition);
+                self.less_is_open(at.partition);
+            }
+            Err(error) => {
+                tracing::error!(%error, partition = at.partition, "records that have failed are not moved yet");
+                self.leaving.retry_at = Some(now + MOVE_RETRY);
+                self.timer = self.timer.min(now + MOVE_RETRY);
+            }
+        }
+    }
+
+    /// Answers requests of which nothing is on its way any more, once the journal knows.
+    fn answer_left(&mut self, partition: u32) {
+        let Some(held) = self.held.get(&partition) else { return };
+        let committed = held.window.progress().committed();
+        let done = |awaiting: &mut AwaitingExit| {
+            awaiting.request.partition == partition
+                && awaiting.ranges.iter().all(|range| !held.window.is_leaving(range))
+        };
+        let answered = self.leaving.awaiting.extract_if(.., done);
+        self.settling.next.extend(answered.map(|awaiting| Awaiting { committed, ..awaiting.request }));
+    }
+
+    /// Nobody will learn of these any more: the partition has moved on.
+    pub(super) fn forget_exits(&mut self, partition: u32) {
+        for awaiting in self.leaving.awaiting.extract_if(.., |a| a.request.partition == partition) {
+            let error = Some(awaiting.request.stale());
+            self.seats.answer(awaiting.request, error);
+        }
+    }
+
+    /// What has failed is not in the progress, but on its way to where it will be: that is not left half done.
+    fn moves_to_the_end(&self) -> bool {
+        self.policy.mode != Mode::Ordered && self.leaving.retry_at.is_none()
+    }
+
+    /// Whether something is still to be moved.
+    pub(super) fn is_moving(&self) -> bool {
+        let mut windows = self.held.values().map(|held| &held.window);
+        self.ending.is_none()
+            && self.moves_to_the_end()
+            && (self.leaving.under_way || windows.any(|window| !window.next_exits(1).is_empty()))
+    }
+}
+
+/// Records that have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::groups) struct Departed {
+    pub(in crate::groups) ranges: Vec<Range<Offset>>,
+    /// How many of them are dead letters now.
+    pub(in crate::groups) parked: u64,
+}
