@@ -6,6 +6,7 @@
 
 mod command;
 mod queries;
+mod seats;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,6 +35,7 @@ use super::{
     progress::Progress,
     roster::{Roster, Standing, Step},
     state::{Change, Group, PositionKey, REDRIVEN, State, TopicId, progress_of},
+    static_names::StaticNames,
 };
 use crate::clock::Clock;
 
@@ -47,7 +49,7 @@ const GROUPS_MAX: usize = 10_000;
 const DROPPED_GRACE: Duration = Duration::from_secs(1);
 
 /// A group on a topic.
-type Consumption = (String, TopicId);
+pub(crate) type Consumption = (String, TopicId);
 
 /// See the [module](self).
 pub(crate) struct Coordinator {
@@ -55,6 +57,7 @@ pub(crate) struct Coordinator {
     journal: Journal,
     clock: Clock,
     rosters: BTreeMap<Consumption, Roster>,
+    names: StaticNames,
     members: HashMap<MemberId, Member>,
     /// Resolve to the members that have dropped their side.
     departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
@@ -85,6 +88,8 @@ struct Member {
     consumption: Consumption,
     topic_name: String,
     name: String,
+    /// How long its partitions wait for a member of the same name; zero: they do not.
+    keep: Duration,
     joined_us: i64,
     target: Arc<watch::Sender<Target>>,
     stats: Arc<MemberStats>,
@@ -100,6 +105,7 @@ impl Coordinator {
             journal,
             clock,
             rosters: BTreeMap::new(),
+            names: StaticNames::default(),
             members: HashMap::new(),
             departures: FuturesUnordered::new(),
             last_member: 0,
@@ -112,6 +118,7 @@ impl Coordinator {
     pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Command>, mut dropped: oneshot::Receiver<()>) {
         let never = Instant::now();
         while self.drain_until.is_none() || !self.members.is_empty() {
+            let due = self.names.next_due();
             tokio::select! {
                 () = self.journal.appended() => {}
                 command = mailbox.recv() => match command {
@@ -119,6 +126,7 @@ impl Coordinator {
                     None => self.drain(Instant::now()),
                 },
                 Some(member) = self.departures.next(), if !self.departures.is_empty() => self.departed(member),
+                () = self.clock.sleep_until(due.unwrap_or(never)), if due.is_some() => self.let_go_of_the_absent(),
                 _ = &mut dropped, if self.drain_until.is_none() => self.drain(Instant::now() + DROPPED_GRACE),
                 () = sleep_until(self.drain_until.unwrap_or(never)), if self.drain_until.is_some() => break,
             }
@@ -169,8 +177,13 @@ impl Coordinator {
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
         let Group { policy, created_us, .. } = self.known(&group)?;
         let altered = PolicyOpinion { mode: None, ..opinion }.over(policy)?;
+        let hours = altered.hours;
         let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered };
-        self.set_group(change, group).await
+        let altered = self.set_group(change, group.clone()).await?;
+        for member in self.members.values().filter(|member| member.consumption.0 == group) {
+            member.target.send_modify(|target| target.hours = hours);
+        }
+        Ok(altered)
     }
 
     async fn set_group(&mut self, change: Change, group: String) -> Result<Group, GroupError> {
@@ -184,6 +197,8 @@ impl Coordinator {
         if members > 0 {
             return Err(GroupError::MembersActive { group, members });
         }
+        self.names.forget(|(name, _)| *name == group);
+        self.rosters.retain(|(name, _), _| *name != group);
         self.write(vec![Change::GroupDeleted { group }]).await
     }
 
@@ -209,7 +224,7 @@ impl Coordinator {
     }
 
     async fn join(&mut self, join: Join) -> Result<Membership, GroupError> {
-        let Join { group, topic, member_name, starts, partitions } = join;
+        let Join { group, topic, member_name, keep, starts, partitions } = join;
         let topic_name = topic.meta().name.clone();
         if self.drain_until.is_some() {
             return Err(GroupError::ShuttingDown);
@@ -226,20 +241,14 @@ impl Coordinator {
 
         self.last_member += 1;
         let id = self.last_member;
-        let target = Arc::new(watch::Sender::new(Target::default()));
+        let target = Arc::new(watch::Sender::new(Target { hours: policy.hours, ..Target::default() }));
         let stats = Arc::new(MemberStats::default());
         let membership = Membership { id, policy, target: target.subscribe(), stats: Arc::clone(&stats) };
         let gone = Arc::clone(&target);
         self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
         let joined_us = self.clock.now_us();
-        let roster = self.rosters.entry(consumption.clone()).or_default();
-        let mut steps = roster.join(id, partitions, || self.generations.next());
-        let redriven = PositionKey { group: consumption.0.clone(), topic: consumption.1, partition: REDRIVEN };
-        if self.state.position(&redriven).is_some() {
-            steps.extend(roster.add_redriven(|| self.generations.next()));
-        }
-        self.members.insert(id, Member { consumption, topic_name, name: member_name, joined_us, target, stats });
-        self.tell(steps);
+        let member = Member { consumption, topic_name, name: member_name, keep, joined_us, target, stats };
+        self.seat(id, member, partitions);
         Ok(membership)
     }
 
@@ -355,6 +364,7 @@ impl Coordinator {
 
     async fn topic_deleted(&mut self, topic: TopicId) -> Result<(), GroupError> {
         self.rosters.retain(|(_, id), _| *id != topic);
+        self.names.forget(|(_, id)| *id == topic);
         for member in self.members.values().filter(|member| member.consumption.1 == topic) {
             member.end(GroupError::TopicDeleted(member.topic_name.clone()));
         }
@@ -367,16 +377,6 @@ impl Coordinator {
     fn drain(&mut self, deadline: Instant) {
         self.drain_until = Some(deadline);
         self.members.values().for_each(|member| member.end(GroupError::ShuttingDown));
-    }
-
-    fn departed(&mut self, id: MemberId) {
-        let Some(member) = self.members.remove(&id) else { return };
-        let Some(roster) = self.rosters.get_mut(&member.consumption) else { return };
-        let steps = roster.leave(id, || self.generations.next());
-        if roster.members().is_empty() {
-            self.rosters.remove(&member.consumption);
-        }
-        self.tell(steps);
     }
 
     /// Lets members know what the roster has decided.

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
+pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Leave, Loss, Request, Settle};
 use self::{
     feed::{Feeds, Happened},
     session::{End, Session, Terms, WallClock},
@@ -83,6 +83,7 @@ pub(super) async fn run(
     let mut settling = None;
     let mut parking = None;
     let end = loop {
+        session.look_at_the_clock(clock.now(), || clock.now_us());
         feeds.pump(&mut session);
         if settling.is_none() {
             settling = Settling::begin(&mut session, &handle, clock.now());
@@ -133,6 +134,9 @@ pub(super) async fn run(
             () = clock.sleep_until(timer) => session.on_time(clock.now()),
         }
     };
+    if let End::Failed(error @ (GroupError::MemberStuck { .. } | GroupError::MemberNotReading { .. })) = &end {
+        tracing::warn!(group = sources.group, topic = meta.name, member = join.member_name, id, %error, "member taken out");
+    }
     // This is what tells the coordinator: the partitions move now, however long the client takes to listen.
     drop(target);
     let farewell = async {

@@ -4,9 +4,11 @@
 //! Pure. [`super::run`] does what it says.
 
 mod client;
+mod opening;
 mod parking;
 mod room;
 mod settling;
+mod stall;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,11 +20,13 @@ use aqueduct_storage::{Batch, Offset};
 use tokio::time::Instant;
 
 use self::{
+    opening::Opening,
     parking::Parkings,
     room::Room,
     settling::{Awaiting, Settling},
+    stall::Stall,
 };
-use super::message::{Assigned, Credit, Delivery, Event, Loss, Request, Settle};
+use super::message::{Assigned, Credit, Delivery, Event, Leave, Loss, Request, Settle};
 use crate::groups::{
     assignment::MemberId,
     coordinator::{MemberStats, PartitionGeneration, Target},
@@ -56,10 +60,14 @@ pub(super) struct Session {
     outbox: VecDeque<Event>,
     settling: Settling,
     parking: Parkings,
+    stall: Stall,
+    opening: Opening,
     /// Generations that were given up and that the coordinator may still list.
     given_up: BTreeSet<u64>,
     last_heard: Instant,
     last_sent: Instant,
+    /// When what was due was done last.
+    last_looked: Instant,
     /// Nothing is due before.
     timer: Instant,
 }
@@ -81,8 +89,13 @@ pub(super) struct WallClock {
 
 impl WallClock {
     fn fault(self, error: &str, at: Instant) -> Fault {
+        Fault { error: error_text(error), at, at_us: self.at_us(at) }
+    }
+
+    /// The time of day at `at`.
+    fn at_us(self, at: Instant) -> i64 {
         let since_us = i64::try_from(at.saturating_duration_since(self.at).as_micros()).unwrap_or(i64::MAX);
-        Fault { error: error_text(error), at, at_us: self.at_us.saturating_add(since_us) }
+        self.at_us.saturating_add(since_us)
     }
 }
 
@@ -153,9 +166,12 @@ impl Session {
             outbox: VecDeque::new(),
             settling: Settling::default(),
             parking: Parkings::default(),
+            stall: Stall::default(),
+            opening: Opening::default(),
             given_up: BTreeSet::new(),
             last_heard: now,
             last_sent: now,
+            last_looked: now,
             timer: now + heartbeat,
         }
     }
@@ -179,6 +195,7 @@ impl Session {
             self.end(error.clone());
             return Vec::new();
         }
+        self.opening.hours = target.hours;
         let (mut assigned, mut revoked) = (Vec::new(), Vec::new());
         let lost = self
             .held
@@ -262,7 +279,8 @@ impl Session {
 
     /// What to read next. Nothing is read that could not be sent at once.
     pub(super) fn next_turn(&mut self, now: Instant) -> Option<Turn> {
-        if self.phase != Phase::Active || !self.outbox.is_empty() || !self.credit.is_left() {
+        if self.phase != Phase::Active || self.opening.is_closed() || !self.outbox.is_empty() || !self.credit.is_left()
+        {
             return None;
         }
         while let Some(partition) = self.turns.pop_front() {
@@ -282,8 +300,8 @@ impl Session {
     /// Delivers what was read for `turn`, as far as credit goes.
     pub(super) fn deliver(&mut self, turn: Turn, batches: Vec<Batch>, high_watermark: Offset, now: Instant) {
         let Some(held) = running(&mut self.held, turn) else { return };
-        if held.window.held_until(now).is_some() || held.window.cursor() != turn.cursor {
-            // It was settled meanwhile in a way that makes another read necessary.
+        if held.window.held_until(now).is_some() || held.window.cursor() != turn.cursor || self.opening.is_closed() {
+            // It was settled meanwhile in a way that makes another read necessary, or the hours are over.
             return self.queue(turn.partition);
         }
         let deadline = now + self.policy.ack_timeout;
@@ -349,14 +367,23 @@ impl Session {
         self.timer
     }
 
+    /// Looks what time of day it is. Whoever serves the member does so before it delivers anything.
+    pub(super) fn look_at_the_clock(&mut self, now: Instant, now_us: impl FnOnce() -> i64) {
+        self.timer = self.opening.look(now, now_us).into_iter().chain([self.timer]).min().unwrap_or(self.timer);
+    }
+
     /// Does what is due: time-outs, delays that are over, heartbeats.
     pub(super) fn on_time(&mut self, now: Instant) {
+        self.forgive_what_passed_unseen(now);
+        self.end_if_unread(now);
         let mut timer = self.heartbeat_due(now).min(self.silence_due(now));
         let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
         let partitions: Vec<u32> = self.held.keys().copied().collect();
+        let mut expired = Expired::None;
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
             if held.window.expire(&fault) == Expired::Some {
+                expired = Expired::Some;
                 self.stats.count_timeout();
                 self.settling.moved.insert(partition);
             }
@@ -365,8 +392,43 @@ impl Session {
             self.less_is_open(partition);
         }
         self.count_open();
+        if expired == Expired::Some {
+            self.timed_out(now);
+        }
         let retries = self.settling.retry_at.into_iter().chain(self.parking.retry_at);
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
+    }
+
+    /// A process that was stopped for a while, or whose clock was set forward, has heard nothing meanwhile: that is not the
+    /// member's silence.
+    fn forgive_what_passed_unseen(&mut self, now: Instant) {
+        let unseen = now.saturating_duration_since(self.last_looked);
+        if unseen > self.heartbeat * 2 {
+            self.last_heard = now.min(self.last_heard + unseen);
+            self.last_sent = now.min(self.last_sent + unseen);
+        }
+        self.last_looked = now;
+    }
+
+    /// Deliveries have run into the ack time-out.
+    fn timed_out(&mut self, now: Instant) {
+        self.stall.timed_out(now, self.policy.ack_timeout);
+        if self.stall.timeouts() == 1 {
+            self.stats.set_stalled_since(Some(self.wall_clock.at_us(now)));
+        }
+        if self.stall.is_stuck(self.policy.retry.max_attempts) && self.phase == Phase::Active {
+            self.stats.set_gone_for_good();
+            let ack_timeout_ms = self.policy.ack_timeout.as_millis();
+            self.end(GroupError::MemberStuck { timeouts: self.stall.timeouts(), ack_timeout_ms });
+        }
+    }
+
+    /// Ends the stream of a client that takes nothing from it. Nobody has looked at what it has: no attempt is counted.
+    fn end_if_unread(&mut self, now: Instant) {
+        let unread = now.saturating_duration_since(self.last_sent);
+        if !self.outbox.is_empty() && unread >= self.heartbeat * SILENT_HEARTBEATS {
+            self.end(GroupError::MemberNotReading { unread_ms: unread.as_millis() });
+        }
     }
 
     /// Sends a heartbeat if it is time for one; returns when the next is due.

@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, ops::Range};
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{AWAITING_ACKS, Awaiting, Event, OUTBOX_EVENTS, Phase, Request, Session, Settle};
+use super::{AWAITING_ACKS, Awaiting, Event, Leave, OUTBOX_EVENTS, Phase, Request, Session, Settle};
 use crate::groups::{
     error::GroupError,
     window::{Fault, NotDelivered, Pause, Window},
@@ -21,6 +21,9 @@ impl Session {
 
     pub(in crate::groups::member) fn request(&mut self, request: Request, now: Instant) {
         self.last_heard = now;
+        if matches!(request, Request::Ack(_) | Request::Nack { .. } | Request::Park { .. } | Request::Extend(_)) {
+            self.is_working(now);
+        }
         match request {
             Request::Credit(credit) => self.credit.add(credit),
             Request::Ack(settle) => self.settle(settle, |window, ranges| window.ack(ranges)),
@@ -33,12 +36,30 @@ impl Session {
             }
             Request::Release(settle) => self.settle(settle, Window::release),
             Request::Heartbeat => {}
-            Request::Leave if self.phase == Phase::Active => self.phase = Phase::Leaving,
-            Request::Leave => {}
+            Request::Leave(leave) => self.leave(leave),
             Request::Join(_) => {
                 let reason = "this stream has joined already; open another one".to_owned();
                 self.end(GroupError::Invalid { field: "join", reason });
             }
+        }
+    }
+
+    fn leave(&mut self, leave: Leave) {
+        match leave {
+            Leave::ForNow => {}
+            Leave::ForGood => self.stats.set_gone_for_good(),
+        }
+        if self.phase == Phase::Active {
+            self.phase = Phase::Leaving;
+        }
+    }
+
+    /// The program behind the client handles what it is delivered.
+    fn is_working(&mut self, now: Instant) {
+        self.stats.set_last_settled(self.wall_clock.at_us(now));
+        if self.stall.timeouts() > 0 {
+            self.stall.settled();
+            self.stats.set_stalled_since(None);
         }
     }
 
