@@ -268,6 +268,13 @@ impl From<GroupError> for Status {
                 StatusParts::new(Code::Unavailable, "NO_POSITION", &[("partition", partition.to_string())])
             }
             GroupError::MemberSilent { .. } => StatusParts::new(Code::Aborted, "MEMBER_SILENT", &[]),
+            GroupError::MemberStuck { timeouts, .. } => {
+                StatusParts::new(Code::Aborted, "MEMBER_STUCK", &[("timeouts", timeouts.to_string())])
+            }
+            GroupError::MemberNotReading { .. } => StatusParts::new(Code::Aborted, "MEMBER_NOT_READING", &[]),
+            GroupError::MemberReplaced { name } => {
+                StatusParts::new(Code::FailedPrecondition, "MEMBER_REPLACED", &[("member_name", name.clone())])
+            }
             GroupError::TooMany { what, limit } => StatusParts::new(
                 Code::ResourceExhausted,
                 "TOO_MANY",

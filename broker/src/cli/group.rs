@@ -5,12 +5,14 @@ mod json;
 use std::time::Duration;
 
 use aqueduct_client::{
-    FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, OnExhausted, RetryPolicy, Start,
+    DeliveryHours, FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Member, OnExhausted,
+    RetryPolicy, Start, Timestamp,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Global;
 use super::exit::{CliError, Exit};
+use super::hours::{self, HoursArgs};
 use super::lag;
 use super::render::{self, Align, Format};
 use super::session::{Session, changed};
@@ -52,7 +54,8 @@ pub(super) struct NameArgs {
 Examples:
   aqueduct group create billing --mode keyed --ack-timeout 2m
   aqueduct group create audit --start latest
-  aqueduct group create ledger --max-attempts 20 --on-exhausted halt")]
+  aqueduct group create ledger --max-attempts 20 --on-exhausted halt
+  aqueduct group create reports --hours 22:00-06:00 --utc-offset +02:00")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     group: String,
@@ -68,6 +71,8 @@ pub(super) struct CreateArgs {
     ack_timeout: Option<Duration>,
     #[command(flatten)]
     retry: RetryArgs,
+    #[command(flatten)]
+    hours: HoursArgs,
 }
 
 /// What happens to a record that its handler has refused
@@ -114,6 +119,8 @@ pub(super) struct AlterArgs {
     ack_timeout: Option<Duration>,
     #[command(flatten)]
     retry: RetryArgs,
+    #[command(flatten)]
+    hours: HoursArgs,
 }
 
 /// Move a group's committed offsets; refused while members are active
@@ -227,6 +234,7 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
         start: Some(args.start),
         ack_timeout: args.ack_timeout,
         retry: args.retry.policy(),
+        hours: args.hours.hours(),
     };
     let created = session.client.group(&args.group).create(policy).await;
     let group = changed(created, &format!("cannot create group {:?}", args.group))?;
@@ -237,9 +245,11 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
 
 async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
     let retry = args.retry.policy();
-    if args.start.is_none() && args.ack_timeout.is_none() && retry == RetryPolicy::default() {
-        let what = "nothing to change: name --start, --ack-timeout, --backoff-min, --backoff-max, --max-attempts or \
-                    --on-exhausted (the mode of a group cannot change)";
+    let hours = args.hours.hours();
+    let has_plain_change = args.start.is_some() || args.ack_timeout.is_some() || hours.is_some();
+    if !has_plain_change && retry == RetryPolicy::default() {
+        let what = "nothing to change: name --start, --ack-timeout, --backoff-min, --backoff-max, --max-attempts, \
+                    --on-exhausted or --hours (the mode of a group cannot change)";
         return Err(CliError::Usage(what.to_owned()).into());
     }
     let session = Session::open_server(global, "group alter").await?;
@@ -249,6 +259,9 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
     }
     if let Some(timeout) = args.ack_timeout {
         request = request.ack_timeout(timeout);
+    }
+    if let Some(hours) = hours {
+        request = request.hours(hours);
     }
     let group = changed(request.build().await, &format!("cannot alter group {:?}", args.group))?;
     print_changed(global, "altered", &group)?;
@@ -328,15 +341,20 @@ fn print_changed(global: &Global, verb: &str, group: &GroupInfo) -> anyhow::Resu
     match global.output {
         Format::Json => render::print_json([GroupJson::from(group)])?,
         Format::Text => render::note(&format!(
-            "{verb} group {}: mode {}, new topics from {}, ack time-out {}, {}",
+            "{verb} group {}: mode {}, new topics from {}, ack time-out {}, {}, delivered to {}",
             group.name,
             render::or_dash(group.policy.mode),
             render::or_dash(group.policy.start.map(start::describe)),
             render::or_dash(group.policy.ack_timeout.map(time::exact)),
             retries(&group.policy.retry),
+            shown_hours(&group.policy),
         )),
     }
     Ok(())
+}
+
+fn shown_hours(policy: &GroupPolicy) -> String {
+    policy.hours.unwrap_or(DeliveryHours::ALWAYS).to_string()
 }
 
 /// `5 attempts, 1s to 10m apart, then park`
@@ -359,8 +377,12 @@ fn describe_text(description: &GroupDescription) -> String {
         ("new topics from", render::or_dash(group.policy.start.map(start::describe))),
         ("ack time-out", render::or_dash(group.policy.ack_timeout.map(time::exact))),
         ("retries", retries(&group.policy.retry)),
+        ("delivered to", shown_hours(&group.policy)),
         ("created", time::rfc3339_seconds(group.created.as_micros())),
     ]);
+    if let Some(waits) = hours::waits(description) {
+        text.push_str(&format!("{waits}\n"));
+    }
     text.push('\n');
     if description.members.is_empty() {
         text.push_str("no members\n");
@@ -387,6 +409,7 @@ fn describe_text(description: &GroupDescription) -> String {
                 ]
             }),
         ));
+        description.members.iter().filter_map(trouble).for_each(|line| text.push_str(&line));
     }
     if !description.lag.is_empty() {
         text.push('\n');
@@ -397,6 +420,25 @@ fn describe_text(description: &GroupDescription) -> String {
         text.push_str(&failed_table(&description.failed));
     }
     text
+}
+
+/// `clerk has been stalled for 2m (no ack since 2026-03-01T08:00:00Z) and holds 7 records of orders/0,4`
+fn trouble(member: &Member) -> Option<String> {
+    let name = if member.name.is_empty() { member.id.to_string() } else { member.name.clone() };
+    let place = format!("{}/{}", member.topic, joined(&member.partitions));
+    if let Some(until) = member.away_until {
+        let until = time::rfc3339_seconds(until.as_micros());
+        return Some(format!("{name} is away; {place} waits for it until {until}\n"));
+    }
+    let since = member.stalled_since?;
+    let stalled_for = Timestamp::now().as_micros().saturating_sub(since.as_micros());
+    let stalled_for = time::human(Duration::from_micros(u64::try_from(stalled_for).unwrap_or(0)));
+    let no_ack = member.last_settled.map_or_else(
+        || "no ack yet".to_owned(),
+        |last| format!("no ack since {}", time::rfc3339_seconds(last.as_micros())),
+    );
+    let open = size::grouped(member.open_records);
+    Some(format!("{name} has been stalled for {stalled_for} ({no_ack}) and holds {open} records of {place}\n"))
 }
 
 fn failed_table(failed: &[FailedRecords]) -> String {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Global;
 use super::exit::{CliError, Exit};
+use super::hours;
 use super::render::{self, Align, Format};
 use super::session::Session;
 use super::size::{grouped, human_bytes};
@@ -87,6 +88,9 @@ pub(super) async fn run(global: &Global, args: LagArgs) -> anyhow::Result<Exit> 
         Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
         Format::Text if lag.is_empty() => render::note(&nothing(&args)),
         Format::Text => stdout::print(&table(&lag))?,
+    }
+    for waits in hours::closed(&session, &lag).await? {
+        render::note(&waits);
     }
     session.close().await?;
     Ok(judge(&lag, args.fail_over))

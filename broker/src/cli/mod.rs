@@ -10,6 +10,7 @@ mod demo;
 mod dlq;
 mod exit;
 mod group;
+mod hours;
 mod input;
 mod lag;
 mod publish;

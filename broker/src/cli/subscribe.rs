@@ -36,6 +36,7 @@ Examples:
   aqueduct subscribe orders --since 15m --until-end --template '%o %k: %v'
   aqueduct subscribe orders --from earliest --output json | head -3
   aqueduct subscribe orders --group audit       go on where this group left off
+  aqueduct subscribe orders --group audit --member pod-3 --keep 30s
   aqueduct subscribe orders --data ./data       from the log of a stopped broker"
 )]
 pub(super) struct SubscribeArgs {
@@ -62,6 +63,12 @@ pub(super) struct SubscribeArgs {
     /// Read as a member of this group, and acknowledge what standard output has taken
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// The member's name, as `group describe` shows it
+    #[arg(long, value_name = "NAME", requires = "group")]
+    member: Option<String>,
+    /// Keep the member's partitions for it over a restart: they wait so long for a member of the same name
+    #[arg(long, value_parser = time::parse_duration, requires = "member", value_name = "DURATION")]
+    keep: Option<Duration>,
     /// How to print an event; see below
     #[arg(long, value_parser = Template::parse, value_name = "TEMPLATE")]
     template: Option<Template>,

@@ -132,6 +132,29 @@ pub(crate) enum GroupError {
         /// For how long.
         silent_ms: u128,
     },
+    /// The member is delivered to and settles nothing.
+    #[error(
+        "nothing was settled in {timeouts} ack time-outs of {ack_timeout_ms} ms in a row, so the partitions go to others; \
+         join again once the handler goes on"
+    )]
+    MemberStuck {
+        /// In a row.
+        timeouts: u32,
+        /// The group's.
+        ack_timeout_ms: u128,
+    },
+    /// The client takes nothing from its stream.
+    #[error("nothing was taken from this stream for {unread_ms} ms; join again and read it")]
+    MemberNotReading {
+        /// For how long.
+        unread_ms: u128,
+    },
+    /// Another stream has joined under the same static name.
+    #[error("another member has joined as {name:?} and takes its place; give each member a name of its own")]
+    MemberReplaced {
+        /// The name of both.
+        name: String,
+    },
     /// A bound of the broker.
     #[error("this broker takes at most {limit} {what}")]
     TooMany {

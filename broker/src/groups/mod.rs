@@ -12,6 +12,7 @@ mod assignment;
 mod coordinator;
 mod dead_letters;
 mod error;
+mod hours;
 mod journal;
 mod lag;
 mod leaving;
@@ -25,6 +26,7 @@ mod retry;
 mod roster;
 mod sources;
 mod state;
+mod static_names;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -50,17 +52,19 @@ use self::{
 pub(crate) use self::{
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
+    hours::{DailyWindow, DeliveryHours, WINDOWS_MAX},
     journal::is_intact_marker,
     lag::PartitionLag,
     member::{
-        Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Loss, OUTBOUND_EVENTS, Outbound, Request,
-        Settle,
+        Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Leave, Loss, OUTBOUND_EVENTS, Outbound,
+        Request, Settle,
     },
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
     redrive::{Fate, LettersView},
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
+    static_names::KEEP_MAX,
     window::Pause,
 };
 use crate::{
@@ -216,6 +220,11 @@ impl Groups {
         self.handle.ask(move |coordinator| Ok((coordinator.describe(&group)?, coordinator.members_of(&group)))).await
     }
 
+    /// Until when a group of that policy is delivered nothing, in microseconds since the epoch; `None` while it is.
+    pub(crate) fn closed_until_us(&self, policy: &Policy) -> Option<i64> {
+        policy.hours.closed_until_us(self.topics.clock().now_us())
+    }
+
     /// The names of topics, in order. A topic that has just been deleted has none any more.
     pub(crate) fn topic_names(&self, ids: &[TopicId]) -> Vec<String> {
         let topics = ids.iter().filter_map(|id| self.topics.find_by_id(id));
@@ -290,6 +299,7 @@ impl Groups {
             group: join.group.clone(),
             topic: Arc::clone(topic),
             member_name: join.member_name.clone(),
+            keep: join.keep,
             starts,
             partitions: meta.partitions,
         };

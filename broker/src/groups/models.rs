@@ -76,6 +76,7 @@ impl Member {
             topic: "t".to_owned(),
             topic_id: bytes::Bytes::new(),
             member_name: String::new(),
+            keep: Duration::ZERO,
             opinion: PolicyOpinion::default(),
             credit: Credit::default(),
             heartbeat: HEARTBEAT_DEFAULT,

@@ -6,6 +6,7 @@ use aqueduct_storage::{Offset, Window};
 
 use super::{
     error::GroupError,
+    hours::DeliveryHours,
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
 };
 
@@ -106,6 +107,8 @@ pub(crate) struct Policy {
     /// A delivery that is not settled within this time is delivered again.
     pub(crate) ack_timeout: Duration,
     pub(crate) retry: RetryPolicy,
+    /// Within which it is delivered to.
+    pub(crate) hours: DeliveryHours,
 }
 
 impl Default for Policy {
@@ -115,6 +118,7 @@ impl Default for Policy {
             start: StartAt::Earliest,
             ack_timeout: ACK_TIMEOUT_DEFAULT,
             retry: RetryPolicy::default(),
+            hours: DeliveryHours::default(),
         }
     }
 }
@@ -126,6 +130,7 @@ pub(crate) struct PolicyOpinion {
     pub(crate) start: Option<StartAt>,
     pub(crate) ack_timeout: Option<Duration>,
     pub(crate) retry: RetryOpinion,
+    pub(crate) hours: Option<DeliveryHours>,
 }
 
 impl PolicyOpinion {
@@ -147,6 +152,7 @@ impl PolicyOpinion {
             start: self.start.unwrap_or(policy.start),
             ack_timeout: self.ack_timeout.unwrap_or(policy.ack_timeout),
             retry: self.retry.over(policy.retry)?,
+            hours: self.hours.unwrap_or(policy.hours),
         };
         match policy.mode {
             Mode::Ordered => {}
@@ -203,6 +209,9 @@ impl PolicyOpinion {
         }
         if let Some(attempts) = wants.max_attempts.filter(|attempts| *attempts != has.max_attempts) {
             return disagrees("retry.max_attempts", has.max_attempts.to_string(), attempts.to_string());
+        }
+        if let Some(hours) = self.hours.filter(|hours| *hours != policy.hours) {
+            return disagrees("hours", policy.hours.to_string(), hours.to_string());
         }
         if let Some(then) = wants.on_exhausted.filter(|then| *then != has.on_exhausted) {
             return disagrees("retry.on_exhausted", has.on_exhausted.to_string(), then.to_string());

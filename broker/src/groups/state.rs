@@ -169,6 +169,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::groups::{
+        hours::{DailyWindow, DeliveryHours},
         policy::{Mode, StartAt},
         retry::{OnExhausted, RetryPolicy},
     };
@@ -194,6 +195,7 @@ pub(crate) mod tests {
                         on_exhausted: [OnExhausted::Park, OnExhausted::Halt][random.usize(0..2)],
                         ..RetryPolicy::default()
                     },
+                    hours: random_hours(random),
                 },
                 created_us: random.i64(..),
             },
@@ -211,6 +213,13 @@ pub(crate) mod tests {
                 Change::Advanced { key, progress }
             }
         }
+    }
+
+    fn random_hours(random: &mut fastrand::Rng) -> DeliveryHours {
+        let windows: Vec<DailyWindow> = (0..random.u8(0..3))
+            .map(|_| DailyWindow { from_minute: random.u16(0..700), to_minute: random.u16(700..1440) })
+            .collect();
+        DeliveryHours::new(&windows, random.i32(-800..800)).expect("they are legal")
     }
 
     #[test]

@@ -112,6 +112,7 @@ fn joining() -> JoinRequest {
         topic: "t".to_owned(),
         topic_id: bytes::Bytes::new(),
         member_name: String::new(),
+        keep: Duration::ZERO,
         opinion: PolicyOpinion::default(),
         credit: NO_LIMIT,
         heartbeat: Duration::from_secs(60),

@@ -92,11 +92,18 @@ impl groups_server::Groups for GroupsService {
             Some(wire::failed_records(topic, &failed))
         });
         let failed = failed.take(FAILED_SHOWN_MAX).collect();
+        let members = members.into_iter().filter_map(|member| {
+            let topic = self.groups().topic_names(&[member.topic]).pop()?;
+            Some(wire::member(member, topic))
+        });
+        let members = members.collect();
+        let closed_until_us = self.groups().closed_until_us(&view.group.policy).unwrap_or(0);
         Ok(Response::new(v1::DescribeGroupResponse {
             group: Some(self.to_wire(view)),
             failed,
-            members: members.into_iter().map(wire::member).collect(),
+            members,
             lag: lag.into_iter().map(wire::lag).collect(),
+            closed_until_us,
         }))
     }
 

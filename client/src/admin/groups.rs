@@ -5,6 +5,7 @@ use std::time::Duration;
 use aqueduct_proto::v1;
 
 use super::{
+    hours::DeliveryHours,
     lag::{LagWatch, PartitionLag},
     letters::{self, DeadLettersInfo},
     policy::{GroupPolicy, RetryPolicy},
@@ -35,12 +36,14 @@ pub struct GroupInfo {
 pub struct GroupDescription {
     /// The group.
     pub group: GroupInfo,
-    /// Its active members.
+    /// Its members.
     pub members: Vec<Member>,
     /// Per topic and partition.
     pub lag: Vec<PartitionLag>,
     /// Records that have failed and are not handled yet.
     pub failed: Vec<FailedRecords>,
+    /// Until when nothing is delivered, because of the group's hours; `None`: they are now.
+    pub closed_until: Option<Timestamp>,
 }
 
 /// Neighbouring records that have failed together and are not handled yet.
@@ -66,7 +69,7 @@ pub struct FailedRecords {
     pub last_failed: Timestamp,
 }
 
-/// An active member of a group.
+/// A member of a group: it is there, or its partitions wait for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Given by the broker.
@@ -87,6 +90,14 @@ pub struct Member {
     pub timeouts: u64,
     /// Records that have moved to the dead letters while it had them.
     pub parked: u64,
+    /// When it settled something last.
+    pub last_settled: Option<Timestamp>,
+    /// Since when it settles nothing, although deliveries have run into the ack time-out.
+    pub stalled_since: Option<Timestamp>,
+    /// How long its partitions wait for it when it has gone.
+    pub keep: Duration,
+    /// It has gone, and its partitions wait until then; `None`: it is there.
+    pub away_until: Option<Timestamp>,
 }
 
 /// What a reset does to one partition.
@@ -112,6 +123,7 @@ fn read_group(group: Option<v1::Group>) -> Result<GroupInfo, RequestError> {
 }
 
 fn read_member(member: v1::Member) -> Member {
+    let time = |time_us: i64| (time_us != 0).then(|| Timestamp::from_micros(time_us));
     Member {
         id: member.id,
         name: member.name,
@@ -122,6 +134,10 @@ fn read_member(member: v1::Member) -> Member {
         joined: Timestamp::from_micros(member.joined_us),
         timeouts: member.timeouts,
         parked: member.parked,
+        last_settled: time(member.last_settled_us),
+        stalled_since: time(member.stalled_since_us),
+        keep: Duration::from_millis(member.keep_ms.into()),
+        away_until: time(member.away_until_us),
     }
 }
 
@@ -237,6 +253,7 @@ impl Group {
             members: answer.members.into_iter().map(read_member).collect(),
             lag: answer.lag.into_iter().map(PartitionLag::from).collect(),
             failed: answer.failed.into_iter().map(read_failed).collect(),
+            closed_until: (answer.closed_until_us != 0).then(|| Timestamp::from_micros(answer.closed_until_us)),
         })
     }
 
@@ -326,6 +343,12 @@ impl AlterGroup {
     /// What happens to a record that could not be handled, as far as it has an opinion.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.request.retry = Some(retry.into());
+        self
+    }
+
+    /// Within which hours it is delivered to; in force at once, for members that are there, too.
+    pub fn hours(mut self, hours: DeliveryHours) -> Self {
+        self.request.hours = Some(hours.into());
         self
     }
 

@@ -1,6 +1,7 @@
 //! Administration: topics, groups, and what the broker is.
 
 mod groups;
+mod hours;
 mod info;
 mod lag;
 mod letters;
@@ -11,6 +12,7 @@ mod verify;
 pub use groups::{
     AlterGroup, FailedRecords, Group, GroupDescription, GroupInfo, Groups, Member, PartitionReset, ResetGroup,
 };
+pub use hours::{DailyWindow, DeliveryHours};
 pub use info::{FailedPartition, Info, Limits};
 pub use lag::{LagWatch, PartitionLag};
 pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use aqueduct_proto::v1;
 
+use super::hours::DeliveryHours;
 use crate::types::{Start, UnknownName, millis};
 
 /// How a group shares its work.
@@ -73,6 +74,8 @@ pub struct GroupPolicy {
     pub ack_timeout: Option<Duration>,
     /// What happens to a record that could not be handled.
     pub retry: RetryPolicy,
+    /// Within which hours it is delivered to. Default: always.
+    pub hours: Option<DeliveryHours>,
 }
 
 /// What a group does with a record that could not be handled. `None` is "no opinion".
@@ -146,6 +149,7 @@ impl From<GroupPolicy> for v1::GroupPolicy {
             start: policy.start.map(Into::into),
             ack_timeout_ms: policy.ack_timeout.map_or(0, millis),
             retry: Some(policy.retry.into()),
+            hours: policy.hours.map(Into::into),
         }
     }
 }
@@ -155,6 +159,7 @@ impl From<v1::GroupPolicy> for GroupPolicy {
         let ack_timeout = Some(policy.ack_timeout_ms).filter(|timeout| *timeout != 0);
         Self {
             mode: GroupMode::from_proto(policy.mode()),
+            hours: policy.hours.as_ref().map(DeliveryHours::from_proto),
             start: policy.start.as_ref().and_then(Start::from_proto),
             ack_timeout: ack_timeout.map(|timeout| Duration::from_millis(timeout.into())),
             retry: policy.retry.map(RetryPolicy::from).unwrap_or_default(),

@@ -10,7 +10,7 @@ use crate::{
     admin::{GroupMode, GroupPolicy, RetryPolicy},
     client::Client,
     error::{ConsumeError, RequestError},
-    types::Start,
+    types::{Start, millis},
 };
 
 /// Builds a [`Consumer`].
@@ -21,6 +21,7 @@ pub struct ConsumerBuilder {
     topic: String,
     group: String,
     member_name: String,
+    keep: Duration,
     policy: GroupPolicy,
     prefetch: v1::Credit,
 }
@@ -28,12 +29,30 @@ pub struct ConsumerBuilder {
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, topic: String, group: String) -> Self {
         let prefetch = v1::Credit { bytes: 4 * 1024 * 1024, records: 4096 };
-        Self { client, topic, group, member_name: String::new(), policy: GroupPolicy::default(), prefetch }
+        Self {
+            client,
+            topic,
+            group,
+            member_name: String::new(),
+            keep: Duration::ZERO,
+            policy: GroupPolicy::default(),
+            prefetch,
+        }
     }
 
     /// Shown by `describe` and `lag`. Default: none.
     pub fn member_name(mut self, name: impl Into<String>) -> Self {
         self.member_name = name.into();
+        self
+    }
+
+    /// A name that stands for the same member over restarts: when this one has gone, however it did, its partitions wait so
+    /// long for a member of the same name, and no others move. At most 10 minutes; zero makes it a name like any other.
+    ///
+    /// Of two members with the same static name the newer one takes over, and the other one ends with an error.
+    pub fn static_member(mut self, name: impl Into<String>, keep: Duration) -> Self {
+        self.member_name = name.into();
+        self.keep = keep;
         self
     }
 
@@ -93,6 +112,8 @@ impl ConsumerBuilder {
             group: self.group,
             topic: self.topic.clone(),
             member_name: self.member_name,
+            // 0 would be a name like any other.
+            keep_ms: if self.keep.is_zero() { 0 } else { millis(self.keep).max(1) },
             policy: Some(self.policy.into()),
             credit: Some(self.prefetch),
             ..v1::Join::default()

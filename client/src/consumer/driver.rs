@@ -73,9 +73,19 @@ impl Driver {
             // It had joined: the next break is a new one.
             let joined = self.shared.state.lock().member.is_some();
             attempt = if joined { 0 } else { attempt + 1 };
+            let is_stuck = error.as_ref().is_some_and(|error| error.has_reason("MEMBER_STUCK"));
+            if is_stuck {
+                self.shared.taken_out();
+            }
             self.shared.end_session();
             if self.shared.state.lock().phase == Phase::Leaving || self.gives_up(error) {
                 return;
+            }
+            if is_stuck {
+                tokio::select! {
+                    () = self.shared.revived.notified() => {}
+                    () = self.shared.leave.notified() => return,
+                }
             }
             tokio::select! {
                 () = sleep(RECONNECT.jittered(attempt)) => {}
@@ -91,6 +101,10 @@ impl Driver {
         if let Some(first_join) = self.first_join.take() {
             let _ = first_join.send(Err(error.into()));
             return true;
+        }
+        if error.has_reason("MEMBER_STUCK") {
+            tracing::warn!(topic = %self.shared.topic, %error, "taken out of the group until the program goes on");
+            return false;
         }
         if error.origin == Origin::Transport || passes(error.code) {
             tracing::debug!(topic = %self.shared.topic, %error, "consume stream broken, joining again");

@@ -133,7 +133,7 @@ impl Consumer {
     }
 
     /// Sends what was acked and waits for the answers, gives back the rest, and leaves the group. Deliveries that the
-    /// program still holds go to others.
+    /// program still holds go to others; the partitions of a [static member](ConsumerBuilder::static_member) wait for it.
     ///
     /// # Errors
     /// [`ConsumeError::Unsettled`] if the broker went away before it had answered: what was acked may come again.
@@ -144,6 +144,16 @@ impl Consumer {
             0 => Ok(()),
             records => Err(ConsumeError::Unsettled { records }),
         }
+    }
+
+    /// As [`close`](Self::close), for a [static member](ConsumerBuilder::static_member) that will not come back: its
+    /// partitions go to others at once.
+    ///
+    /// # Errors
+    /// As for it.
+    pub async fn close_for_good(self) -> Result<(), ConsumeError> {
+        self.shared.state.lock().leaves_for_good = true;
+        self.close().await
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -173,6 +183,7 @@ impl Consumer {
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ConsumerItem, ConsumeError>>> {
         let mut used_up = v1::Credit::default();
         let mut state = self.shared.state.lock();
+        self.shared.asked(&mut state);
         let taken = state.inbox.take(&mut used_up);
         if used_up != v1::Credit::default() {
             state.settlements.give_back(used_up);

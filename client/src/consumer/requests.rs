@@ -61,7 +61,7 @@ impl Requests {
         }
         if state.phase != Phase::Consuming && self.stage == Stage::Consuming && state.settlements.is_settled() {
             self.stage = Stage::Left;
-            return Next::Send(Event::Leave(Leave {}));
+            return Next::Send(Event::Leave(Leave { for_good: state.leaves_for_good }));
         }
         state.requests = Some(cx.waker().clone());
         Next::Wait

@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// Wakes the driver when the consumer is to end.
     pub(super) leave: Notify,
+    /// Wakes the driver of a member that was taken out when its program goes on.
+    pub(super) revived: Notify,
     pub(super) topic: Arc<str>,
     pub(super) join: v1::Join,
     pub(super) counters: Counters,
@@ -44,10 +46,21 @@ pub(super) struct State {
     /// Settled since the last join, and not known to be stored: the session was lost.
     pub(super) unsettled: u64,
     pub(super) phase: Phase,
+    /// Its partitions are not to wait for a static member.
+    pub(super) leaves_for_good: bool,
+    /// Set while the broker has taken the member out, because it settled nothing.
+    pub(super) stuck: Option<Stuck>,
     /// Of the request stream, while it has nothing to send.
     pub(super) requests: Option<Waker>,
     /// Of the reader, while the inbox is empty.
     pub(super) reader: Option<Waker>,
+}
+
+/// A member that was taken out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stuck {
+    /// Deliveries that its program had then, and had not settled.
+    held: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +115,13 @@ impl Shared {
             open: 0,
             unsettled: 0,
             phase: Phase::Consuming,
+            leaves_for_good: false,
+            stuck: None,
             requests: None,
             reader: None,
         };
-        Self { state: Mutex::new(state), leave: Notify::new(), topic, join, counters: Counters::default() }
+        let (leave, revived) = (Notify::new(), Notify::new());
+        Self { state: Mutex::new(state), leave, revived, topic, join, counters: Counters::default() }
     }
 
     /// Settles one delivery of `session`. Of an older session it is counted and forgotten: the broker has given the
@@ -114,6 +130,7 @@ impl Shared {
         let mut state = self.state.lock();
         if state.session != session || state.phase == Phase::Ended {
             state.unsettled += 1;
+            self.revive(&mut state);
             drop(state);
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
             if let Verdict::Ack { done: Some(done) } | Verdict::Park { done: Some(done), .. } = verdict {
@@ -136,6 +153,27 @@ impl Shared {
         let waker = state.wake_requests();
         drop(state);
         wake(waker);
+    }
+
+    /// The broker has given the member up: before it joins again, its program has to settle something that it holds, or ask
+    /// for more if it holds nothing.
+    pub(super) fn taken_out(&self) {
+        let mut state = self.state.lock();
+        state.stuck = Some(Stuck { held: state.open });
+    }
+
+    /// The program has asked for more.
+    pub(super) fn asked(&self, state: &mut State) {
+        if state.stuck.is_some_and(|stuck| stuck.held == 0) {
+            self.revive(state);
+        }
+    }
+
+    /// The program goes on.
+    fn revive(&self, state: &mut State) {
+        if state.stuck.take().is_some() {
+            self.revived.notify_one();
+        }
     }
 
     /// The program still works on a delivery of `session`.
@@ -223,7 +261,7 @@ impl Shared {
     /// The group's policy as the broker has said it.
     pub(super) fn policy(&self) -> GroupPolicy {
         let state = self.state.lock();
-        state.member.as_ref().and_then(|joined| joined.policy).map(GroupPolicy::from).unwrap_or_default()
+        state.member.as_ref().and_then(|joined| joined.policy.clone()).map(GroupPolicy::from).unwrap_or_default()
     }
 }
 
@@ -241,7 +279,7 @@ impl State {
 
     /// Whether a record that is given back takes along what follows it.
     fn is_ordered(&self) -> bool {
-        let policy = self.member.as_ref().and_then(|joined| joined.policy);
+        let policy = self.member.as_ref().and_then(|joined| joined.policy.as_ref());
         policy.is_none_or(|policy| policy.mode() == v1::GroupMode::Ordered)
     }
 

@@ -1,6 +1,6 @@
 //! What `--output json` prints of groups.
 
-use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo};
+use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo, Timestamp};
 use serde::Serialize;
 
 use crate::cli::lag::LagJson;
@@ -16,6 +16,7 @@ pub(super) struct GroupJson<'a> {
     pub(super) backoff_max_seconds: Option<f64>,
     pub(super) max_attempts: Option<u32>,
     pub(super) on_exhausted: Option<String>,
+    pub(super) hours: Option<String>,
     pub(super) topics: &'a [String],
     pub(super) members: u32,
     pub(super) created_us: i64,
@@ -32,6 +33,7 @@ impl<'a> From<&'a GroupInfo> for GroupJson<'a> {
             backoff_max_seconds: group.policy.retry.backoff_max.map(|pause| pause.as_secs_f64()),
             max_attempts: group.policy.retry.max_attempts,
             on_exhausted: group.policy.retry.on_exhausted.map(|then| then.to_string()),
+            hours: group.policy.hours.map(|hours| hours.to_string()),
             topics: &group.topics,
             members: group.members,
             created_us: group.created.as_micros(),
@@ -46,6 +48,7 @@ pub(super) struct DescriptionJson<'a> {
     pub(super) member_details: Vec<MemberJson<'a>>,
     pub(super) lag: Vec<LagJson<'a>>,
     pub(super) failed: Vec<FailedJson<'a>>,
+    pub(super) closed_until_us: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +91,10 @@ pub(super) struct MemberJson<'a> {
     pub(super) timeouts: u64,
     pub(super) parked: u64,
     pub(super) joined_us: i64,
+    pub(super) last_settled_us: Option<i64>,
+    pub(super) stalled_since_us: Option<i64>,
+    pub(super) keep_seconds: f64,
+    pub(super) away_until_us: Option<i64>,
 }
 
 impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
@@ -107,10 +114,15 @@ impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
                     timeouts: member.timeouts,
                     parked: member.parked,
                     joined_us: member.joined.as_micros(),
+                    last_settled_us: member.last_settled.map(Timestamp::as_micros),
+                    stalled_since_us: member.stalled_since.map(Timestamp::as_micros),
+                    keep_seconds: member.keep.as_secs_f64(),
+                    away_until_us: member.away_until.map(Timestamp::as_micros),
                 })
                 .collect(),
             lag: description.lag.iter().map(LagJson::from).collect(),
             failed: description.failed.iter().map(FailedJson::from).collect(),
+            closed_until_us: description.closed_until.map(Timestamp::as_micros),
         }
     }
 }

@@ -24,10 +24,11 @@ pub(super) async fn consume(
     if args.until_end {
         end = Some(End::of(session, &args.topic).await?);
     }
+    let name = args.member.as_deref().unwrap_or("aqueduct subscribe");
     let mut consumer = session
         .client
         .consumer(&args.topic, group)
-        .member_name("aqueduct subscribe")
+        .static_member(name, args.keep.unwrap_or(Duration::ZERO))
         .build()
         .await
         .with_context(|| format!("cannot read {:?} as group {group:?}", args.topic))?;

@@ -4,8 +4,9 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aqueduct_storage::Offset;
@@ -19,6 +20,7 @@ use crate::{
     groups::{
         assignment::MemberId,
         error::GroupError,
+        hours::DeliveryHours,
         member::Newcomer,
         policy::{Policy, PolicyOpinion, StartAt},
         progress::Progress,
@@ -110,6 +112,8 @@ pub(crate) struct Join {
     pub(crate) group: String,
     pub(crate) topic: Arc<Topic>,
     pub(crate) member_name: String,
+    /// How long its partitions wait for a member of the same name when it has gone; zero: they do not.
+    pub(crate) keep: Duration,
     /// Where to begin, for partitions that have no position yet.
     pub(crate) starts: Vec<NewPosition>,
     pub(crate) partitions: u32,
@@ -169,6 +173,8 @@ pub(crate) enum SeatGeneration {
 #[derive(Debug, Default)]
 pub(crate) struct Target {
     pub(crate) grants: std::collections::BTreeMap<u32, Grant>,
+    /// Within which hours it is delivered to.
+    pub(crate) hours: DeliveryHours,
     /// The stream is to end with this.
     pub(crate) end: Option<GroupError>,
 }
@@ -182,12 +188,17 @@ pub(crate) struct Grant {
     pub(crate) standing: Standing,
 }
 
-/// Counted by the member, shown by `Describe`.
+/// Told by the member, shown by `Describe`.
 #[derive(Debug, Default)]
 pub(crate) struct MemberStats {
     open_records: AtomicU64,
     timeouts: AtomicU64,
     parked: AtomicU64,
+    /// 0: never.
+    last_settled_us: AtomicI64,
+    /// 0: it is not stalled.
+    stalled_since_us: AtomicI64,
+    gone_for_good: AtomicBool,
 }
 
 impl MemberStats {
@@ -201,6 +212,33 @@ impl MemberStats {
 
     pub(crate) fn count_parked(&self, records: u64) {
         self.parked.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// It has settled something at that time, in microseconds since the epoch.
+    pub(crate) fn set_last_settled(&self, at_us: i64) {
+        self.last_settled_us.store(at_us, Ordering::Relaxed);
+    }
+
+    /// Since that time nothing was settled although the ack time-out has passed; `None`: it settles.
+    pub(crate) fn set_stalled_since(&self, since_us: Option<i64>) {
+        self.stalled_since_us.store(since_us.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Its partitions are not to wait for it.
+    pub(crate) fn set_gone_for_good(&self) {
+        self.gone_for_good.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_settled_us(&self) -> Option<i64> {
+        Some(self.last_settled_us.load(Ordering::Relaxed)).filter(|at_us| *at_us != 0)
+    }
+
+    pub(crate) fn stalled_since_us(&self) -> Option<i64> {
+        Some(self.stalled_since_us.load(Ordering::Relaxed)).filter(|since_us| *since_us != 0)
+    }
+
+    pub(crate) fn is_gone_for_good(&self) -> bool {
+        self.gone_for_good.load(Ordering::Relaxed)
     }
 
     pub(crate) fn open_records(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Who comes and who goes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
@@ -14,18 +14,19 @@ use crate::groups::{
     error::GroupError,
     member::NEWCOMERS,
     policy::{Mode, Policy},
-    state::{PositionKey, REDRIVEN},
 };
 
 /// What a member says about itself.
 struct Name {
     topic_name: String,
     member_name: String,
+    /// How long its partitions wait for a member of the same name when it has gone; zero: they do not.
+    keep: Duration,
 }
 
 impl Coordinator {
     pub(super) async fn join(&mut self, join: Join) -> Result<Place, GroupError> {
-        let Join { group, topic, member_name, starts, partitions } = join;
+        let Join { group, topic, member_name, keep, starts, partitions } = join;
         let topic_name = topic.meta().name.clone();
         if self.drain_until.is_some() {
             return Err(GroupError::ShuttingDown);
@@ -40,11 +41,11 @@ impl Coordinator {
         let consumption = (group, topic.meta().id);
         self.begin_at(&consumption, starts).await?;
 
-        let name = Name { topic_name, member_name };
+        let name = Name { topic_name, member_name, keep };
         Ok(match policy.mode {
             Mode::Ordered => {
                 let (id, target, stats) = self.register(consumption.clone(), name, Role::Owner);
-                self.give_partitions(&consumption, id, partitions);
+                self.give_place(id, partitions);
                 let owner = Owner { id, policy: policy.clone(), target };
                 let generation = SeatGeneration::OfPartition;
                 Place::Owner(owner, Membership { id, policy, generation, target: None, stats })
@@ -60,9 +61,10 @@ impl Coordinator {
         let (hub, new) = match open {
             Some((id, mailbox)) => (id, Err(mailbox)),
             None => {
-                let nobody = Name { topic_name: name.topic_name.clone(), member_name: String::new() };
+                let topic_name = name.topic_name.clone();
+                let nobody = Name { topic_name, member_name: String::new(), keep: Duration::ZERO };
                 let (id, target, _) = self.register(consumption.clone(), nobody, Role::Hub);
-                self.give_partitions(&consumption, id, partitions);
+                self.give_place(id, partitions);
                 let (mailbox, newcomers) = mpsc::channel(NEWCOMERS);
                 self.hubs.insert(consumption.clone(), Hub { id, mailbox: mailbox.clone() });
                 let owner = Owner { id, policy: policy.clone(), target };
@@ -86,55 +88,27 @@ impl Coordinator {
     ) -> (MemberId, watch::Receiver<Target>, Arc<MemberStats>) {
         self.last_member += 1;
         let id = self.last_member;
-        let target = Arc::new(watch::Sender::new(Target::default()));
+        let hours = self.state.group(&consumption.0).map(|group| group.policy.hours).unwrap_or_default();
+        let target = Arc::new(watch::Sender::new(Target { hours, ..Target::default() }));
         let stats = Arc::new(MemberStats::default());
         let subscribed = target.subscribe();
         let gone = Arc::clone(&target);
         self.departures.push(async move { gone.closed().map(|()| id).await }.boxed());
         let joined_us = self.clock.now_us();
-        let Name { topic_name, member_name } = name;
+        let Name { topic_name, member_name, keep } = name;
         let stats_of_member = Arc::clone(&stats);
-        let member =
-            Member { consumption, topic_name, name: member_name, joined_us, target, stats: stats_of_member, role };
+        let member = Member {
+            consumption,
+            topic_name,
+            name: member_name,
+            keep,
+            joined_us,
+            target,
+            stats: stats_of_member,
+            role,
+        };
         self.members.insert(id, member);
         (id, subscribed, stats)
-    }
-
-    fn give_partitions(&mut self, consumption: &Consumption, id: MemberId, partitions: u32) {
-        let roster = self.rosters.entry(consumption.clone()).or_default();
-        let mut steps = roster.join(id, partitions, || self.generations.next());
-        let redriven = PositionKey { group: consumption.0.clone(), topic: consumption.1, partition: REDRIVEN };
-        if self.state.position(&redriven).is_some() {
-            steps.extend(roster.add_redriven(|| self.generations.next()));
-        }
-        self.tell(steps);
-    }
-
-    pub(super) fn departed(&mut self, id: MemberId) {
-        let Some(member) = self.members.remove(&id) else { return };
-        match member.role {
-            Role::SeatAt(hub) => {
-                // With its last seat a hub ends: nobody can come any more once the way to it is dropped.
-                if self.members.values().all(|other| other.role != Role::SeatAt(hub)) {
-                    self.forget_hub(&member.consumption, hub);
-                }
-                return;
-            }
-            Role::Hub => self.forget_hub(&member.consumption, id),
-            Role::Owner => {}
-        }
-        let Some(roster) = self.rosters.get_mut(&member.consumption) else { return };
-        let steps = roster.leave(id, || self.generations.next());
-        if roster.members().is_empty() {
-            self.rosters.remove(&member.consumption);
-        }
-        self.tell(steps);
-    }
-
-    fn forget_hub(&mut self, consumption: &Consumption, id: MemberId) {
-        if self.hubs.get(consumption).is_some_and(|hub| hub.id == id) {
-            self.hubs.remove(consumption);
-        }
     }
 
     /// Those who consume in the name of `group`.

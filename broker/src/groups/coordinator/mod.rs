@@ -6,6 +6,7 @@
 
 mod command;
 mod membership;
+mod places;
 mod queries;
 
 use std::{
@@ -37,6 +38,7 @@ use super::{
     progress::Progress,
     roster::{Roster, Standing, Step},
     state::{Change, Group, PositionKey, REDRIVEN, State, TopicId, progress_of},
+    static_names::StaticNames,
 };
 use crate::clock::Clock;
 
@@ -50,7 +52,7 @@ const GROUPS_MAX: usize = 10_000;
 const DROPPED_GRACE: Duration = Duration::from_secs(1);
 
 /// A group on a topic.
-type Consumption = (String, TopicId);
+pub(crate) type Consumption = (String, TopicId);
 
 /// See the [module](self).
 pub(crate) struct Coordinator {
@@ -58,6 +60,7 @@ pub(crate) struct Coordinator {
     journal: Journal,
     clock: Clock,
     rosters: BTreeMap<Consumption, Roster>,
+    names: StaticNames,
     members: HashMap<MemberId, Member>,
     /// Of groups whose members share partitions.
     hubs: BTreeMap<Consumption, Hub>,
@@ -90,6 +93,8 @@ struct Member {
     consumption: Consumption,
     topic_name: String,
     name: String,
+    /// How long its partitions wait for a member of the same name; zero: they do not.
+    keep: Duration,
     joined_us: i64,
     target: Arc<watch::Sender<Target>>,
     stats: Arc<MemberStats>,
@@ -123,6 +128,7 @@ impl Coordinator {
             journal,
             clock,
             rosters: BTreeMap::new(),
+            names: StaticNames::default(),
             members: HashMap::new(),
             hubs: BTreeMap::new(),
             departures: FuturesUnordered::new(),
@@ -136,6 +142,7 @@ impl Coordinator {
     pub(crate) async fn run(mut self, mut mailbox: mpsc::Receiver<Command>, mut dropped: oneshot::Receiver<()>) {
         let never = Instant::now();
         while self.drain_until.is_none() || !self.members.is_empty() {
+            let due = self.names.next_due();
             tokio::select! {
                 () = self.journal.appended() => {}
                 command = mailbox.recv() => match command {
@@ -143,6 +150,7 @@ impl Coordinator {
                     None => self.drain(Instant::now()),
                 },
                 Some(member) = self.departures.next(), if !self.departures.is_empty() => self.departed(member),
+                () = self.clock.sleep_until(due.unwrap_or(never)), if due.is_some() => self.let_go_of_the_absent(),
                 _ = &mut dropped, if self.drain_until.is_none() => self.drain(Instant::now() + DROPPED_GRACE),
                 () = sleep_until(self.drain_until.unwrap_or(never)), if self.drain_until.is_some() => break,
             }
@@ -194,8 +202,13 @@ impl Coordinator {
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
         let Group { policy, created_us, .. } = self.known(&group)?;
         let altered = PolicyOpinion { mode: None, ..opinion }.over(policy)?;
+        let hours = altered.hours;
         let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered };
-        self.set_group(change, group).await
+        let altered = self.set_group(change, group.clone()).await?;
+        for member in self.members.values().filter(|member| member.consumption.0 == group) {
+            member.target.send_modify(|target| target.hours = hours);
+        }
+        Ok(altered)
     }
 
     async fn set_group(&mut self, change: Change, group: String) -> Result<Group, GroupError> {
@@ -209,6 +222,8 @@ impl Coordinator {
         if members > 0 {
             return Err(GroupError::MembersActive { group, members });
         }
+        self.names.forget(|(name, _)| *name == group);
+        self.rosters.retain(|(name, _), _| *name != group);
         self.write(vec![Change::GroupDeleted { group }]).await
     }
 
@@ -353,6 +368,7 @@ impl Coordinator {
 
     async fn topic_deleted(&mut self, topic: TopicId) -> Result<(), GroupError> {
         self.rosters.retain(|(_, id), _| *id != topic);
+        self.names.forget(|(_, id)| *id == topic);
         for member in self.members.values().filter(|member| member.consumption.1 == topic) {
             member.end(GroupError::TopicDeleted(member.topic_name.clone()));
         }

@@ -1,5 +1,7 @@
 //! What can be seen of groups from outside.
 
+use std::time::Duration;
+
 use aqueduct_storage::Offset;
 
 use super::{Coordinator, Role};
@@ -26,13 +28,18 @@ pub(crate) struct GroupView {
 pub(crate) struct MemberView {
     pub(crate) id: MemberId,
     pub(crate) name: String,
-    pub(crate) topic: String,
+    pub(crate) topic: TopicId,
     pub(crate) partitions: Vec<u32>,
     pub(crate) leaving_partitions: Vec<u32>,
     pub(crate) open_records: u64,
     pub(crate) joined_us: i64,
     pub(crate) timeouts: u64,
     pub(crate) parked: u64,
+    pub(crate) last_settled_us: Option<i64>,
+    pub(crate) stalled_since_us: Option<i64>,
+    pub(crate) keep: Duration,
+    /// Set while it is away: until when its partitions wait.
+    pub(crate) away_until_us: Option<i64>,
 }
 
 /// Where a group stands, and who is at it.
@@ -71,18 +78,52 @@ impl Coordinator {
                 MemberView {
                     id: *id,
                     name: member.name.clone(),
-                    topic: member.topic_name.clone(),
+                    topic: member.consumption.1,
                     partitions: with(Standing::Held),
                     leaving_partitions: with(Standing::Leaving),
                     open_records: member.stats.open_records(),
                     joined_us: member.joined_us,
                     timeouts: member.stats.timeouts(),
                     parked: member.stats.parked(),
+                    last_settled_us: member.stats.last_settled_us(),
+                    stalled_since_us: member.stats.stalled_since_us(),
+                    keep: member.keep,
+                    away_until_us: None,
                 }
             })
+            .chain(self.away_of(group))
             .collect();
         views.sort_by_key(|view| view.id);
         views
+    }
+
+    /// Those that are away, with what waits for them.
+    fn away_of(&self, group: &str) -> impl Iterator<Item = MemberView> {
+        let (now, now_us) = (self.clock.now(), self.clock.now_us());
+        self.names.away().filter(move |absent| absent.name.0.0 == group).map(move |absent| {
+            let (consumption, name) = absent.name;
+            let left = absent.until.saturating_duration_since(now);
+            let left_us = i64::try_from(left.as_micros()).unwrap_or(i64::MAX);
+            MemberView {
+                id: absent.member,
+                name: name.clone(),
+                topic: consumption.1,
+                partitions: self
+                    .rosters
+                    .get(consumption)
+                    .map(|roster| roster.wanted_by(absent.member).collect())
+                    .unwrap_or_default(),
+                leaving_partitions: Vec::new(),
+                open_records: 0,
+                joined_us: 0,
+                timeouts: 0,
+                parked: 0,
+                last_settled_us: None,
+                stalled_since_us: None,
+                keep: Duration::ZERO,
+                away_until_us: Some(now_us.saturating_add(left_us)),
+            }
+        })
     }
 
     /// Positions of one group, or of all, in one topic, or in all.
@@ -122,7 +163,8 @@ impl Coordinator {
 
     /// Groups with members that consume a topic.
     pub(crate) fn active_groups(&self, topic: TopicId) -> Vec<String> {
-        self.rosters.keys().filter(|(_, id)| *id == topic).map(|(group, _)| group.clone()).collect()
+        let of_topic = self.rosters.iter().filter(|((_, id), roster)| *id == topic && !roster.members().is_empty());
+        of_topic.map(|((group, _), _)| group.clone()).collect()
     }
 
     /// Groups with a position in a topic.

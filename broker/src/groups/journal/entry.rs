@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::{Message, Oneof};
 
 use crate::groups::{
+    hours::{DailyWindow, DeliveryHours},
     policy::{Mode, Policy, StartAt},
     progress::Progress,
     retry::{Failure, OnExhausted, RetryPolicy},
@@ -35,7 +36,7 @@ pub(super) struct EntryError(String);
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredEntry {
-    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 15")]
     stored: Option<Stored>,
 }
 
@@ -61,6 +62,9 @@ enum Stored {
     /// Only where there are failures: all other positions stay readable to versions that know none.
     #[prost(message, tag = "9")]
     AdvancedWithFailures(StoredPositionWithFailures),
+    /// Only for groups with hours: all others stay readable to versions that know none.
+    #[prost(message, tag = "15")]
+    GroupSetWithHours(StoredGroupWithHours),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -119,6 +123,24 @@ struct StoredGroupWithRetry {
     group: StoredGroup,
     #[prost(message, required, tag = "2")]
     retry: StoredRetry,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredGroupWithHours {
+    #[prost(message, required, tag = "1")]
+    group: StoredGroupWithRetry,
+    #[prost(message, repeated, tag = "2")]
+    windows: Vec<StoredWindow>,
+    #[prost(sint32, tag = "3")]
+    utc_offset_minutes: i32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct StoredWindow {
+    #[prost(uint32, tag = "1")]
+    from_minute: u32,
+    #[prost(uint32, tag = "2")]
+    to_minute: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,10 +227,16 @@ pub(super) fn decode_all(mut payload: Bytes) -> Result<Vec<Entry>, EntryError> {
 
 fn stored_change(change: Change) -> Stored {
     match change {
-        Change::GroupSet { group, policy, created_us } => Stored::GroupSetWithRetry(StoredGroupWithRetry {
-            group: stored_group(group, &policy, created_us),
-            retry: stored_retry(&policy.retry),
-        }),
+        Change::GroupSet { group, policy, created_us } => {
+            let group = stored_group(group, &policy, created_us);
+            let group = StoredGroupWithRetry { group, retry: stored_retry(&policy.retry) };
+            if !policy.hours.are_limited() {
+                return Stored::GroupSetWithRetry(group);
+            }
+            let windows = policy.hours.windows().map(stored_window).collect();
+            let utc_offset_minutes = policy.hours.utc_offset_minutes().into();
+            Stored::GroupSetWithHours(StoredGroupWithHours { group, windows, utc_offset_minutes })
+        }
         Change::GroupDeleted { group } => Stored::GroupDeleted(group),
         Change::Advanced { key, progress } => {
             let failures: Vec<_> = progress.failures().map(stored_failure).collect();
@@ -256,6 +284,10 @@ fn stored_retry(retry: &RetryPolicy) -> StoredRetry {
     }
 }
 
+fn stored_window(window: DailyWindow) -> StoredWindow {
+    StoredWindow { from_minute: window.from_minute.into(), to_minute: window.to_minute.into() }
+}
+
 fn stored_ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -290,8 +322,14 @@ fn stored_position(key: PositionKey, progress: &Progress) -> StoredPosition {
 
 fn entry_of(stored: StoredEntry) -> Result<Entry, EntryError> {
     let change = match stored.stored.ok_or_else(|| EntryError("its kind is not known to this version".to_owned()))? {
-        Stored::GroupSet(group) => group_of(group, RetryPolicy::default())?,
-        Stored::GroupSetWithRetry(stored) => group_of(stored.group, retry_of(&stored.retry)?)?,
+        Stored::GroupSet(group) => group_of(group, RetryPolicy::default(), DeliveryHours::default())?,
+        Stored::GroupSetWithRetry(StoredGroupWithRetry { group, retry }) => {
+            group_of(group, retry_of(&retry)?, DeliveryHours::default())?
+        }
+        Stored::GroupSetWithHours(stored) => {
+            let hours = hours_of(&stored)?;
+            group_of(stored.group.group, retry_of(&stored.group.retry)?, hours)?
+        }
         Stored::GroupDeleted(group) => Change::GroupDeleted { group },
         Stored::Advanced(position) => {
             let (key, progress) = position_of(position)?;
@@ -347,7 +385,17 @@ fn failure_of(stored: StoredFailure) -> Result<(Range<Offset>, Failure), EntryEr
     Ok((stored.from..stored.to, failure))
 }
 
-fn group_of(stored: StoredGroup, retry: RetryPolicy) -> Result<Change, EntryError> {
+fn hours_of(stored: &StoredGroupWithHours) -> Result<DeliveryHours, EntryError> {
+    let minute = |minute: u32| u16::try_from(minute).unwrap_or(u16::MAX);
+    let window = |stored: &StoredWindow| DailyWindow {
+        from_minute: minute(stored.from_minute),
+        to_minute: minute(stored.to_minute),
+    };
+    let windows: Vec<DailyWindow> = stored.windows.iter().map(window).collect();
+    DeliveryHours::new(&windows, stored.utc_offset_minutes).map_err(|error| EntryError(error.to_string()))
+}
+
+fn group_of(stored: StoredGroup, retry: RetryPolicy, hours: DeliveryHours) -> Result<Change, EntryError> {
     let mode = match stored.mode() {
         StoredMode::Ordered => Mode::Ordered,
         StoredMode::Shared => Mode::Shared,
@@ -360,7 +408,7 @@ fn group_of(stored: StoredGroup, retry: RetryPolicy) -> Result<Change, EntryErro
         StoredStart::Offset(offset) => StartAt::Offset(offset),
         StoredStart::TimeUs(time_us) => StartAt::TimeUs(time_us),
     };
-    let policy = Policy { mode, start, ack_timeout: Duration::from_millis(stored.ack_timeout_ms), retry };
+    let policy = Policy { mode, start, ack_timeout: Duration::from_millis(stored.ack_timeout_ms), retry, hours };
     Ok(Change::GroupSet { group: stored.group, policy, created_us: stored.created_us })
 }
 

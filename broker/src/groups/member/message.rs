@@ -24,7 +24,15 @@ pub(crate) enum Request {
     Extend(Settle),
     Release(Settle),
     Heartbeat,
-    Leave,
+    Leave(Leave),
+}
+
+/// How a member goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// If it has a static name, its partitions wait for it.
+    ForNow,
+    ForGood,
 }
 
 /// The first request.
@@ -35,6 +43,8 @@ pub(crate) struct JoinRequest {
     /// Empty, or what the topic must have.
     pub(crate) topic_id: Bytes,
     pub(crate) member_name: String,
+    /// How long its partitions wait for a member of the same name when it has gone; zero: they do not.
+    pub(crate) keep: Duration,
     pub(crate) opinion: PolicyOpinion,
     pub(crate) credit: Credit,
     pub(crate) heartbeat: Duration,

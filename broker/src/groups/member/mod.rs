@@ -17,15 +17,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Loss, Request, Settle};
+pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Leave, Loss, Request, Settle};
 pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
     lines::{Heard, Line, Lines, Requests},
-    session::{SeatTerms, Session, WallClock},
+    session::{End, SeatTerms, Session, WallClock},
 };
 use super::{
     Handle,
+    assignment::MemberId,
     coordinator::{Membership, Owner, PartitionGeneration},
     error::GroupError,
     leaving::Carrier,
@@ -95,6 +96,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     let mut entry = Entry::Open;
     target.mark_changed();
     loop {
+        session.look_at_the_clock(clock.now(), || clock.now_us());
         feeds.pump(&mut session, &mut lines);
         // What has been sent makes room to read more.
         while lines.flush(&mut session, clock.now()) > 0 {
@@ -107,6 +109,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
             moving = Moving::begin(&mut session, &carrier, clock.now());
         }
         while let Some((seat, end)) = session.next_departure() {
+            tell_if_taken_out(seat, &end, &sources);
             lines.depart(seat, session.depart(seat), end);
         }
         if session.is_finished() {
@@ -161,6 +164,14 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.
     drop(target);
     lines.say_farewell().await;
+}
+
+/// Whoever runs the broker should know which members do not do their work.
+fn tell_if_taken_out(id: MemberId, end: &End, sources: &Sources) {
+    if let End::Failed(error @ (GroupError::MemberStuck { .. } | GroupError::MemberNotReading { .. })) = end {
+        let topic = &sources.topic.meta().name;
+        tracing::warn!(group = sources.group, topic, id, %error, "member taken out");
+    }
 }
 
 /// Whether anybody may still come.

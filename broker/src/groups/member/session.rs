@@ -7,9 +7,11 @@
 mod client;
 mod delivering;
 mod leaving;
+mod opening;
 mod room;
 mod seat;
 mod settling;
+mod stall;
 mod target;
 
 use std::{
@@ -24,6 +26,7 @@ pub(in crate::groups) use self::leaving::Departed;
 pub(super) use self::seat::SeatTerms;
 use self::{
     leaving::Leavings,
+    opening::Opening,
     seat::{Line, Phase, Seat, Seats},
     settling::{Awaiting, Settling},
 };
@@ -60,6 +63,7 @@ pub(super) struct Session {
     turns: VecDeque<u32>,
     settling: Settling,
     leaving: Leavings,
+    opening: Opening,
     /// Generations that were given up and that the coordinator may still list.
     given_up: BTreeSet<u64>,
     /// Nothing is due before.
@@ -82,8 +86,13 @@ pub(super) struct WallClock {
 
 impl WallClock {
     fn fault(self, error: &str, at: Instant) -> Fault {
+        Fault { error: error_text(error), at, at_us: self.at_us(at) }
+    }
+
+    /// The time of day at `at`.
+    fn at_us(self, at: Instant) -> i64 {
         let since_us = i64::try_from(at.saturating_duration_since(self.at).as_micros()).unwrap_or(i64::MAX);
-        Fault { error: error_text(error), at, at_us: self.at_us.saturating_add(since_us) }
+        self.at_us.saturating_add(since_us)
     }
 }
 
@@ -139,6 +148,7 @@ impl Session {
             turns: VecDeque::new(),
             settling: Settling::default(),
             leaving: Leavings::default(),
+            opening: Opening::default(),
             given_up: BTreeSet::new(),
             timer: wall_clock.at,
         }
@@ -230,6 +240,11 @@ impl Session {
         self.timer
     }
 
+    /// Looks what time of day it is. Whoever serves the session does so before it delivers anything.
+    pub(super) fn look_at_the_clock(&mut self, now: Instant, now_us: impl FnOnce() -> i64) {
+        self.timer = self.opening.look(now, now_us).into_iter().chain([self.timer]).min().unwrap_or(self.timer);
+    }
+
     /// Does what is due: time-outs, delays that are over, heartbeats.
     pub(super) fn on_time(&mut self, now: Instant) {
         let mut timer = now + IDLE;
@@ -238,10 +253,12 @@ impl Session {
         }
         let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
         let partitions: Vec<u32> = self.held.keys().copied().collect();
+        let mut late = BTreeSet::new();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            for late in held.window.expire(self.id, &fault) {
-                self.seats.get(late).iter().for_each(|seat| seat.stats.count_timeout());
+            for seat in held.window.expire(self.id, &fault) {
+                late.insert(seat);
+                self.seats.get(seat).iter().for_each(|seat| seat.stats.count_timeout());
                 self.settling.moved.insert(partition);
             }
             let due = held.window.next_deadline().into_iter().chain(held.window.held_until(now)).min();
@@ -249,6 +266,7 @@ impl Session {
             self.less_is_open(partition);
         }
         self.seats.ids().into_iter().for_each(|id| self.count_open(id));
+        late.into_iter().for_each(|seat| self.timed_out(seat, now));
         let retries = self.settling.retry_at.into_iter().chain(self.leaving.retry_at);
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
     }
@@ -257,6 +275,12 @@ impl Session {
     /// when to look again.
     fn look_after(&mut self, id: MemberId, now: Instant) -> Instant {
         let Some(seat) = self.seats.get_mut(id) else { return now + IDLE };
+        seat.forgive_what_passed_unseen(now);
+        if let Some(unread) = seat.unread_for_too_long(now) {
+            // Nobody has looked at what it has: no attempt is counted.
+            self.end_seat(id, GroupError::MemberNotReading { unread_ms: unread.as_millis() });
+            return now + IDLE;
+        }
         let (heartbeat_due, silence_due) = (seat.heartbeat_due(now), seat.silence_due(now));
         if silence_due > now {
             return heartbeat_due.min(silence_due);
@@ -267,6 +291,22 @@ impl Session {
         }
         self.end_seat(id, GroupError::MemberSilent { silent_ms });
         heartbeat_due
+    }
+
+    /// Deliveries to `id` have run into the ack time-out.
+    fn timed_out(&mut self, id: MemberId, now: Instant) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        let Policy { ack_timeout, retry, .. } = &self.policy;
+        seat.stall.timed_out(now, *ack_timeout);
+        let timeouts = seat.stall.timeouts();
+        if timeouts == 1 {
+            seat.stats.set_stalled_since(Some(self.wall_clock.at_us(now)));
+        }
+        if seat.stall.is_stuck(retry.max_attempts) && seat.phase == Phase::Active {
+            seat.stats.set_gone_for_good();
+            let ack_timeout_ms = ack_timeout.as_millis();
+            self.end_seat(id, GroupError::MemberStuck { timeouts, ack_timeout_ms });
+        }
     }
 
     // ---- sending

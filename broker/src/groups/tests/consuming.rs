@@ -136,7 +136,7 @@ async fn a_member_that_leaves_may_settle_first() {
     let mut member = stack.join(joining()).await;
     member.assignment().await;
     let delivery = member.delivery().await;
-    member.send(Request::Leave).await;
+    member.send(Request::Leave(Leave::ForNow)).await;
     stack.publish(0, 5).await;
     assert_eq!(member.ack(&delivery, 0..3).await, Ok(3));
     let rest = member.settle(&delivery, 3..5);

@@ -120,7 +120,7 @@ async fn a_group_goes_on_with_a_new_hub_when_the_last_member_of_the_old_one_has_
         let delivery = member.delivery().await;
         assert_eq!(offsets(&delivery), [2 * round, 2 * round + 1]);
         member.ack(&delivery, 2 * round..2 * round + 2).await.expect("it is settled");
-        member.send(Request::Leave).await;
+        member.send(Request::Leave(Leave::ForNow)).await;
         assert_eq!(member.end().await, None);
     }
     stack.close().await;

@@ -9,9 +9,10 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-        Assigned, Credit, Delivery, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest,
-        LettersView, Loss, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request,
-        ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle, StartAt,
+        Assigned, Credit, DailyWindow, Delivery, DeliveryHours, Event, FailedRecords, Group, GroupError,
+        HEARTBEAT_DEFAULT, JoinRequest, KEEP_MAX, Leave, LettersView, Loss, MemberView, Mode, Moved, OnExhausted,
+        PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle,
+        StartAt, WINDOWS_MAX,
     },
     services::convert,
     status,
@@ -21,6 +22,8 @@ use crate::{
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// Longer ones would keep a dead member for hours.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10 * 60);
+/// A record that is to wait longer waits this long.
+const NACK_DELAY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bounds what one request may ask to be done.
 const RANGES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 256;
@@ -59,6 +62,7 @@ pub(super) fn opinion(policy: Option<v1::GroupPolicy>) -> Result<PolicyOpinion, 
         start: policy.start.and_then(start),
         ack_timeout: non_zero_ms(policy.ack_timeout_ms),
         retry: retry_opinion(policy.retry)?,
+        hours: policy.hours.as_ref().map(hours).transpose()?,
     })
 }
 
@@ -68,7 +72,19 @@ pub(super) fn alteration(request: &v1::AlterGroupRequest) -> Result<PolicyOpinio
         start: request.start.and_then(start),
         ack_timeout: request.ack_timeout_ms.map(|ms| Duration::from_millis(ms.into())),
         retry: retry_opinion(request.retry)?,
+        hours: request.hours.as_ref().map(hours).transpose()?,
     })
+}
+
+fn hours(hours: &v1::DeliveryHours) -> Result<DeliveryHours, GroupError> {
+    let minute = |minute: u32| u16::try_from(minute).unwrap_or(u16::MAX);
+    let window = |window: &v1::DailyWindow| DailyWindow {
+        from_minute: minute(window.from_minute),
+        to_minute: minute(window.to_minute),
+    };
+    // One more than is allowed says enough.
+    let windows: Vec<DailyWindow> = hours.windows.iter().take(WINDOWS_MAX + 1).map(window).collect();
+    DeliveryHours::new(&windows, hours.utc_offset_minutes)
 }
 
 fn retry_opinion(retry: Option<v1::RetryPolicy>) -> Result<RetryOpinion, GroupError> {
@@ -119,6 +135,18 @@ fn policy(policy: &Policy) -> v1::GroupPolicy {
         start: Some(v1::Start { at: Some(at) }),
         ack_timeout_ms: whole_ms(policy.ack_timeout),
         retry: Some(retry_policy(&policy.retry)),
+        hours: policy.hours.are_limited().then(|| delivery_hours(&policy.hours)),
+    }
+}
+
+fn delivery_hours(hours: &DeliveryHours) -> v1::DeliveryHours {
+    let window = |window: DailyWindow| v1::DailyWindow {
+        from_minute: window.from_minute.into(),
+        to_minute: window.to_minute.into(),
+    };
+    v1::DeliveryHours {
+        windows: hours.windows().map(window).collect(),
+        utc_offset_minutes: hours.utc_offset_minutes().into(),
     }
 }
 
@@ -146,17 +174,21 @@ pub(super) fn group(name: String, group: &Group, topics: Vec<String>, members: u
     v1::Group { name, policy: Some(policy(&group.policy)), created_us: group.created_us, topics, members }
 }
 
-pub(super) fn member(view: MemberView) -> v1::Member {
+pub(super) fn member(view: MemberView, topic: String) -> v1::Member {
     v1::Member {
         id: view.id,
         name: view.name,
-        topic: view.topic,
+        topic,
         partitions: view.partitions,
         leaving_partitions: view.leaving_partitions,
         open_records: view.open_records,
         joined_us: view.joined_us,
         timeouts: view.timeouts,
         parked: view.parked,
+        last_settled_us: view.last_settled_us.unwrap_or(0),
+        stalled_since_us: view.stalled_since_us.unwrap_or(0),
+        keep_ms: whole_ms(view.keep),
+        away_until_us: view.away_until_us.unwrap_or(0),
     }
 }
 
@@ -228,7 +260,9 @@ fn request(request: v1::ConsumeRequest) -> Result<Request, GroupError> {
         Wire::Ack(ack) => Request::Ack(settle(ack.ack_id, ack.partition, ack.generation, ack.ranges)?),
         Wire::Nack(nack) => Request::Nack {
             settle: settle(nack.ack_id, nack.partition, nack.generation, nack.ranges)?,
-            pause: nack.delay_ms.map_or(Pause::Backoff, |ms| Pause::Fixed(Duration::from_millis(ms.into()))),
+            pause: nack
+                .delay_ms
+                .map_or(Pause::Backoff, |ms| Pause::Fixed(Duration::from_millis(ms.into()).min(NACK_DELAY_MAX))),
             error: nack.error,
         },
         Wire::Park(park) => Request::Park {
@@ -238,7 +272,7 @@ fn request(request: v1::ConsumeRequest) -> Result<Request, GroupError> {
         Wire::Extend(extend) => Request::Extend(settle(0, extend.partition, extend.generation, extend.ranges)?),
         Wire::Release(release) => Request::Release(settle(0, release.partition, release.generation, release.ranges)?),
         Wire::Heartbeat(_) => Request::Heartbeat,
-        Wire::Leave(_) => Request::Leave,
+        Wire::Leave(leave) => Request::Leave(if leave.for_good { Leave::ForGood } else { Leave::ForNow }),
     })
 }
 
@@ -253,11 +287,20 @@ fn join_request(join: v1::Join) -> Result<JoinRequest, GroupError> {
         0 => HEARTBEAT_DEFAULT,
         ms => Duration::from_millis(ms.into()).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
     };
+    let keep = Duration::from_millis(join.keep_ms.into());
+    if keep > KEEP_MAX {
+        let (given, most) = (join.keep_ms, KEEP_MAX.as_millis());
+        return Err(invalid("keep_ms", format!("{given} is more than {most}")));
+    }
+    if !keep.is_zero() && join.member_name.is_empty() {
+        return Err(invalid("member_name", "must be given where partitions are to wait for it (`keep_ms`)"));
+    }
     Ok(JoinRequest {
         group: join.group,
         topic: join.topic,
         topic_id: join.topic_id,
         member_name: join.member_name,
+        keep,
         opinion: opinion(join.policy)?,
         credit: join.credit.map(credit).unwrap_or_default(),
         heartbeat,

@@ -21,6 +21,9 @@ impl Session {
     pub(in crate::groups::member) fn request(&mut self, id: MemberId, request: Request, now: Instant) {
         let Some(seat) = self.seats.get_mut(id) else { return };
         seat.last_heard = now;
+        if matches!(request, Request::Ack(_) | Request::Nack { .. } | Request::Park { .. } | Request::Extend(_)) {
+            seat.is_working(self.wall_clock.at_us(now));
+        }
         match request {
             Request::Credit(credit) => seat.credit.add(credit),
             Request::Ack(settle) => self.settle(id, &settle, |window, ranges| window.ack(id, ranges)),
@@ -33,8 +36,7 @@ impl Session {
             }
             Request::Release(settle) => self.settle(id, &settle, |window, ranges| window.release(id, ranges)),
             Request::Heartbeat => {}
-            Request::Leave if seat.phase == Phase::Active => seat.phase = Phase::Leaving,
-            Request::Leave => {}
+            Request::Leave(leave) => seat.leave(leave),
             Request::Join(_) => {
                 let reason = "this stream has joined already; open another one".to_owned();
                 self.end_seat(id, GroupError::Invalid { field: "join", reason });

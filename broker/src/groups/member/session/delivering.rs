@@ -20,6 +20,9 @@ impl Session {
 
     /// What to read next. Nothing is read that could not be sent at once.
     pub(in crate::groups::member) fn next_turn(&mut self, now: Instant) -> Option<Turn> {
+        if self.opening.is_closed() {
+            return None;
+        }
         let seat = self.seats.next_in_turn()?;
         let bytes_max = self.seats.get(seat)?.credit.read_bytes();
         while let Some(partition) = self.turns.pop_front() {
@@ -61,9 +64,9 @@ impl Session {
     ) {
         let Some(held) = self.held.get_mut(&turn.partition).filter(|held| held.is_running(turn)) else { return };
         let seat = self.seats.get_mut(turn.seat).filter(|seat| seat.phase == Phase::Active);
-        let Some(seat) = seat.filter(|_| held.window.held_until(now).is_none() && held.window.cursor() == turn.cursor)
-        else {
-            // It was settled meanwhile in a way that makes another read necessary.
+        let is_due = held.window.held_until(now).is_none() && !self.opening.is_closed();
+        let Some(seat) = seat.filter(|_| is_due && held.window.cursor() == turn.cursor) else {
+            // It was settled meanwhile in a way that makes another read necessary, or the hours are over.
             return self.queue(turn.partition);
         };
         let loan = Loan { seat: turn.seat, until: now + self.policy.ack_timeout };

@@ -10,12 +10,12 @@ use std::{
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{AWAITING_ACKS, Event, OUTBOX_EVENTS, SILENT_HEARTBEATS, room::Room};
+use super::{AWAITING_ACKS, Event, OUTBOX_EVENTS, SILENT_HEARTBEATS, room::Room, stall::Stall};
 use crate::groups::{
     assignment::MemberId,
     coordinator::{MemberStats, SeatGeneration},
     error::GroupError,
-    member::message::Credit,
+    member::message::{Credit, Leave},
 };
 
 /// What a stream brings along.
@@ -61,6 +61,9 @@ pub(super) struct Seat {
     pub(super) carried_by: u64,
     pub(super) last_heard: Instant,
     pub(super) last_sent: Instant,
+    /// When what was due was done last.
+    last_looked: Instant,
+    pub(super) stall: Stall,
 }
 
 impl Seat {
@@ -78,6 +81,8 @@ impl Seat {
             carried_by: 0,
             last_heard: now,
             last_sent: now,
+            last_looked: now,
+            stall: Stall::default(),
         }
     }
 
@@ -123,6 +128,42 @@ impl Seat {
             self.last_heard = now;
         }
         self.last_heard + self.heartbeat * SILENT_HEARTBEATS
+    }
+
+    /// A process that was stopped for a while, or whose clock was set forward, has heard nothing meanwhile: that is not the
+    /// member's silence.
+    pub(super) fn forgive_what_passed_unseen(&mut self, now: Instant) {
+        let unseen = now.saturating_duration_since(self.last_looked);
+        if unseen > self.heartbeat * 2 {
+            self.last_heard = now.min(self.last_heard + unseen);
+            self.last_sent = now.min(self.last_sent + unseen);
+        }
+        self.last_looked = now;
+    }
+
+    /// How long its client has taken nothing of what waits for it, if that is too long.
+    pub(super) fn unread_for_too_long(&self, now: Instant) -> Option<Duration> {
+        let unread = now.saturating_duration_since(self.last_sent);
+        (!self.outbox.is_empty() && unread >= self.heartbeat * SILENT_HEARTBEATS).then_some(unread)
+    }
+
+    /// The program behind the client handles what it is delivered.
+    pub(super) fn is_working(&mut self, now_us: i64) {
+        self.stats.set_last_settled(now_us);
+        if self.stall.timeouts() > 0 {
+            self.stall.settled();
+            self.stats.set_stalled_since(None);
+        }
+    }
+
+    pub(super) fn leave(&mut self, leave: Leave) {
+        match leave {
+            Leave::ForNow => {}
+            Leave::ForGood => self.stats.set_gone_for_good(),
+        }
+        if self.phase == Phase::Active {
+            self.phase = Phase::Leaving;
+        }
     }
 
     pub(super) fn answer(&mut self, ack_id: Option<NonZeroU64>, committed: Offset, error: Option<GroupError>) {

@@ -15,6 +15,7 @@ impl Session {
             self.end(error.clone());
             return Vec::new();
         }
+        self.opening.hours = target.hours;
         let mut revoked = self.lose(target);
         let mut new = Vec::new();
         for (&partition, grant) in &target.grants {

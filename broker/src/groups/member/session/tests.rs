@@ -4,6 +4,7 @@ use aqueduct_storage::{Batch, BatchHeader};
 
 use super::*;
 use crate::groups::{
+    Leave,
     coordinator::{Grant, PartitionGeneration, SeatGeneration, Settlement, Target},
     member::message::Credit,
     progress::Progress,
@@ -42,7 +43,7 @@ fn grant(partition: u32, standing: Standing) -> (u32, Grant) {
 }
 
 fn target(grants: impl IntoIterator<Item = (u32, Grant)>) -> Target {
-    Target { grants: grants.into_iter().collect(), end: None }
+    Target { grants: grants.into_iter().collect(), ..Target::default() }
 }
 
 /// A session that has partition 0 and was delivered offsets 0 to 10 of it.
@@ -233,6 +234,9 @@ fn heartbeats_go_out_when_nothing_else_does_and_silence_ends_the_stream() {
     assert_eq!(drain(&mut session, now + HEARTBEAT), [Event::Heartbeat]);
     session.request(ME, Request::Heartbeat, now + HEARTBEAT);
     let patience = HEARTBEAT * SILENT_HEARTBEATS;
+    session.on_time(now + HEARTBEAT * 2);
+    session.on_time(now + HEARTBEAT * 3);
+    drain(&mut session, now + HEARTBEAT * 3);
     session.on_time(now + HEARTBEAT + patience - Duration::from_millis(1));
     assert_eq!(departed(&session), None);
     assert!(session.timer() <= now + HEARTBEAT + patience);
@@ -279,8 +283,10 @@ fn a_client_that_does_not_take_answers_is_not_listened_to() {
         session.request(ME, Request::Ack(settle(ack_id, 9, 0..1)), now);
     }
     assert!(!session.takes_requests(ME));
-    session.on_time(now + HEARTBEAT * 10);
-    assert_eq!(departed(&session), None, "it is not taken for silent");
+    for heartbeats in 1..SILENT_HEARTBEATS {
+        session.on_time(now + HEARTBEAT * heartbeats);
+        assert_eq!(departed(&session), None, "it is not taken for silent");
+    }
     drain(&mut session, now);
     assert!(session.takes_requests(ME));
 }
@@ -356,7 +362,7 @@ fn a_client_that_goes_without_leaving_has_failed_at_what_it_was_at() {
     assert_eq!((failed[0].0.clone(), failed[0].1.first_failed_us), (0..1, 3_000_000));
 
     let mut leaving = delivered(now);
-    leaving.request(ME, Request::Leave, now);
+    leaving.request(ME, Request::Leave(Leave::ForNow), now);
     leaving.client_gone(ME, now);
     assert!(leaving.next_settlement(now).is_none());
 }
