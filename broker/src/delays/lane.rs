@@ -136,6 +136,15 @@ impl Lane {
         self.intents.pop_front()
     }
 
+    /// The first intent is not carried out, and nothing of it was.
+    pub(super) fn withdraw(&mut self, epoch: u32) -> Option<Intent> {
+        let intent = self.made()?;
+        if intent.epoch == epoch {
+            self.next_sequence = intent.sequence;
+        }
+        Some(intent)
+    }
+
     /// The target misses numbers before the first intent's, so nothing of that is there: it is decided anew.
     pub(super) fn renumber(&mut self, epoch: u32, expected: u64) -> Option<Intent> {
         let intent = self.intents.front_mut()?;
