@@ -34,7 +34,7 @@ async fn what_waits_for_months_comes_in_order_of_its_time_however_the_clock_move
     let start_us = clock.now_us();
     let mut due = BTreeMap::new();
     for number in 0..500_u64 {
-        let due_us = start_us + (rng.i64(0..2000 * 3_600_000_000) >> rng.u32(..30));
+        let due_us = start_us + 30_000_000 + (rng.i64(0..2000 * 3_600_000_000) >> rng.u32(..30));
         let put = core.delays.put(destination(&core, 0), vec![delayed(due_us, number.to_string())]).await;
         due.insert((due_us, put.expect("it is stored").id), number);
     }
