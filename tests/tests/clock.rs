@@ -184,7 +184,7 @@ async fn a_wall_clock_that_jumps_neither_loses_nor_repeats_what_is_delivered_lat
     let mut clocked = Clocked::start();
     let mut client = clocked.client().await;
     client.topics().create("reminders").build().await.expect("a new topic");
-    let hours = |hours| Due::In(Duration::from_secs(hours * 3600));
+    let hours = |hours: u64| Due::In(Duration::from_secs(hours * 3600));
     let values = async |client: &Client| {
         let events = read_all(client, "reminders").await;
         events.iter().map(|event| text(event).to_owned()).collect::<Vec<_>>()

@@ -147,9 +147,9 @@ mod tests {
     fn a_batch_that_would_come_too_late_is_not_appended_but_a_retry_of_it_is_recognised() {
         let mut sequencer = sequencer();
         let first = admit(&mut sequencer, batch(5, Some(0)), 100);
-        let late = When { now_us: 50, latest_us: 99 };
+        let late = When { now_us: 50, latest_us: 999 };
         let refused = sequencer.admit(batch(5, Some(5)), late).unwrap_err();
-        assert_eq!(refused, PublishError::NotInTime { append_time_us: 100, latest_us: 99 });
+        assert_eq!(refused, PublishError::NotInTime { append_time_us: 1000, latest_us: 999 });
         assert!(matches!(sequencer.admit(batch(5, Some(0)), late), Ok(Admission::Duplicate(_))));
         assert_eq!(admit(&mut sequencer, batch(5, Some(5)), 100).base_offset, first.next_offset());
     }

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aqueduct_client::{Client, Due, Event, Record, Scheduled};
+use aqueduct_client::{Client, Due, Event, Record, Scheduled, Timestamp};
 use aqueduct_tests::{BrokerProcess, by_partition, eventually, read_all, text};
 use futures_util::future::join_all;
 
@@ -13,8 +13,15 @@ const KILLS: u32 = 15;
 const PARTITIONS: u32 = 3;
 const CALLERS: u64 = 8;
 
+/// What a caller knows.
+#[derive(Debug)]
+struct Answered {
+    scheduled: Scheduled,
+    at: Timestamp,
+}
+
 /// Each schedules one record after the other until the broker is gone.
-async fn schedule_until_it_dies(client: Client, seed: u64, names: String) -> BTreeMap<String, Scheduled> {
+async fn schedule_until_it_dies(client: Client, seed: u64, names: String) -> BTreeMap<String, Answered> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut accepted = BTreeMap::new();
     for number in 0.. {
@@ -22,31 +29,36 @@ async fn schedule_until_it_dies(client: Client, seed: u64, names: String) -> BTr
         let due = Due::In(Duration::from_millis(random.u64(..3000) >> random.u32(..4)));
         let record = Record::new(name.clone()).key(random.u8(..).to_string());
         match client.schedule("reminders", record, due).await {
-            Ok(scheduled) => drop(accepted.insert(name, scheduled)),
+            Ok(scheduled) => drop(accepted.insert(name, Answered { scheduled, at: now() })),
             Err(_) => break,
         }
     }
     accepted
 }
 
-fn check(accepted: &BTreeMap<String, Scheduled>, events: Vec<Event>) {
+fn check(accepted: &BTreeMap<String, Answered>, events: Vec<Event>) {
     let mut seen = BTreeSet::new();
     for (partition, events) in by_partition(events) {
-        let mut last: Option<&Scheduled> = None;
+        let mut latest: Option<&Scheduled> = None;
         for event in &events {
             assert!(seen.insert(text(event).to_owned()), "{} was delivered twice", text(event));
             // One that was not answered may have been stored all the same.
-            let Some(scheduled) = accepted.get(text(event)) else { continue };
+            let Some(Answered { scheduled, at }) = accepted.get(text(event)) else { continue };
             assert_eq!(scheduled.partition, partition);
             assert!(event.append_time >= scheduled.due, "{scheduled} came early");
-            let is_in_turn = last.is_none_or(|last| {
-                // What was put only after the other had become due cannot come before it.
-                (last.due, last.id) < (scheduled.due, scheduled.id) || scheduled.id > last.id
-            });
-            assert!(is_in_turn, "{scheduled} came after {}", last.expect("one before"));
-            last = Some(scheduled);
+            if let Some(before) = latest.filter(|before| (before.due, before.id) > (scheduled.due, scheduled.id)) {
+                // It was not known yet when the other became due.
+                assert!(*at >= before.due, "{scheduled}, due earlier, came after {before}");
+            } else {
+                latest = Some(scheduled);
+            }
         }
     }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+    Timestamp::from_micros(i64::try_from(since.as_micros()).expect("a time"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
