@@ -146,6 +146,14 @@ pub enum PublishError {
         /// The newest known.
         current: u32,
     },
+    /// It would be appended later than its publisher wants. Nothing was written.
+    #[error("it would be appended at {append_time_us}, which is later than {latest_us}")]
+    NotInTime {
+        /// µs since the epoch.
+        append_time_us: i64,
+        /// The publisher's limit.
+        latest_us: i64,
+    },
     /// A budget is used up. Nothing was written.
     #[error("held back by {culprit}; retry after {} ms", retry_after.as_millis())]
     Overloaded {

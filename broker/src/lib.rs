@@ -36,7 +36,6 @@ mod clock;
 mod config;
 mod connection;
 mod core;
-#[allow(dead_code, reason = "nobody delays anything yet")]
 mod delays;
 mod engine;
 mod error;

@@ -159,6 +159,7 @@ impl From<PublishError> for Status {
                 "SEQUENCE_GAP",
                 &[("expected_sequence", expected.to_string()), ("sequence", actual.to_string())],
             ),
+            PublishError::NotInTime { .. } => StatusParts::new(Code::Unavailable, "NOT_IN_TIME", &[]),
             PublishError::SequenceTooOld { actual, .. } => {
                 StatusParts::new(Code::FailedPrecondition, "SEQUENCE_TOO_OLD", &[("sequence", actual.to_string())])
             }

@@ -15,6 +15,7 @@ use crate::{
     lifecycle::Lifecycle,
     producer::{FlushError, Producer, ProducerBuilder, PublishError, Receipt},
     record::Record,
+    schedule::{Due, ScheduleError, Scheduled, Scheduler},
     subscription::{FetchBuilder, SubscriptionBuilder},
     transport::{Channel, link::Link},
     types::Offset,
@@ -173,6 +174,19 @@ impl Client {
     /// A producer of its own, with settings.
     pub fn producer(&self, topic: impl Into<String>) -> ProducerBuilder {
         ProducerBuilder::new(self.clone(), topic.into())
+    }
+
+    /// Publishes one event that is delivered later; returns once that is durable.
+    ///
+    /// # Errors
+    /// [`ScheduleError`].
+    pub async fn schedule(&self, topic: &str, record: Record, due: Due) -> Result<Scheduled, ScheduleError> {
+        self.scheduler(topic, due).publish(record).await
+    }
+
+    /// Publishes events that are delivered later, with settings.
+    pub fn scheduler(&self, topic: impl Into<String>, due: Due) -> Scheduler {
+        Scheduler::new(self.clone(), topic.into(), due)
     }
 
     /// Reads a topic without a group: history first, then live.

@@ -39,6 +39,7 @@ mod lifecycle;
 mod partitioner;
 mod producer;
 mod record;
+mod schedule;
 mod subscription;
 mod transport;
 mod types;
@@ -68,6 +69,7 @@ pub use producer::{
     Receipt, Ticket,
 };
 pub use record::{Event, Header, Record};
+pub use schedule::{DUE_HEADER, Due, ScheduleError, Scheduled, Scheduler};
 pub use subscription::{
     FetchBuilder, Fetched, Item, Position, Subscription, SubscriptionBuilder, SubscriptionStats, Window,
 };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_client::{Client, Record};
+use aqueduct_client::{Client, Due, Record};
 use aqueduct_proto::v1;
 use aqueduct_tests::{BrokerProcess, Launch, Raw, by_partition, eventually, free_port, raw, read_all, text, within};
 use tempfile::TempDir;
@@ -177,4 +177,42 @@ async fn a_wall_clock_that_jumps_across_restarts_expires_nothing_and_forgets_no_
         let again = Raw::connect(&clocked.broker.url()).await.publish(attempt()).await.expect("a receipt");
         assert_eq!((again.base_offset, again.duplicate), (0, true), "{offset}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_that_jumps_neither_loses_nor_repeats_what_is_delivered_later() {
+    let mut clocked = Clocked::start();
+    let mut client = clocked.client().await;
+    client.topics().create("reminders").build().await.expect("a new topic");
+    let hours = |hours: u64| Due::In(Duration::from_secs(hours * 3600));
+    let values = async |client: &Client| {
+        let events = read_all(client, "reminders").await;
+        events.iter().map(|event| text(event).to_owned()).collect::<Vec<_>>()
+    };
+    let arrives = async |client: &Client, expected: &[&str]| {
+        eventually("what is due", async || (values(client).await.len() >= expected.len()).then_some(())).await;
+        assert_eq!(values(client).await, expected);
+    };
+    client.schedule("reminders", Record::new("a"), hours(1)).await.expect("scheduled");
+    client.schedule("reminders", Record::new("d"), hours(60)).await.expect("scheduled");
+    clocked.jump("+2h");
+    arrives(&client, &["a"]).await;
+
+    client.schedule("reminders", Record::new("c"), hours(1)).await.expect("scheduled");
+    clocked.jump("+0");
+    // Due between the two, although it is put after them: by a clock that has gone back.
+    client.schedule("reminders", Record::new("b"), Due::In(Duration::from_millis(300))).await.expect("scheduled");
+    arrives(&client, &["a", "b"]).await;
+    clocked = clocked.kill_and_restart();
+    client = clocked.client().await;
+    arrives(&client, &["a", "b"]).await;
+    clocked.jump("+4h");
+    arrives(&client, &["a", "b", "c"]).await;
+    clocked = clocked.kill_and_restart();
+    client = clocked.client().await;
+    clocked.jump("+400d");
+    arrives(&client, &["a", "b", "c", "d"]).await;
+    clocked.jump("+0");
+    client.schedule("reminders", Record::new("e"), hours(0)).await.expect("scheduled");
+    arrives(&client, &["a", "b", "c", "d", "e"]).await;
 }

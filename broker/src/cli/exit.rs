@@ -4,7 +4,7 @@ use std::error::Error;
 
 use aqueduct_client::{
     BrokerError, CloseError, Code, ConnectError, ConsumeError, FlushError, Origin, ProducerError, PublishError,
-    RequestError, SubscribeError,
+    RequestError, ScheduleError, SubscribeError,
 };
 
 use super::stdout::StdoutError;
@@ -109,6 +109,12 @@ fn of_link(link: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = link.downcast_ref::<PublishError>() {
         return Some(of_publish(error));
+    }
+    if let Some(error) = link.downcast_ref::<ScheduleError>() {
+        return Some(match error {
+            ScheduleError::Rejected(error) => of_broker(error),
+            ScheduleError::Unknown(_) => Exit::Unknown,
+        });
     }
     link.downcast_ref::<RequestError>()
         .map(of_request)

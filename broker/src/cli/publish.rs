@@ -25,6 +25,7 @@ use super::size::{counted, grouped, human_bytes};
 use super::stdout::StdoutError;
 use super::time;
 
+mod schedule;
 mod settle;
 
 use settle::{Settled, settle};
@@ -53,6 +54,7 @@ Examples:
   tail -F app.log | aqueduct publish logs --key $HOSTNAME --header app=web
   aqueduct sub orders --until-end --output json |
       aqueduct pub orders-copy --format json
+  echo 'call back' | aqueduct publish reminders --delay 2h
 
 An input line is durable when its receipt is printed (--output json). If
 publishing stops half way, the last durable line is named, so that the rest
@@ -82,6 +84,23 @@ pub(super) struct PublishArgs {
     /// Compress: none, lz4 or zstd
     #[arg(long, default_value = "none", value_name = "CODEC")]
     codec: Codec,
+    /// Deliver after this time: 30s, 10m, 7d; until then the records are stored and nobody sees them
+    #[arg(long, value_parser = time::parse_duration, value_name = "DURATION", conflicts_with_all = ["at", "codec"])]
+    delay: Option<Duration>,
+    /// Deliver at this time: 2026-03-01T08:00:00Z
+    #[arg(long, value_parser = time::parse_rfc3339, value_name = "TIME", conflicts_with = "codec")]
+    at: Option<i64>,
+}
+
+impl PublishArgs {
+    fn decoder(&self) -> Decoder {
+        Decoder {
+            format: self.format,
+            key: self.key.clone().map(Bytes::from),
+            key_field: self.key_field.clone(),
+            headers: self.headers.clone(),
+        }
+    }
 }
 
 fn parse_header(text: &str) -> Result<Header, String> {
@@ -137,18 +156,16 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
     }
     let input = open(args.file.as_ref())?;
     let session = Session::open_server(global, "publish").await?;
+    if let Some(due) = schedule::due(args.delay, args.at) {
+        return schedule::run(global, session, args, due, input).await;
+    }
     let mut builder = session.client.producer(&args.topic).codec(args.codec).delivery_timeout(global.timeout);
     if let Some(partition) = args.partition {
         builder = builder.partition(partition);
     }
     let producer = builder.build().await.with_context(|| format!("cannot publish to {:?}", args.topic))?;
     let progress = progress(&args, global.output);
-    let decoder = Decoder {
-        format: args.format,
-        key: args.key.map(Bytes::from),
-        key_field: args.key_field.clone(),
-        headers: args.headers,
-    };
+    let decoder = args.decoder();
     let started = Instant::now();
     let pieces = input::read(input, decoder);
     let (tickets, waiting) = mpsc::channel(TICKETS_MAX);

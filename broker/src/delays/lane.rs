@@ -136,6 +136,15 @@ impl Lane {
         self.intents.pop_front()
     }
 
+    /// The first intent is not carried out, and nothing of it was.
+    pub(super) fn withdraw(&mut self, epoch: u32) -> Option<Intent> {
+        let intent = self.made()?;
+        if intent.epoch == epoch {
+            self.next_sequence = intent.sequence;
+        }
+        Some(intent)
+    }
+
     /// The target misses numbers before the first intent's, so nothing of that is there: it is decided anew.
     pub(super) fn renumber(&mut self, epoch: u32, expected: u64) -> Option<Intent> {
         let intent = self.intents.front_mut()?;
@@ -176,5 +185,92 @@ impl Lane {
         let trouble = self.trouble.filter(|trouble| now - trouble.since >= PATIENCE && !self.queue.is_empty())?;
         let tier = u8::try_from((trouble.attempts / 8).clamp(1, 4)).unwrap_or(1);
         Some((tier, std::mem::take(&mut self.queue)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TO: Target = Target::Tier(3);
+
+    fn ready(from: u8, offset: Offset, bytes: usize) -> Ready {
+        Ready { from, offset, bytes, cached: None }
+    }
+
+    fn lane(records: impl IntoIterator<Item = Ready>) -> Lane {
+        let mut lane = Lane::new();
+        records.into_iter().for_each(|ready| lane.push(ready));
+        lane
+    }
+
+    fn offsets(intent: Option<Intent>) -> Vec<Offset> {
+        intent.map(|intent| intent.offsets).unwrap_or_default()
+    }
+
+    #[test]
+    fn transfers_come_out_of_one_tier_are_bounded_and_numbered_one_after_the_other() {
+        let large = BYTES_MAX / 2 + 1;
+        let records = [ready(0, 5, 1), ready(0, 3, 1), ready(2, 9, 1), ready(2, 10, large), ready(2, 11, large)];
+        let mut lane = lane(records);
+        let mut decided = Vec::new();
+        while let Some(intent) = lane.decide(decided.len() as u64, 7, TO) {
+            assert_eq!(lane.phase, Phase::Deciding);
+            decided.push((intent.from, intent.epoch, intent.sequence, intent.offsets));
+            lane.made();
+        }
+        assert_eq!(decided, [(0, 7, 0, vec![5, 3]), (2, 7, 2, vec![9, 10]), (2, 7, 4, vec![11])]);
+        assert!(!lane.has_work());
+    }
+
+    #[test]
+    fn what_a_target_does_not_have_is_numbered_anew_and_what_is_lost_leaves_no_gap() {
+        let mut lane = lane((0..6).map(|offset| ready(0, offset, BYTES_MAX / 3)));
+        let earlier = Intent { id: 1, from: 0, to: TO, epoch: 2, sequence: 40, offsets: vec![100, 101] };
+        lane.resume(earlier);
+        let again = lane.renumber(3, 17).unwrap();
+        assert_eq!((again.id, again.epoch, again.sequence), (1, 3, 0), "an earlier life begins anew");
+        lane.made();
+        let intent = lane.decide(2, 3, TO).unwrap();
+        assert_eq!((intent.sequence, intent.offsets.len()), (2, 3));
+        assert_eq!(offsets(lane.lose(3, &[1])), [0, 2]);
+        lane.made();
+        let next = lane.decide(3, 3, TO).unwrap();
+        assert_eq!((next.sequence, &next.offsets[..]), (4, &[3, 4, 5][..]));
+        assert_eq!(lane.renumber(3, 0).unwrap().sequence, 0, "the target forgot");
+    }
+
+    #[test]
+    fn what_is_withdrawn_gives_its_numbers_back() {
+        let mut lane = lane([ready(0, 0, 1)]);
+        lane.decide(0, 1, TO);
+        assert_eq!(offsets(lane.withdraw(1)), [0]);
+        lane.push(ready(0, 1, 1));
+        assert_eq!(lane.decide(1, 1, TO).unwrap().sequence, 0);
+    }
+
+    #[test]
+    fn a_target_in_trouble_is_tried_less_and_less_often_and_what_waits_for_it_goes_after_a_while() {
+        let mut lane = lane([ready(0, 0, BYTES_MAX), ready(0, 1, 1)]);
+        lane.decide(0, 1, TO);
+        let start = Instant::now();
+        let mut now = start;
+        assert!(lane.failed(now), "somebody is told once");
+        let (mut pauses, mut given_up) = (Vec::new(), Vec::new());
+        while now - start < 3 * PATIENCE {
+            let Phase::Resting { until } = lane.phase else { panic!("{:?}", lane.phase) };
+            if let Some((tier, waiting)) = lane.give_up(now) {
+                assert!(now - start >= PATIENCE && (1..=4).contains(&tier));
+                given_up.extend(waiting.into_iter().map(|ready| ready.offset));
+            }
+            pauses.push(until - now);
+            now = until;
+            assert!(!lane.failed(now));
+        }
+        assert!(pauses.is_sorted() && pauses.last() == Some(&RETRY_MAX), "{pauses:?}");
+        assert_eq!(given_up, [1], "once, and what was decided stays");
+        assert!(lane.intent().is_some());
+        lane.made();
+        assert!(!lane.has_work());
     }
 }

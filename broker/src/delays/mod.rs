@@ -51,7 +51,7 @@ use self::{
     journal::Journal,
     mover::Mover,
     shelf::Shelf,
-    tiers::tier_for,
+    tiers::{latest_entry_us, tier_for},
 };
 pub(crate) use self::{error::DelaysError, journal::is_intact_snapshot, shelf::is_intact_list};
 use crate::{
@@ -120,6 +120,24 @@ struct Shared {
     dropped: AtomicU64,
 }
 
+impl Shared {
+    /// Makes entries durable in one tier: that of the first one that is due.
+    async fn put(&self, entries: &[Entry], first_due_us: i64) -> Result<(), PublishError> {
+        let now_us = self.topics.clock().now_us();
+        let number = tier_for(first_due_us, now_us, |tier| self.shelf.last_append_us(tier));
+        match self.put_into(number, entries, first_due_us).await {
+            // The clock has jumped, or the disk was that slow. For tier 0 it is never too late.
+            Err(PublishError::NotInTime { .. }) => self.put_into(0, entries, first_due_us).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn put_into(&self, number: u8, entries: &[Entry], first_due_us: i64) -> Result<(), PublishError> {
+        let tier = self.shelf.get_or_make(number).await.map_err(DelaysError::from)?;
+        tier.append_by(tier_batch(entries.iter(), None), latest_entry_us(number, first_due_us)).await
+    }
+}
+
 /// The mover's task. Dropping it tells the task that nobody is left.
 struct Running {
     shared: Arc<Shared>,
@@ -165,12 +183,9 @@ impl Delays {
         drop(records);
         // Somebody who stops waiting leaves records behind that must be seen all the same.
         to_the_end(async move {
-            let now_us = shared.topics.clock().now_us();
-            let number = tier_for(first_due_us, now_us, |tier| shared.shelf.last_append_us(tier));
-            let tier = shared.shelf.get_or_make(number).await.map_err(DelaysError::from)?;
-            let outcome = tier.append(tier_batch(entries.iter(), None)).await;
+            let outcome = shared.put(&entries, first_due_us).await;
             shared.wake.notify_one();
-            outcome.map(|_| Scheduled { id })
+            outcome.map(|()| Scheduled { id })
         })
         .await
     }

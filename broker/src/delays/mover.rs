@@ -24,7 +24,7 @@ use super::{
     reading::{Found, Reading},
     shelf::Tier,
     state::{Settled, Step, Target},
-    tiers::{SLACK_US, dwell_us, tier_for},
+    tiers::{dwell_us, nothing_due_before_us, tier_for},
     transfer::{Finished, Outcome, Place, transfer},
 };
 use crate::{clock::Clock, engine::ReadError};
@@ -124,8 +124,10 @@ impl Mover {
             return;
         }
         self.resting_until = None;
-        self.read().await;
-        let until_us = self.clock.now_us().min(self.complete_until_us().saturating_sub(1));
+        // One time for the whole round: what is due by then has been read by the time that it is taken out.
+        let now_us = self.clock.now_us();
+        self.read(now_us).await;
+        let until_us = now_us.min(self.complete_until_us().saturating_sub(1));
         while let Some((_, pointer)) = self.near.pop_due(until_us) {
             let ready = Ready { from: 0, offset: pointer.offset, bytes: pointer.bytes, cached: pointer.cached };
             self.reading(0).take(std::iter::once(pointer.offset));
@@ -158,9 +160,10 @@ impl Mover {
 
 /// Reading tiers.
 impl Mover {
-    async fn read(&mut self) {
+    async fn read(&mut self, now_us: i64) {
         for (number, tier) in self.shared.shelf.list() {
-            let read = if number == 0 { self.read_near(&tier).await } else { self.look_at(number, &tier).await };
+            let read =
+                if number == 0 { self.read_near(&tier).await } else { self.look_at(number, &tier, now_us).await };
             if let Err(what) = read {
                 tracing::warn!(tier = number, "delayed records cannot be read now: {what}");
                 match number {
@@ -187,8 +190,7 @@ impl Mover {
     }
 
     /// Carries on what the tier lets go of now, some of it at a time.
-    async fn look_at(&mut self, number: u8, tier: &Tier) -> Result<(), String> {
-        let now_us = self.clock.now_us();
+    async fn look_at(&mut self, number: u8, tier: &Tier, now_us: i64) -> Result<(), String> {
         let end = tier.log.window().high_watermark;
         while self.reading(number).is_to_be_looked_at(now_us, end) {
             for Placed { offset, entry } in self.read_some(number, tier, now_us).await? {
@@ -206,7 +208,7 @@ impl Mover {
     /// of that is not there yet: after a start, or when the clock has jumped.
     fn complete_until_us(&self) -> i64 {
         let under_way = self.readings.iter().filter(|(number, reading)| **number > 0 && reading.under_way > 0);
-        under_way.map(|(_, reading)| reading.let_go_us.saturating_add(SLACK_US)).min().unwrap_or(i64::MAX)
+        under_way.map(|(_, reading)| nothing_due_before_us(reading.let_go_us)).min().unwrap_or(i64::MAX)
     }
 
     /// The next entries of a tier that it lets go of by `now_us`.
@@ -314,7 +316,7 @@ impl Mover {
     fn next_intent(&self) -> u64 {
         let decided = self.steps.iter().filter_map(|step| match step {
             Step::Intended(intent) => Some(intent.id + 1),
-            Step::Opened | Step::Moved { .. } | Step::Lost { .. } => None,
+            Step::Opened | Step::Moved { .. } | Step::Withdrawn { .. } | Step::Lost { .. } => None,
         });
         decided.max().unwrap_or(0).max(self.journal.state().next_intent())
     }
@@ -391,6 +393,13 @@ impl Mover {
                 }
             }
             Outcome::Renumber { expected } => self.decide_anew(to, expected),
+            Outcome::NotInTime => {
+                let Some(intent) = lane.withdraw(epoch) else { return };
+                self.steps.push(Step::Withdrawn { intent: intent.id });
+                for offset in intent.offsets {
+                    self.push(Target::Tier(0), Ready { from: intent.from, offset, bytes: 0, cached: None });
+                }
+            }
             Outcome::Fenced { current } if current <= epoch => self.decide_anew(to, 0),
             Outcome::Fenced { current } => {
                 self.failed(to, now, &format!("it knows epoch {current} of the store, which is in epoch {epoch}"));
@@ -490,7 +499,9 @@ impl Mover {
             return Some(now);
         }
         let looks = self.readings.iter().filter(|(_, reading)| reading.under_way == 0);
-        let wall_us = looks.filter_map(|(_, reading)| reading.next_look_us).chain(self.near.next_due_us()).min();
+        // What is not taken out although it is due waits for a transfer to end.
+        let next_due_us = self.near.next_due_us().filter(|due_us| *due_us < self.complete_until_us());
+        let wall_us = looks.filter_map(|(_, reading)| reading.next_look_us).chain(next_due_us).min();
         let wall = wall_us.map(|at_us| {
             let wait_us = u64::try_from(at_us.saturating_sub(self.clock.now_us())).unwrap_or(0);
             now + Duration::from_micros(wait_us).min(LOOK_AT_CLOCK)

@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     engine::{EngineError, MetaStore, PartitionLog, ReadError},
     error::PublishError,
-    partition::{Appended, Partition, Place, failure::FailureNotice},
+    partition::{AppendReply, Appended, Partition, Place, failure::FailureNotice},
 };
 
 /// Read at once where single records are wanted.
@@ -56,6 +56,11 @@ impl OwnLog {
     /// Appends a batch; returns once it is durable.
     pub(super) async fn append(&self, batch: Batch) -> Result<Appended, PublishError> {
         append(&self.partition, batch).await
+    }
+
+    /// Appends a batch with an append time of at most `latest_us`, or not at all.
+    pub(super) async fn append_by(&self, batch: Batch, latest_us: i64) -> Result<Appended, PublishError> {
+        answer(self.partition.append_by(batch, Permit::default(), latest_us).await?).await
     }
 
     pub(super) fn window(&self) -> Window {
@@ -113,7 +118,10 @@ impl OwnLog {
 
 /// Appends a batch of the broker's own; returns once it is durable.
 pub(super) async fn append(partition: &Partition, batch: Batch) -> Result<Appended, PublishError> {
-    let reply = partition.append(batch, Permit::default()).await?;
+    answer(partition.append(batch, Permit::default()).await?).await
+}
+
+async fn answer(reply: AppendReply) -> Result<Appended, PublishError> {
     // The owner answers everything it has taken, unless it panics.
     reply.await.unwrap_or_else(|_| Err(PublishError::Unknown("the owner of the partition has stopped".to_owned())))
 }

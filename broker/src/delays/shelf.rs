@@ -40,9 +40,9 @@ impl Tier {
         Ok(Arc::new(Self { log, last_append_us }))
     }
 
-    /// Appends a batch; returns once it is durable.
-    pub(super) async fn append(&self, batch: Batch) -> Result<(), PublishError> {
-        let appended = self.log.append(batch).await?;
+    /// Appends a batch by `latest_us`, or not at all; returns once it is durable.
+    pub(super) async fn append_by(&self, batch: Batch, latest_us: i64) -> Result<(), PublishError> {
+        let appended = self.log.append_by(batch, latest_us).await?;
         self.last_append_us.fetch_max(appended.append_time_us, Ordering::AcqRel);
         Ok(())
     }

@@ -42,6 +42,11 @@ pub(super) enum Step {
         /// Which.
         intent: u64,
     },
+    /// Not to be made after all, and nothing of it was: its records are free again.
+    Withdrawn {
+        /// Which.
+        intent: u64,
+    },
     /// These offsets of a tier cannot be read.
     Lost {
         /// Which tier.
@@ -124,6 +129,7 @@ impl State {
                     offsets.into_iter().for_each(|offset| settled.insert(offset..offset + 1));
                 }
             }
+            Step::Withdrawn { intent } => drop(self.intents.remove(&intent)),
             Step::Lost { tier, offsets } => self.settled.entry(tier).or_default().insert(offsets),
         }
     }

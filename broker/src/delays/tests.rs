@@ -10,6 +10,7 @@ use super::*;
 use crate::{core::BrokerCore, in_process::InProcess};
 
 mod crashes;
+mod faults;
 mod order;
 
 const TOPIC: &str = "reminders";

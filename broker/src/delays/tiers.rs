@@ -1,7 +1,7 @@
 //! Which tier a record waits in, and for how long. Pure.
 //!
 //! A tier is a log. Tier `k` holds records for a time of its own, its *dwell*, which doubles from tier to tier, and then
-//! hands them to the tier of what remains, always at least [`SLACK_US`] before they are due. So a tier is left in the
+//! hands them to the tier of what remains, always some seconds before they are due. So a tier is left in the
 //! order in which it was entered, and its head alone tells when it must be looked at. Tier 0 holds what is due next.
 //!
 //! All of this goes by the wall clock as the logs know it: append times never go back. When the clock does, a record
@@ -13,8 +13,9 @@ pub(super) const TIERS: u8 = 24;
 /// Tier 1 holds records for this long.
 const FIRST_DWELL_US: i64 = 8_000_000;
 
-/// A tier lets go of a record at least this long before it is due: time to carry it into tier 0.
-pub(super) const SLACK_US: i64 = 4_000_000;
+/// A tier is chosen so that it lets go of a record this long before it is due, and the record is put there so that it is
+/// half of that at least: time to carry it into tier 0.
+const SLACK_US: i64 = 4_000_000;
 
 /// How long a tier holds records, in microseconds.
 pub(super) fn dwell_us(tier: u8) -> i64 {
@@ -28,6 +29,16 @@ pub(super) fn tier_for(due_us: i64, now_us: i64, last_append_us: impl Fn(u8) -> 
         entry_us.saturating_add(dwell_us(*tier) + SLACK_US) <= due_us
     };
     (1..TIERS).rev().find(lets_go_in_time).unwrap_or(0)
+}
+
+/// The latest time at which a record that is due at `due_us` may be put into a tier. None is too late for tier 0.
+pub(super) fn latest_entry_us(tier: u8, due_us: i64) -> i64 {
+    if tier == 0 { i64::MAX } else { due_us.saturating_sub(dwell_us(tier) + SLACK_US / 2) }
+}
+
+/// Before this time nothing is due of what a tier lets go of at `let_go_us`.
+pub(super) fn nothing_due_before_us(let_go_us: i64) -> i64 {
+    let_go_us.saturating_add(SLACK_US / 2)
 }
 
 /// The engine's name for the log of a tier.

@@ -10,6 +10,7 @@ use super::{
     own_log::{Unfetched, append},
     shelf,
     state::{Intent, Target},
+    tiers::latest_entry_us,
 };
 use crate::{error::PublishError, partition::Partition};
 
@@ -27,6 +28,8 @@ pub(super) enum Outcome {
     Renumber { expected: u64 },
     /// The target knows a later life of the store.
     Fenced { current: u32 },
+    /// The tier would let go of them too late. Nothing of it is there.
+    NotInTime,
     /// Some records cannot be read.
     Lost(Vec<Offset>),
     /// Not now; perhaps it has been made.
@@ -64,7 +67,7 @@ async fn carry_out(
     if entries.is_empty() {
         return Ok(Outcome::Made);
     }
-    let Intent { to, epoch, sequence, .. } = intent;
+    let Intent { to, from: intent_from, epoch, sequence, .. } = intent;
     let producer = |id| ProducerSequence { id, epoch, sequence };
     let outcome = match (place, to) {
         (Place::Partition(partition), Target::Partition(to)) => {
@@ -72,16 +75,27 @@ async fn carry_out(
         }
         (Place::Tier(number), _) | (Place::Partition(_), Target::Tier(number)) => {
             let tier = shared.shelf.get_or_make(number).await.map_err(|error| Outcome::Failed(error.to_string()))?;
-            tier.append(tier_batch(entries.iter(), Some(producer(shelf::producer(number))))).await
+            let batch = tier_batch(entries.iter(), Some(producer(shelf::producer(number))));
+            tier.append_by(batch, latest_us(intent_from, number, &entries)).await
         }
     };
     match outcome {
         Ok(()) => Ok(Outcome::Made),
         Err(PublishError::SequenceGap { expected, .. }) => Ok(Outcome::Renumber { expected }),
+        Err(PublishError::NotInTime { .. }) => Ok(Outcome::NotInTime),
         Err(PublishError::ProducerFenced { current, .. }) => Ok(Outcome::Fenced { current }),
         // The target has gone beyond it: an attempt that had more records to it was made.
         Err(PublishError::SequenceTooOld { .. }) => Ok(Outcome::Made),
         Err(error) => Ok(Outcome::Failed(error.to_string())),
+    }
+}
+
+/// Until when entries may be put into a tier. What comes out of tier 0 is overdue, and merely waits there.
+fn latest_us(from: u8, to: u8, entries: &[Entry]) -> i64 {
+    let first_due_us = entries.iter().map(|entry| entry.due_us).min();
+    match (from, first_due_us) {
+        (0, _) | (_, None) => i64::MAX,
+        (_, Some(first_due_us)) => latest_entry_us(to, first_due_us),
     }
 }
 

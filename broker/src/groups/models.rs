@@ -179,11 +179,13 @@ impl Member {
 async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, shuttle::future::JoinHandle<()>) {
     let (journal, state) = Journal::open(Arc::clone(meta), SNAPSHOT_BYTES).await.expect("it opens");
     let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
+    let clock = topics.clock().clone();
     let coordinator = spawn(async move {
         let (_dropped, is_dropped) = oneshot::channel();
-        Coordinator::new(journal, state).run(commands, is_dropped).await;
+        Coordinator::new(journal, state, clock).run(commands, is_dropped).await;
     });
-    (Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(None) }), coordinator)
+    let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
+    (Arc::new(Groups { topics, delays, handle: Handle(Ok(mailbox)), task: Mutex::new(None) }), coordinator)
 }
 
 impl Stage {

@@ -79,6 +79,8 @@ impl From<Stored> for Appended {
 /// A batch on its way to the owner. Boxed there: an empty mailbox reserves 32 places, and thousands of partitions are normal.
 struct Request {
     batch: Batch,
+    /// It is appended by this time of the wall clock, or not at all.
+    latest_us: i64,
     permit: Permit,
     reply: oneshot::Sender<Result<Appended, PublishError>>,
 }
@@ -209,10 +211,24 @@ impl Partition {
     /// [`PublishError::Unavailable`] while closing, [`TopicError::PartitionFailed`] if there is no log. Nothing was
     /// written.
     pub(crate) async fn append(&self, batch: Batch, permit: Permit) -> Result<AppendReply, PublishError> {
+        self.append_by(batch, permit, i64::MAX).await
+    }
+
+    /// As [`append`](Self::append), unless the append time would be later than `latest_us`: the reply is then
+    /// [`PublishError::NotInTime`].
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub(crate) async fn append_by(
+        &self,
+        batch: Batch,
+        permit: Permit,
+        latest_us: i64,
+    ) -> Result<AppendReply, PublishError> {
         let mailbox = self.mailbox()?;
         self.batch_bytes.fetch_max(batch.payload.len(), Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request { batch, permit, reply });
+        let request = Box::new(Request { batch, latest_us, permit, reply });
         mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;
         Ok(answer)
     }

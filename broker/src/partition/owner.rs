@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Appended, Request, Shared,
-    sequencer::{Admission, Sequencer},
+    sequencer::{Admission, Sequencer, When},
 };
 use crate::{
     engine::{AppendError, EngineError, PartitionLog, ReadError},
@@ -103,9 +103,10 @@ impl Owner {
         let mut batches = Vec::with_capacity(requests.len());
         let mut bytes = 0;
         for request in requests.drain(..) {
-            let Request { batch, permit, reply } = *request;
+            let Request { batch, latest_us, permit, reply } = *request;
+            let when = When { now_us, latest_us };
             let request = Answer { reply, _permit: permit };
-            match self.shared.check_fence(&batch).and_then(|()| self.sequencer.admit(batch, now_us)) {
+            match self.shared.check_fence(&batch).and_then(|()| self.sequencer.admit(batch, when)) {
                 Ok(Admission::Append(batch)) => {
                     bytes += batch.stored_bytes();
                     waiters.push(Waiter { appended: Appended::of(&batch), request });

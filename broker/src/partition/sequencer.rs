@@ -16,6 +16,13 @@ pub(super) struct Sequencer {
     producers: Producers,
 }
 
+/// What time it is, and until when a batch may be admitted, by the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct When {
+    pub(super) now_us: i64,
+    pub(super) latest_us: i64,
+}
+
 /// What becomes of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -42,8 +49,8 @@ impl Sequencer {
     /// Gives `batch` its offsets, its time and its epoch, unless its producer sequence says otherwise.
     ///
     /// # Errors
-    /// Those about sequences; the batch must not be written.
-    pub(super) fn admit(&mut self, mut batch: Batch, now_us: i64) -> Result<Admission, PublishError> {
+    /// Those about sequences, and [`PublishError::NotInTime`]; the batch must not be written.
+    pub(super) fn admit(&mut self, mut batch: Batch, when: When) -> Result<Admission, PublishError> {
         if let Some(producer) = batch.header.producer {
             match self.producers.judge(&producer, batch.header.record_count) {
                 Verdict::Next => {}
@@ -60,13 +67,13 @@ impl Sequencer {
                 }
             }
         }
-        self.last_append_time_us = self.last_append_time_us.max(now_us);
-        batch.header = BatchHeader {
-            base_offset: self.next_offset,
-            append_time_us: self.last_append_time_us,
-            epoch: self.lease.epoch,
-            ..batch.header
-        };
+        let append_time_us = self.last_append_time_us.max(when.now_us);
+        if append_time_us > when.latest_us {
+            return Err(PublishError::NotInTime { append_time_us, latest_us: when.latest_us });
+        }
+        self.last_append_time_us = append_time_us;
+        batch.header =
+            BatchHeader { base_offset: self.next_offset, append_time_us, epoch: self.lease.epoch, ..batch.header };
         self.next_offset = batch.header.next_offset();
         self.producers.remember(&batch.header);
         Ok(Admission::Append(batch))
@@ -98,7 +105,7 @@ mod tests {
     }
 
     fn admit(sequencer: &mut Sequencer, batch: Batch, now_us: i64) -> BatchHeader {
-        match sequencer.admit(batch, now_us).unwrap() {
+        match sequencer.admit(batch, When { now_us, latest_us: i64::MAX }).unwrap() {
             Admission::Append(batch) => batch.header,
             Admission::Duplicate(stored) => panic!("taken for the duplicate of {stored:?}"),
         }
@@ -134,5 +141,16 @@ mod tests {
         sequencer.renew(Lease { epoch: 4, tail: 10, last_append_time_us: None });
         let again = admit(&mut sequencer, batch(5, Some(0)), 0);
         assert_eq!((again.base_offset, again.epoch), (10, 4));
+    }
+
+    #[test]
+    fn a_batch_that_would_come_too_late_is_not_appended_but_a_retry_of_it_is_recognised() {
+        let mut sequencer = sequencer();
+        let first = admit(&mut sequencer, batch(5, Some(0)), 100);
+        let late = When { now_us: 50, latest_us: 999 };
+        let refused = sequencer.admit(batch(5, Some(5)), late).unwrap_err();
+        assert_eq!(refused, PublishError::NotInTime { append_time_us: 1000, latest_us: 999 });
+        assert!(matches!(sequencer.admit(batch(5, Some(0)), late), Ok(Admission::Duplicate(_))));
+        assert_eq!(admit(&mut sequencer, batch(5, Some(5)), 100).base_offset, first.next_offset());
     }
 }

@@ -27,7 +27,7 @@ impl AdminService {
 impl admin_server::Admin for AdminService {
     async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let limits = &self.core.config.limits;
-        let mut features = vec!["idempotent_producers", "named_producers", "ordered_groups"];
+        let mut features = vec!["idempotent_producers", "named_producers", "ordered_groups", "delayed_delivery"];
         if self.core.config.auto_create_topics != AutoCreateTopics::Refuse {
             features.push("auto_create_topics");
         }
@@ -51,6 +51,7 @@ impl admin_server::Admin for AdminService {
             cluster_id: self.core.broker_id.clone(),
             started_us: self.core.started_us,
             failures: self.core.topics.failures().iter().map(convert::failure_to_wire).collect(),
+            delayed_records: self.core.delays.pending(),
         }))
     }
 }

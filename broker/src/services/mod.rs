@@ -4,6 +4,7 @@ use tonic::Status;
 
 mod admin;
 mod convert;
+mod delayed;
 mod fetch;
 mod groups;
 mod log;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_proto::v1::{self, publish_request::Payload};
+use aqueduct_proto::v1::{self, publish_request::Payload, publish_result::Outcome as Stored};
 use aqueduct_storage::Batch;
 use bytes::Bytes;
 use futures_util::{
@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
+    delayed::{self, Schedule},
     publish_plan::{Part, plan},
 };
 use crate::{
@@ -40,8 +41,35 @@ const STREAM_REQUESTS_MAX: usize = 1024;
 /// Spreads records without a key over the partitions, request by request.
 static NEXT_KEYLESS: AtomicU32 = AtomicU32::new(0);
 
-async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
+/// What a request comes to: its batches, and when they are wanted.
+struct Plan {
+    parts: Vec<Part>,
+    schedule: Option<Schedule>,
+}
+
+async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Plan, PublishError> {
     topic.check_id(&request.topic_id)?;
+    let schedule = Schedule::of(&request, core.topics.clock().now_us())?;
+    let parts = parts_for(core, topic, request).await?;
+    for part in &parts {
+        check_producer(topic, part, schedule)?;
+    }
+    Ok(Plan { parts, schedule })
+}
+
+fn check_producer(topic: &Topic, part: &Part, schedule: Option<Schedule>) -> Result<(), PublishError> {
+    let Some(producer) = part.batch.header.producer else { return Ok(()) };
+    let reason = if schedule.is_some() {
+        "cannot be numbered: a retry of what is delivered later would not be recognised"
+    } else if topic.partition(part.partition)?.own_producer() == producer.id {
+        "is the broker's own in this partition"
+    } else {
+        return Ok(());
+    };
+    Err(PublishError::Invalid { field: "producer", reason: reason.to_owned() })
+}
+
+async fn parts_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
     let partitions = topic.meta().partitions;
     let keyless = NEXT_KEYLESS.fetch_add(1, Ordering::Relaxed) % partitions;
     let limits = core.config.limits;
@@ -68,13 +96,12 @@ pub(super) async fn publish(
     request: v1::PublishRequest,
 ) -> Result<v1::PublishResponse, Status> {
     let topic = core.find_or_create(&request.topic).await?;
-    let parts = plan_for(core, &topic, request).await?;
+    let Plan { parts, schedule } = plan_for(core, &topic, request).await?;
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
         let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
-        let appended = outcome(partition.append(batch, permit).await?).await?;
-        Ok::<_, PublishError>(convert::ack_to_wire(&topic.meta(), &partition, appended))
+        store(core, &topic, &partition, batch, permit, schedule).await.await
     };
     let appends = parts.into_iter().map(async |Part { partition: index, batch, record_indexes }| {
         (index, record_indexes, append(index, batch).await)
@@ -89,15 +116,42 @@ pub(super) async fn publish(
     }
 }
 
-fn result(
-    partition: u32,
-    record_indexes: Vec<u32>,
-    outcome: Result<v1::PublishAck, PublishError>,
-) -> v1::PublishResult {
-    let outcome = match outcome {
-        Ok(ack) => v1::publish_result::Outcome::Ack(ack),
-        Err(error) => v1::publish_result::Outcome::Error(status::to_message(&error.into())),
+/// Hands a batch to its partition's owner or to the store of what is delivered later, in the order of these calls. The
+/// inner future resolves once it is durable.
+async fn store(
+    core: &Arc<BrokerCore>,
+    topic: &Arc<Topic>,
+    partition: &Arc<Partition>,
+    batch: Batch,
+    permit: Permit,
+    schedule: Option<Schedule>,
+) -> BoxFuture<'static, Result<Stored, PublishError>> {
+    let Some(schedule) = schedule else {
+        let reply = partition.append(batch, permit).await;
+        let (topic, partition) = (Arc::clone(topic), Arc::clone(partition));
+        let stored = async move {
+            let appended = outcome(reply?).await?;
+            Ok(Stored::Ack(convert::ack_to_wire(&topic.meta(), &partition, appended)))
+        };
+        return stored.boxed();
     };
+    let (core, topic) = (Arc::clone(core), Arc::clone(topic));
+    let index = partition.index();
+    let mut put = async move {
+        let scheduled = delayed::put(&core, &topic, index, batch, schedule).await.map(Stored::Scheduled);
+        drop(permit);
+        scheduled
+    }
+    .boxed();
+    // Its place in the order is taken when it is first polled.
+    match (&mut put).now_or_never() {
+        Some(scheduled) => futures_util::future::ready(scheduled).boxed(),
+        None => put,
+    }
+}
+
+fn result(partition: u32, record_indexes: Vec<u32>, outcome: Result<Stored, PublishError>) -> v1::PublishResult {
+    let outcome = outcome.unwrap_or_else(|error| Stored::Error(status::to_message(&error.into())));
     v1::PublishResult { partition, record_indexes, outcome: Some(outcome) }
 }
 
@@ -223,7 +277,7 @@ impl Publisher {
     /// Takes a request in: on its way to the disk, answered with an error, or held.
     async fn take(&mut self, request: v1::PublishRequest) -> Option<v1::Hold> {
         let request_id = request.request_id;
-        let placed = match self.place(request).await {
+        let Placed { parts: placed, schedule } = match self.place(request).await {
             Ok(placed) => placed,
             Err(error) => {
                 let error = v1::outcome::Outcome::Error(status::to_message(&error.into()));
@@ -248,7 +302,8 @@ impl Publisher {
             parts.push((part, partition, permit));
         }
         let topic = self.topic.clone()?;
-        let append = append_parts(Arc::clone(&self.core), self.connection.clone(), topic, request_id, parts);
+        let admitted = Admitted { topic, request_id, schedule, parts };
+        let append = append_parts(Arc::clone(&self.core), self.connection.clone(), admitted);
         let Some(Held { reason, culprit }) = held else {
             let in_flight = append.await;
             self.in_flight.push(in_flight);
@@ -261,7 +316,7 @@ impl Publisher {
     }
 
     /// Finds the topic and the partitions.
-    async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Vec<(Part, Arc<Partition>)>, PublishError> {
+    async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Placed, PublishError> {
         if self.topic_name.is_empty() {
             self.topic_name.clone_from(&request.topic);
         } else if !request.topic.is_empty() && request.topic != self.topic_name {
@@ -281,39 +336,46 @@ impl Publisher {
             None => self.core.find_or_create(&self.topic_name).await?,
         };
         self.topic = Some(Arc::clone(&topic));
-        let parts = plan_for(&self.core, &topic, request).await?;
-        let place = |part: Part| Ok((topic.partition(part.partition)?, part));
-        let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
-        Ok(placed.into_iter().map(|(partition, part)| (part, partition)).collect())
+        let Plan { parts, schedule } = plan_for(&self.core, &topic, request).await?;
+        let place = |part: Part| {
+            let partition = topic.partition(part.partition)?;
+            Ok((part, partition))
+        };
+        let parts = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
+        Ok(Placed { parts, schedule })
     }
 }
 
-/// Admits what has no permit yet and hands everything to the owners, in order. The inner future is the answer.
-async fn append_parts(
-    core: Arc<BrokerCore>,
-    connection: Connection,
+/// A request whose topic and partitions are found.
+struct Placed {
+    parts: Vec<(Part, Arc<Partition>)>,
+    schedule: Option<Schedule>,
+}
+
+/// A request of which some parts have room.
+struct Admitted {
     topic: Arc<Topic>,
     request_id: u64,
+    schedule: Option<Schedule>,
     parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
-) -> Answer {
+}
+
+/// Admits what has no permit yet and hands everything on, in order. The inner future is the answer.
+async fn append_parts(core: Arc<BrokerCore>, connection: Connection, admitted: Admitted) -> Answer {
+    let Admitted { topic, request_id, schedule, parts } = admitted;
     let mut replies = Vec::with_capacity(parts.len());
     for (Part { batch, record_indexes, .. }, partition, permit) in parts {
         let permit = match permit {
             Some(permit) => permit,
             None => admission(&core, &connection, &partition).admit(charge(&batch)).await,
         };
-        let reply = partition.append(batch, permit).await;
-        replies.push((partition, record_indexes, reply));
+        let stored = store(&core, &topic, &partition, batch, permit, schedule).await;
+        replies.push((partition.index(), record_indexes, stored));
     }
     async move {
         let mut results = Vec::with_capacity(replies.len());
-        for (partition, record_indexes, reply) in replies {
-            let appended = match reply {
-                Ok(reply) => outcome(reply).await,
-                Err(error) => Err(error),
-            };
-            let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), &partition, appended));
-            results.push(result(partition.index(), record_indexes, ack));
+        for (partition, record_indexes, stored) in replies {
+            results.push(result(partition, record_indexes, stored.await));
         }
         v1::Outcome { request_id, outcome: Some(as_outcome(results)) }
     }
@@ -323,7 +385,7 @@ async fn append_parts(
 /// As with the unary call, a request that touched one partition succeeds or fails as a whole.
 fn as_outcome(mut results: Vec<v1::PublishResult>) -> v1::outcome::Outcome {
     match results.as_mut_slice() {
-        [v1::PublishResult { outcome: Some(v1::publish_result::Outcome::Error(error)), .. }] => {
+        [v1::PublishResult { outcome: Some(Stored::Error(error)), .. }] => {
             v1::outcome::Outcome::Error(std::mem::take(error))
         }
         _ => v1::outcome::Outcome::Response(v1::PublishResponse { results }),

@@ -32,9 +32,6 @@ pub(super) fn plan(
     keyless_partition: u32,
     limits: &Limits,
 ) -> Result<Vec<Part>, PublishError> {
-    if request.deliver_at_us.is_some() {
-        return Err(PublishError::Unsupported("delayed delivery (`deliver_at_us`)"));
-    }
     let producer = request.producer.map(convert::sequence_from_wire).transpose()?;
     let needs_partition = |what: &str| PublishError::Invalid {
         field: "partition",

@@ -89,7 +89,7 @@ impl Life {
         let response = timeout(PATIENCE, log.publish(request)).await.ok()?.ok()?.into_inner();
         response.results.into_iter().find_map(|result| match result.outcome {
             Some(Outcome::Ack(ack)) => Some(ack),
-            Some(Outcome::Error(_)) | None => None,
+            Some(Outcome::Error(_) | Outcome::Scheduled(_)) | None => None,
         })
     }
 

@@ -32,6 +32,8 @@ pub struct Info {
     pub started: Timestamp,
     /// Partitions that take no writes now.
     pub failures: Vec<FailedPartition>,
+    /// Events that wait for the time at which they are delivered, about.
+    pub delayed_records: u64,
 }
 
 /// The limits in force.
@@ -101,6 +103,7 @@ impl TryFrom<v1::InfoResponse> for Info {
             cluster_id: info.cluster_id,
             started: Timestamp::from_micros(info.started_us),
             failures: info.failures.into_iter().map(FailedPartition::from).collect(),
+            delayed_records: info.delayed_records,
         })
     }
 }

@@ -227,7 +227,8 @@ fn read_outcome(outcome: v1::Outcome) -> Result<BatchAck, BrokerError> {
     match response.results.into_iter().next().and_then(|result| result.outcome) {
         Some(publish_result::Outcome::Ack(ack)) => BatchAck::from_proto(&ack).ok_or_else(|| uncertain(malformed())),
         Some(publish_result::Outcome::Error(status)) => Err(BrokerError::from_proto(&status)),
-        None => Err(uncertain(malformed())),
+        // Nothing of it was to be delivered later.
+        Some(publish_result::Outcome::Scheduled(_)) | None => Err(uncertain(malformed())),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod consuming;
 mod dead_letters;
+mod delays;
 mod groups;
 mod producing;
 mod reading;
@@ -94,6 +95,14 @@ on_both_transports! {
         a_handler_that_extends_keeps_its_delivery,
         redriven_letters_go_back_to_their_group_alone,
         redriven_letters_wait_for_a_member_and_keep_their_order,
+    }
+    delays {
+        what_is_delivered_later_comes_in_order_of_its_time_and_as_it_was,
+        keys_and_partitions_hold_for_what_is_delivered_later,
+        what_is_already_due_comes_at_once,
+        absurd_times_and_unknown_topics_are_refused,
+        a_topic_made_again_gets_nothing_that_was_scheduled_before,
+        what_waits_is_counted,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

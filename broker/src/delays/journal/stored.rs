@@ -108,7 +108,7 @@ struct StoredSteps {
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredStep {
-    #[prost(oneof = "Stored", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Stored", tags = "1, 2, 3, 4, 5")]
     stored: Option<Stored>,
 }
 
@@ -123,6 +123,9 @@ enum Stored {
     Moved(u64),
     #[prost(message, tag = "4")]
     Lost(StoredLoss),
+    /// The id of an intent.
+    #[prost(uint64, tag = "5")]
+    Withdrawn(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -187,6 +190,7 @@ impl From<&Step> for StoredStep {
             Step::Opened => Stored::Opened(StoredOpened {}),
             Step::Intended(intent) => Stored::Intended(intent.into()),
             Step::Moved { intent } => Stored::Moved(*intent),
+            Step::Withdrawn { intent } => Stored::Withdrawn(*intent),
             Step::Lost { tier, offsets } => {
                 Stored::Lost(StoredLoss { tier: u32::from(*tier), offsets: Some(offsets.into()) })
             }
@@ -201,6 +205,7 @@ impl StoredStep {
             Stored::Opened(StoredOpened {}) => Step::Opened,
             Stored::Intended(intent) => Step::Intended(intent.into_intent()?),
             Stored::Moved(intent) => Step::Moved { intent },
+            Stored::Withdrawn(intent) => Step::Withdrawn { intent },
             Stored::Lost(StoredLoss { tier, offsets }) => {
                 Step::Lost { tier: u8::try_from(tier).ok()?, offsets: offsets?.into() }
             }
@@ -257,6 +262,7 @@ mod tests {
             Step::Intended(intent),
             Step::Intended(hop),
             Step::Moved { intent: 6 },
+            Step::Withdrawn { intent: 8 },
             Step::Lost { tier: 4, offsets: 5..8 },
         ]
     }

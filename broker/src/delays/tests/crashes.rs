@@ -92,11 +92,11 @@ async fn put(core: &Arc<BrokerCore>, clock: &Clock, ledger: &mut Ledger, rng: &m
         let partition = rng.u32(..PARTITIONS);
         // Past, at once, soon, later, or one of a few times that many share.
         let delay_us = match rng.u32(..6) {
-            0 => -rng.i64(..5_000_000),
+            0 => -rng.i64(0..5_000_000),
             1 => 0,
-            2 => rng.i64(..2_000_000),
-            3 => rng.i64(..40_000_000),
-            4 => rng.i64(..4_000_000_000),
+            2 => rng.i64(0..2_000_000),
+            3 => rng.i64(0..40_000_000),
+            4 => rng.i64(0..4_000_000_000),
             _ => (rng.i64(1..5) * 30_000_000) - clock.now_us().rem_euclid(30_000_000),
         };
         let (first, due_us) = (ledger.puts.len(), clock.now_us() + delay_us);
