@@ -159,7 +159,7 @@ pub(crate) async fn a_group_is_made_altered_listed_and_deleted(stage: Stage) {
 
 pub(crate) async fn modes_that_are_not_there_yet_are_refused_by_name(stage: Stage) {
     stage.topic("numbers", 1).await;
-    for mode in [GroupMode::Shared, GroupMode::Keyed] {
+    for mode in [GroupMode::Keyed] {
         let refused = Refusal::of(stage.client.consumer("numbers", "billing").mode(mode).build().await);
         let refused = refused.expect(Code::Unimplemented, "UNSUPPORTED");
         assert!(refused.message.contains(&mode.to_string()), "{}", refused.message);
