@@ -5,6 +5,7 @@
 //! may join it.
 
 mod feed;
+mod keys;
 mod lines;
 mod message;
 mod session;
