@@ -3,6 +3,7 @@
 //!
 //! `cargo build --release && cargo run --release -p aqueduct-benches -- all`
 
+mod groups;
 mod memory;
 mod partitions;
 mod report;
@@ -32,6 +33,9 @@ struct Args {
     /// Partitions without a load, for `partitions`.
     #[arg(long, default_value_t = 10_000)]
     idle_partitions: u32,
+    /// Records that wait for their group, for `groups`.
+    #[arg(long, default_value_t = 10_000_000)]
+    backlog: u64,
     /// How often loads on one partition and on many take turns, for `partitions`.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -51,6 +55,8 @@ enum What {
     Memory,
     /// A load spread over many partitions, and many that are idle.
     Partitions,
+    /// Members of a group with a long backlog.
+    Groups,
     /// All of them.
     All,
 }
@@ -59,7 +65,16 @@ enum What {
 async fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.smoke {
-        args = Args { seconds: 1, log_mib: 8, partitions: 8, idle_partitions: 16, rounds: 1, publishers: 4, ..args };
+        args = Args {
+            seconds: 1,
+            log_mib: 8,
+            partitions: 8,
+            idle_partitions: 16,
+            rounds: 1,
+            publishers: 4,
+            backlog: 10_000,
+            ..args
+        };
     }
     let load = Duration::from_secs(args.seconds);
     let wants = |what| args.what == what || args.what == What::All;
@@ -72,6 +87,9 @@ async fn main() -> anyhow::Result<()> {
     if wants(What::Partitions) {
         let plan = Plan { spread: args.partitions, idle: args.idle_partitions, rounds: args.rounds.max(1), load };
         partitions::measure(plan).await?;
+    }
+    if wants(What::Groups) {
+        groups::measure(args.backlog).await?;
     }
     Ok(())
 }

@@ -221,9 +221,6 @@ impl From<GroupError> for Status {
                 "POLICY_DISAGREES",
                 &[("group", group.clone()), ("field", (*field).to_owned())],
             ),
-            GroupError::Unsupported(mode) => {
-                StatusParts::new(Code::Unimplemented, "UNSUPPORTED", &[("what", format!("groups in mode {mode}"))])
-            }
             GroupError::Invalid { field, reason } => {
                 StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
             }

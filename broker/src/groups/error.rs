@@ -2,7 +2,6 @@
 
 use aqueduct_storage::Offset;
 
-use super::policy::Mode;
 use crate::{
     engine::ReadError,
     error::{NameError, TopicError},
@@ -37,9 +36,6 @@ pub(crate) enum GroupError {
         /// The member's.
         wanted: String,
     },
-    /// A mode that this broker does not have.
-    #[error("groups in mode {0} are not supported by this broker; use mode ordered or shared")]
-    Unsupported(Mode),
     /// A field of the request is missing or wrong.
     #[error("{field}: {reason}")]
     Invalid {

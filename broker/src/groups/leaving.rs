@@ -86,6 +86,17 @@ impl Carrier {
         Ok(departed)
     }
 
+    /// Lets the space of retries below `settled` go.
+    pub(super) async fn let_go(&self, settled: Offset) {
+        let Ok(log) = self.sources.log(REDRIVEN) else { return };
+        if settled > log.watch().borrow().log_start
+            && let Err(error) = log.trim(settled).await
+        {
+            // It takes room until the next time.
+            tracing::warn!(%error, topic = self.sources.topic.meta().name, group = self.sources.group, "retries not let go");
+        }
+    }
+
     async fn collect(&self, partition: u32, exits: Vec<Exit>, policy: RetryPolicy) -> Result<Collected, GroupError> {
         let mut collected = Collected::default();
         let mut rest = VecDeque::from(exits);

@@ -137,7 +137,7 @@ impl PolicyOpinion {
     /// The policy of a group that is made with this opinion.
     ///
     /// # Errors
-    /// [`GroupError::Unsupported`], [`GroupError::Invalid`].
+    /// [`GroupError::Invalid`].
     pub(crate) fn into_policy(self) -> Result<Policy, GroupError> {
         self.over(&Policy::default())
     }
@@ -145,7 +145,7 @@ impl PolicyOpinion {
     /// `policy`, changed to what is said here.
     ///
     /// # Errors
-    /// [`GroupError::Unsupported`], [`GroupError::Invalid`].
+    /// [`GroupError::Invalid`].
     pub(crate) fn over(self, policy: &Policy) -> Result<Policy, GroupError> {
         let policy = Policy {
             mode: self.mode.unwrap_or(policy.mode),
@@ -157,12 +157,11 @@ impl PolicyOpinion {
         match policy.mode {
             Mode::Ordered => {}
             // A record that failed would hold others up.
-            Mode::Shared if policy.retry.on_exhausted == OnExhausted::Halt => {
+            Mode::Shared | Mode::Keyed if policy.retry.on_exhausted == OnExhausted::Halt => {
                 let reason = "halt needs mode ordered; where records are settled each by itself, they can only park";
                 return Err(GroupError::Invalid { field: "retry.on_exhausted", reason: reason.to_owned() });
             }
-            Mode::Shared => {}
-            mode @ Mode::Keyed => return Err(GroupError::Unsupported(mode)),
+            Mode::Shared | Mode::Keyed => {}
         }
         if !(ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&policy.ack_timeout) {
             return Err(GroupError::Invalid {
@@ -237,16 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_to_come_is_refused_by_name() {
-        let opinion = PolicyOpinion { mode: Some(Mode::Keyed), ..PolicyOpinion::default() };
-        assert_eq!(opinion.into_policy(), Err(GroupError::Unsupported(Mode::Keyed)));
-    }
-
-    #[test]
     fn where_records_are_settled_each_by_itself_nothing_can_be_halted() {
-        let retry = RetryOpinion { on_exhausted: Some(OnExhausted::Halt), ..RetryOpinion::default() };
-        let opinion = PolicyOpinion { mode: Some(Mode::Shared), retry, ..PolicyOpinion::default() };
-        assert!(matches!(opinion.into_policy(), Err(GroupError::Invalid { field: "retry.on_exhausted", .. })));
+        for mode in [Mode::Shared, Mode::Keyed] {
+            let retry = RetryOpinion { on_exhausted: Some(OnExhausted::Halt), ..RetryOpinion::default() };
+            let opinion = PolicyOpinion { mode: Some(mode), retry, ..PolicyOpinion::default() };
+            assert!(matches!(opinion.into_policy(), Err(GroupError::Invalid { field: "retry.on_exhausted", .. })));
+        }
     }
 
     #[test]

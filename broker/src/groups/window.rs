@@ -1,9 +1,11 @@
 //! One partition, while somebody delivers it: what to deliver next, what is open, and what has been settled.
 //!
-//! Pure: it is told the time and what was read. There are two kinds. [In order](ordered), what comes back takes along
-//! whatever follows it; [free](free), every record is settled by itself.
+//! Pure: it is told the time and what was read. There are three kinds. [In order](ordered), what comes back takes along
+//! whatever follows it; [free](free), every record is settled by itself; [keyed](keyed), only what follows of its key waits.
 
+mod chains;
 mod free;
+mod keyed;
 mod loans;
 mod ordered;
 
@@ -12,8 +14,8 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-pub(crate) use self::loans::Loan;
-use self::{free::FreeWindow, ordered::OrderedWindow};
+pub(crate) use self::{chains::ChainId, loans::Loan};
+use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow};
 use super::{
     assignment::MemberId,
     policy::{Mode, Policy},
@@ -25,6 +27,10 @@ use super::{
 /// be open or acked above the committed offset, here and in the journal.
 pub(crate) const OPEN_RECORDS_MAX: u64 = 128 * 1024;
 
+/// A new batch is sent to about so many members at most, however little room they have: it goes whole, whatever is taken of
+/// it.
+const PORTIONS_MAX: u32 = 16;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Window(Kind);
@@ -33,6 +39,7 @@ pub(crate) struct Window(Kind);
 enum Kind {
     Ordered(OrderedWindow),
     Free(FreeWindow),
+    Keyed(KeyedWindow),
 }
 
 /// A part of a batch that is delivered at once.
@@ -122,7 +129,8 @@ impl Window {
     pub(crate) fn new(progress: Progress, policy: &Policy) -> Self {
         Self(match policy.mode {
             Mode::Ordered => Kind::Ordered(OrderedWindow::new(progress, policy.retry)),
-            Mode::Shared | Mode::Keyed => Kind::Free(FreeWindow::new(progress)),
+            Mode::Shared => Kind::Free(FreeWindow::new(progress)),
+            Mode::Keyed => Kind::Keyed(KeyedWindow::new(progress, policy.retry)),
         })
     }
 
@@ -131,6 +139,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.progress(),
             Kind::Free(window) => window.progress(),
+            Kind::Keyed(window) => window.progress(),
         }
     }
 
@@ -139,6 +148,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.cursor(),
             Kind::Free(window) => window.next_read(),
+            Kind::Keyed(window) => window.next_read(),
         }
     }
 
@@ -147,6 +157,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.is_settled(),
             Kind::Free(window) => window.is_settled(),
+            Kind::Keyed(window) => window.is_settled(),
         }
     }
 
@@ -154,7 +165,7 @@ impl Window {
     pub(crate) fn halted(&self) -> Option<(Offset, Failure)> {
         match &self.0 {
             Kind::Ordered(window) => window.halted(),
-            Kind::Free(_) => None,
+            Kind::Free(_) | Kind::Keyed(_) => None,
         }
     }
 
@@ -163,6 +174,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.open_records(),
             Kind::Free(window) => window.open_records(seat),
+            Kind::Keyed(window) => window.open_records(seat),
         }
     }
 
@@ -171,6 +183,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.has_room(),
             Kind::Free(window) => window.has_room(),
+            Kind::Keyed(window) => window.has_room(),
         }
     }
 
@@ -178,16 +191,24 @@ impl Window {
     pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
         match &self.0 {
             Kind::Ordered(window) => window.held_until(now),
-            Kind::Free(_) => None,
+            Kind::Free(_) | Kind::Keyed(_) => None,
         }
     }
 
     /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due. Where
-    /// records are settled each by itself, not many more than `records_max`.
-    pub(crate) fn deliver(&mut self, header: &BatchHeader, loan: Loan, records_max: u64) -> Vec<Portion> {
+    /// records are settled each by itself, not many more than `records_max`; `keys` are those of the batch's records, in order,
+    /// where they matter.
+    pub(crate) fn deliver(
+        &mut self,
+        header: &BatchHeader,
+        keys: &[ChainId],
+        loan: Loan,
+        records_max: u64,
+    ) -> Vec<Portion> {
         match &mut self.0 {
             Kind::Ordered(window) => window.deliver(header, loan.until),
             Kind::Free(window) => window.deliver(header, loan, records_max).into_iter().collect(),
+            Kind::Keyed(window) => window.deliver(header, keys, loan, records_max),
         }
     }
 
@@ -199,6 +220,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.ack(ranges)?),
             Kind::Free(window) => window.ack(seat, ranges),
+            Kind::Keyed(window) => window.ack(seat, ranges),
         }
     }
 
@@ -216,6 +238,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.nack(ranges, fault, pause)?),
             Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Retry(pause)),
+            Kind::Keyed(window) => window.let_go(seat, ranges, fault, Way::Retry(pause)),
         }
     }
 
@@ -227,6 +250,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.park(ranges, fault)?),
             Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Park),
+            Kind::Keyed(window) => window.let_go(seat, ranges, fault, Way::Park),
         }
     }
 
@@ -238,6 +262,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.extend(ranges, loan.until)?),
             Kind::Free(window) => window.extend(ranges, loan),
+            Kind::Keyed(window) => window.extend(ranges, loan),
         }
     }
 
@@ -249,6 +274,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.release(ranges)?),
             Kind::Free(window) => window.release(seat, ranges),
+            Kind::Keyed(window) => window.release(seat, ranges),
         }
     }
 
@@ -257,6 +283,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => window.abandon(fault),
             Kind::Free(window) => window.abandon(seat, fault),
+            Kind::Keyed(window) => window.abandon(seat, fault),
         }
     }
 
@@ -266,6 +293,7 @@ impl Window {
             // The partition moves on as a whole.
             Kind::Ordered(_) => {}
             Kind::Free(window) => window.vacate(seat),
+            Kind::Keyed(window) => window.vacate(seat),
         }
     }
 
@@ -277,6 +305,7 @@ impl Window {
                 parking.map(|Parking { range, failure }| Exit { range, failure, way: Way::Park }).into_iter().collect()
             }
             Kind::Free(window) => window.next_exits(records_max),
+            Kind::Keyed(window) => window.next_exits(records_max),
         }
     }
 
@@ -285,6 +314,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => window.parked(range),
             Kind::Free(window) => window.left(range),
+            Kind::Keyed(window) => window.left(range),
         }
     }
 
@@ -293,6 +323,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.is_parking(range),
             Kind::Free(window) => window.is_leaving(range),
+            Kind::Keyed(window) => window.is_leaving(range),
         }
     }
 
@@ -305,6 +336,7 @@ impl Window {
                 Expired::Some => vec![owner],
             },
             Kind::Free(window) => window.expire(fault),
+            Kind::Keyed(window) => window.expire(fault),
         }
     }
 
@@ -313,6 +345,7 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.next_deadline(),
             Kind::Free(window) => window.next_deadline(),
+            Kind::Keyed(window) => window.next_deadline(),
         }
     }
 
@@ -321,6 +354,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => window.skip_to(next),
             Kind::Free(window) => window.skip_to(next),
+            Kind::Keyed(window) => window.skip_to(next),
         }
     }
 }

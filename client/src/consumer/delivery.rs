@@ -83,12 +83,12 @@ impl Delivery {
     /// The record could not be handled: it is delivered again after the group's backoff, or parked once it has failed as
     /// often as the group allows.
     pub fn nack(mut self, error: impl fmt::Display) {
-        self.settle(Verdict::Nack { delay_ms: None, error: cut(error) });
+        self.refuse(None, cut(error));
     }
 
     /// The record could not be handled: it is delivered again, but not before `delay` has passed.
     pub fn nack_after(mut self, delay: Duration, error: impl fmt::Display) {
-        self.settle(Verdict::Nack { delay_ms: Some(millis(delay)), error: cut(error) });
+        self.refuse(Some(millis(delay)), cut(error));
     }
 
     /// The record will never be handled: it moves to the group's dead letters now, and nothing waits for it.
@@ -113,6 +113,11 @@ impl Delivery {
         }
     }
 
+    fn refuse(&mut self, delay_ms: Option<u32>, error: String) {
+        let key = self.event.record.key.clone();
+        self.settle(Verdict::Nack { delay_ms, error, key });
+    }
+
     fn settle(&mut self, verdict: Verdict) {
         if let Some(shared) = self.shared.take() {
             shared.settle(self.session, self.claim, self.position, verdict);
@@ -122,7 +127,7 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.settle(Verdict::Nack { delay_ms: None, error: "dropped without an answer".into() });
+        self.refuse(None, "dropped without an answer".into());
     }
 }
 

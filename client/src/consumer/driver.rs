@@ -226,6 +226,7 @@ impl Driver {
                 ranges: delivery.ranges,
                 next,
                 credit,
+                failed: Vec::new(),
             })),
             Err(error) => Unpacked::Damaged { error: error.into(), credit },
         }
@@ -248,9 +249,10 @@ fn wakes_requests(state: &mut State) -> Option<std::task::Waker> {
 }
 
 /// A delivery of a partition that has gone in the meantime, or of a consumer that leaves, goes straight back.
-fn receive_delivery(shared: &Shared, state: &mut State, delivered: Delivered) {
+fn receive_delivery(shared: &Shared, state: &mut State, mut delivered: Delivered) {
     let claim = delivered.claim;
     let current = state.assignment.get(&claim.partition) == Some(&claim.generation);
+    delivered.failed = state.failed_keys(claim.partition);
     if current && state.rewinding.contains_key(&claim.partition) {
         // Sent before the broker had heard that an earlier record was given back: it comes again.
         state.settlements.give_back(delivered.credit);
@@ -266,6 +268,7 @@ fn reassign(shared: &Shared, state: &mut State, assignment: v1::Assignment) {
     for partition in &assignment.revoked {
         state.assignment.remove(partition);
         state.rewinding.remove(partition);
+        state.failed_keys.remove(partition);
     }
     for assigned in &assignment.assigned {
         state.rewinding.remove(&assigned.partition);

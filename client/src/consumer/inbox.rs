@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use aqueduct_proto::v1;
+use bytes::Bytes;
 
 use super::settlements::Claim;
 use crate::{
@@ -45,6 +46,16 @@ pub(super) struct Delivered {
     pub(super) next: Offset,
     /// What comes back when it is used up.
     pub(super) credit: v1::Credit,
+    /// Records that have failed, whose followers of the same key come again behind them.
+    pub(super) failed: Vec<FailedKey>,
+}
+
+/// A record that was given back, where records of one key are kept in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FailedKey {
+    pub(super) key: Bytes,
+    /// In the log that it was delivered from.
+    pub(super) offset: Offset,
 }
 
 /// One event on its way out.
@@ -67,6 +78,11 @@ impl Delivered {
                 Err(error) => return Some(Err(error)),
             };
             self.next = event.offset + 1;
+            let follows =
+                |failed: &FailedKey| event.offset > failed.offset && event.record.key.as_ref() == Some(&failed.key);
+            if self.failed.iter().any(follows) {
+                continue;
+            }
             if self.ranges.iter().any(|range| (range.from..range.to).contains(&event.offset)) {
                 return Some(Ok(self.hand_out(event)));
             }
@@ -145,6 +161,16 @@ impl Inbox {
         }
     }
 
+    /// What follows of a key in deliveries of `claim` is not handed out: it comes again.
+    pub(super) fn fail_key(&mut self, claim: Claim, failed: &FailedKey) {
+        for entry in &mut self.entries {
+            match entry {
+                Entry::Batch(delivered) if delivered.claim == claim => delivered.failed.push(failed.clone()),
+                Entry::Batch(_) | Entry::Note(_) => {}
+            }
+        }
+    }
+
     /// Takes out what `gone` says; gives what nobody has seen, and its credit.
     pub(super) fn remove(&mut self, gone: impl Fn(Claim) -> bool) -> Vec<Removed> {
         let mut removed = Vec::new();
@@ -188,6 +214,7 @@ mod tests {
             ranges: ranges.iter().map(|(from, to)| v1::OffsetRange { from: *from, to: *to }).collect(),
             next: 10,
             credit: CREDIT,
+            failed: Vec::new(),
         }
     }
 
@@ -207,6 +234,21 @@ mod tests {
         assert_eq!((offsets, credit), (vec![10, 11, 14], CREDIT));
         assert!(inbox.take(&mut credit).is_none());
         assert_eq!(credit, CREDIT);
+    }
+
+    #[test]
+    fn what_follows_a_failed_record_of_its_key_is_not_handed_out() {
+        let records: Vec<_> = ["a", "b", "a", "b", "a"].map(|key| Record::new("x").key(key)).into();
+        let batch = v1::Batch { base_offset: 10, ..encode_batch(&records, Codec::None).expect("encodes") };
+        let events = decode_batch(&"orders".into(), 0, batch).expect("decodes").into_iter();
+        let mut inbox = Inbox::default();
+        inbox.deliver(Delivered { events, ..delivered(0, &[(10, 15)]) });
+        let claim = Claim { partition: 0, generation: 1 };
+        inbox.fail_key(claim, &FailedKey { key: "a".into(), offset: 11 });
+        inbox.fail_key(Claim { generation: 2, ..claim }, &FailedKey { key: "b".into(), offset: 0 });
+        let mut credit = v1::Credit::default();
+        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        assert_eq!((left, credit), (vec![10, 11, 13], CREDIT));
     }
 
     #[test]

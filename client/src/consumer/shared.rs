@@ -1,7 +1,7 @@
 //! What a consumer, its deliveries, its request stream and its driver share.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,11 +10,12 @@ use std::{
 };
 
 use aqueduct_proto::v1;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    inbox::{Inbox, Note},
+    inbox::{FailedKey, Inbox, Note},
     settlements::{Claim, Refusal, Settlements},
 };
 use crate::{admin::GroupPolicy, error::AckError, types::Offset};
@@ -40,6 +41,8 @@ pub(super) struct State {
     /// Partitions with records that were given back, and how many messages say so: the broker goes back and answers each
     /// with `Rewound`. What comes of the partition before the last answer is out of order.
     pub(super) rewinding: BTreeMap<u32, usize>,
+    /// The same where only records of the same key come again: what each of those messages gives back.
+    pub(super) failed_keys: BTreeMap<u32, VecDeque<Vec<FailedKey>>>,
     pub(super) member: Option<v1::Joined>,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
@@ -95,6 +98,8 @@ pub(super) enum Verdict {
     Nack {
         delay_ms: Option<u32>,
         error: String,
+        /// The record's.
+        key: Option<Bytes>,
     },
     Park {
         reason: String,
@@ -111,6 +116,7 @@ impl Shared {
             inbox: Inbox::default(),
             assignment: BTreeMap::new(),
             rewinding: BTreeMap::new(),
+            failed_keys: BTreeMap::new(),
             member: None,
             open: 0,
             unsettled: 0,
@@ -141,9 +147,13 @@ impl Shared {
         state.open = state.open.saturating_sub(1);
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
-            Verdict::Nack { delay_ms, error } => {
+            Verdict::Nack { delay_ms, error, key } => {
                 let messages = state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
-                state.rewind(claim, messages);
+                match state.mode() {
+                    v1::GroupMode::Keyed => state.fail_key(claim, key.map(|key| FailedKey { key, offset }), messages),
+                    v1::GroupMode::Shared => {}
+                    v1::GroupMode::Ordered | v1::GroupMode::Unspecified => state.rewind(claim, messages),
+                }
             }
             Verdict::Park { reason, done } => {
                 state.settlements.refuse(claim, offset, Refusal::Park, reason);
@@ -207,6 +217,7 @@ impl Shared {
             state.member = None;
             state.inbox.remove(|_| true);
             state.rewinding.clear();
+            state.failed_keys.clear();
             let revoked: Vec<u32> = std::mem::take(&mut state.assignment).into_keys().collect();
             if !revoked.is_empty() {
                 state.inbox.note(Note::Assignment { assigned: Vec::new(), revoked: revoked.clone() });
@@ -268,7 +279,7 @@ impl Shared {
 impl State {
     /// Forgets what has arrived of the partition: it comes again, in order, once the broker has answered.
     fn rewind(&mut self, claim: Claim, messages: usize) {
-        if !self.is_ordered() || self.assignment.get(&claim.partition) != Some(&claim.generation) {
+        if self.assignment.get(&claim.partition) != Some(&claim.generation) {
             return;
         }
         *self.rewinding.entry(claim.partition).or_default() += messages;
@@ -277,14 +288,38 @@ impl State {
         }
     }
 
-    /// Whether a record that is given back takes along what follows it.
-    fn is_ordered(&self) -> bool {
+    /// What follows of the key comes again once the broker has answered the message that gives the record back.
+    fn fail_key(&mut self, claim: Claim, failed: Option<FailedKey>, messages: usize) {
+        if self.assignment.get(&claim.partition) != Some(&claim.generation) {
+            return;
+        }
+        let pending = self.failed_keys.entry(claim.partition).or_default();
+        pending.extend((0..messages).map(|_| Vec::new()));
+        if let (Some(message), Some(failed)) = (pending.back_mut(), failed) {
+            self.inbox.fail_key(claim, &failed);
+            message.push(failed);
+        }
+    }
+
+    /// What was given back of a partition and is not answered yet.
+    pub(super) fn failed_keys(&self, partition: u32) -> Vec<FailedKey> {
+        self.failed_keys.get(&partition).into_iter().flatten().flatten().cloned().collect()
+    }
+
+    /// What a record that is given back takes along.
+    fn mode(&self) -> v1::GroupMode {
         let policy = self.member.as_ref().and_then(|joined| joined.policy.as_ref());
-        policy.is_none_or(|policy| policy.mode() == v1::GroupMode::Ordered)
+        policy.map_or(v1::GroupMode::Ordered, |policy| policy.mode())
     }
 
     /// The broker has answered one message that gave records back.
     pub(super) fn rewound(&mut self, claim: Claim) {
+        if let Some(pending) = self.failed_keys.get_mut(&claim.partition) {
+            pending.pop_front();
+            if pending.is_empty() {
+                self.failed_keys.remove(&claim.partition);
+            }
+        }
         if self.assignment.get(&claim.partition) == Some(&claim.generation)
             && let Entry::Occupied(mut pending) = self.rewinding.entry(claim.partition)
         {

@@ -156,12 +156,3 @@ pub(crate) async fn a_group_is_made_altered_listed_and_deleted(stage: Stage) {
     assert_eq!(stage.client.groups().list().await.expect("a list").len(), 0);
     Refusal::of(group.describe().await).expect(Code::NotFound, "GROUP_NOT_FOUND");
 }
-
-pub(crate) async fn modes_that_are_not_there_yet_are_refused_by_name(stage: Stage) {
-    stage.topic("numbers", 1).await;
-    for mode in [GroupMode::Shared, GroupMode::Keyed] {
-        let refused = Refusal::of(stage.client.consumer("numbers", "billing").mode(mode).build().await);
-        let refused = refused.expect(Code::Unimplemented, "UNSUPPORTED");
-        assert!(refused.message.contains(&mode.to_string()), "{}", refused.message);
-    }
-}

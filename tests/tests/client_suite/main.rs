@@ -4,6 +4,7 @@ mod consuming;
 mod dead_letters;
 mod delays;
 mod groups;
+mod keyed;
 mod producing;
 mod reading;
 mod shared;
@@ -34,6 +35,10 @@ macro_rules! on_both_transports {
 }
 
 on_both_transports! {
+    keyed {
+        keys_are_spread_over_members_and_stay_in_order_whatever_fails,
+        a_poison_record_holds_its_own_key_and_no_other,
+    }
     shared {
         records_are_spread_over_members_and_settled_each_by_itself,
         a_slow_member_does_not_hold_the_others,
@@ -113,6 +118,5 @@ on_both_transports! {
         a_member_that_disagrees_with_the_policy_is_refused,
         a_group_can_begin_at_the_end,
         a_group_is_made_altered_listed_and_deleted,
-        modes_that_are_not_there_yet_are_refused_by_name,
     }
 }

@@ -31,6 +31,22 @@ async fn is_through(client: &Client) {
     eventually("the group is through", lag).await;
 }
 
+/// Acks what comes until nothing is left for anybody; returns its offsets.
+async fn ack_until_through(client: &Client, member: &mut Consumer) -> Vec<u64> {
+    let mut seen = Vec::new();
+    let mut is_through = std::pin::pin!(is_through(client));
+    loop {
+        tokio::select! {
+            delivery = member.next() => {
+                let delivery = delivery.expect("it goes on").expect("a delivery");
+                seen.push(delivery.offset);
+                delivery.ack();
+            }
+            () = &mut is_through => return seen,
+        }
+    }
+}
+
 async fn first_letter(client: &Client) -> DeadLetter {
     let name = dead_letter_topic("numbers", "billing");
     within("the dead letter", async {
@@ -66,21 +82,9 @@ pub(crate) async fn records_are_spread_over_members_and_settled_each_by_itself(s
         *seen.entry(delivery.offset).or_default() += 1;
         delivery.ack();
     }
-    let handle = async |member: &mut Consumer| {
-        let mut seen = Vec::new();
-        // Nobody knows beforehand who gets the last one.
-        while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_secs(2), member.next()).await {
-            let delivery = delivery.expect("a delivery");
-            seen.push(delivery.offset);
-            delivery.ack();
-        }
-        seen
-    };
-    for offsets in join_all(members.iter_mut().map(handle)).await {
-        offsets.into_iter().for_each(|offset| *seen.entry(offset).or_default() += 1);
-    }
+    let rest = join_all(members.iter_mut().map(|member| ack_until_through(&stage.client, member))).await;
+    rest.into_iter().flatten().for_each(|offset| *seen.entry(offset).or_default() += 1);
     assert_eq!(seen, (0..400).map(|offset| (offset, 1)).collect());
-    is_through(&stage.client).await;
 }
 
 pub(crate) async fn a_slow_member_does_not_hold_the_others(stage: Stage) {
@@ -99,13 +103,7 @@ pub(crate) async fn a_slow_member_does_not_hold_the_others(stage: Stage) {
     let lag = stage.client.group("billing").lag("numbers").await.expect("a report");
     assert_eq!(lag[0].committed_offset, held.offset, "what is open holds the committed offset, and nothing else");
     held.ack();
-    let rest = async |member: &mut Consumer| {
-        while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_secs(2), member.next()).await {
-            delivery.expect("a delivery").ack();
-        }
-    };
-    tokio::join!(rest(&mut slow), rest(&mut quick));
-    is_through(&stage.client).await;
+    tokio::join!(ack_until_through(&stage.client, &mut slow), ack_until_through(&stage.client, &mut quick));
 }
 
 pub(crate) async fn a_record_that_fails_every_time_is_parked_and_nothing_waits_for_it(stage: Stage) {
@@ -218,4 +216,28 @@ async fn a_record_that_is_put_off_lets_the_group_go_on_and_comes_back_when_it_is
     let delivery = next(&mut member).await;
     assert_eq!((delivery.offset, delivery.attempt(), delivery.redriven()), (1, 2, None));
     delivery.ack_durable().await.expect("durable");
+}
+
+#[tokio::test]
+async fn records_in_retry_and_their_attempts_survive_a_restart() {
+    let (broker, client) = embedded().await;
+    let mut member = billing(&client).build().await.expect("a member");
+    put_off(&mut member).await;
+    is_through(&client).await;
+    drop((member, client));
+    let broker = broker.restart().await.expect("it starts again");
+    let client = broker.client();
+    let mut member = billing(&client).build().await.expect("a member");
+    for attempt in 2..=4 {
+        broker.advance(Duration::from_secs(3700));
+        let delivery = next(&mut member).await;
+        assert_eq!((delivery.offset, delivery.attempt()), (1, attempt));
+        delivery.nack_after(Duration::from_secs(3600), "not yet");
+        is_through(&client).await;
+    }
+    broker.advance(Duration::from_secs(3700));
+    let last = next(&mut member).await;
+    assert_eq!((last.offset, last.attempt()), (1, 5));
+    last.nack("never");
+    assert_eq!(first_letter(&client).await.death.attempts, 5);
 }

@@ -7,6 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    keys::{self, KeyedBatch},
     lines::Lines,
     message::Loss,
     session::{Session, Turn},
@@ -51,7 +52,9 @@ pub(super) enum Happened {
 pub(super) struct Read {
     turn: Turn,
     allowance: Allowance,
-    outcome: Result<Vec<Batch>, ReadError>,
+    outcome: Result<Vec<KeyedBatch>, ReadError>,
+    /// As it takes memory.
+    bytes: usize,
     high_watermark: Offset,
 }
 
@@ -101,13 +104,23 @@ impl Feeds {
             match feed.log.read_now(turn.cursor, allowance.bytes()) {
                 Some(Ok(batches)) if batches.is_empty() => self.wakes.extend(feed.wake(turn.partition)),
                 Some(outcome) => {
-                    self.hand_over(Read { turn, allowance, outcome, high_watermark }, session, lines);
+                    let read = Plain { turn, allowance, outcome, high_watermark }.measured(&feed.partition);
+                    match read.keyed_at_once(session) {
+                        Ok(read) => self.hand_over(read, session, lines),
+                        Err(read) => self.reading = Some(read.keyed().boxed()),
+                    }
                 }
                 None if turn.cursor == high_watermark => self.wakes.extend(feed.wake(turn.partition)),
                 None => {
                     let read = feed.log.read(turn.cursor, allowance.bytes());
-                    self.reading =
-                        Some(read.map(move |outcome| Read { turn, allowance, outcome, high_watermark }).boxed());
+                    let partition = Arc::clone(&feed.partition);
+                    let keeps_keys = session.keeps_keys();
+                    let read = async move {
+                        let outcome = read.await;
+                        let read = Plain { turn, allowance, outcome, high_watermark }.measured(&partition);
+                        if keeps_keys { read.keyed().await } else { read.without_keys() }
+                    };
+                    self.reading = Some(read.boxed());
                 }
             }
         }
@@ -132,11 +145,10 @@ impl Feeds {
 
     /// Hands what was read to `session`.
     pub(super) fn hand_over(&mut self, read: Read, session: &mut Session, lines: &Lines) {
-        let Read { turn, allowance, outcome, high_watermark } = read;
-        if let Ok(batches) = &outcome {
+        let Read { turn, allowance, outcome, bytes, high_watermark } = read;
+        if outcome.is_ok() {
             // They go with whatever is sent next, so that they come back a little early, but never while nothing is taken.
-            let bytes = self.feeds.get(&turn.partition).map(|feed| feed.partition.bytes_of(batches));
-            lines.send(turn.seat, allowance, bytes.unwrap_or_default());
+            lines.send(turn.seat, allowance, bytes);
         }
         match outcome {
             Ok(batches) => session.deliver(turn, batches, high_watermark, self.clock.now()),
@@ -163,6 +175,57 @@ impl Feeds {
                 session.fail(turn.partition, turn.generation, error);
             }
         }
+    }
+}
+
+/// A read of which nobody knows the keys yet.
+struct Plain {
+    turn: Turn,
+    allowance: Allowance,
+    outcome: Result<Vec<Batch>, ReadError>,
+    high_watermark: Offset,
+}
+
+/// As [`Plain`], and how much it is.
+struct Measured {
+    read: Plain,
+    bytes: usize,
+}
+
+impl Plain {
+    fn measured(self, partition: &Partition) -> Measured {
+        let bytes = self.outcome.as_ref().map_or(0, |batches| partition.bytes_of(batches));
+        Measured { read: self, bytes }
+    }
+}
+
+impl Measured {
+    /// With keys, if `session` needs them and they are found quickly.
+    fn keyed_at_once(self, session: &Session) -> Result<Read, Self> {
+        if !session.keeps_keys() {
+            return Ok(self.without_keys());
+        }
+        let is_quick = self.read.outcome.as_ref().is_ok_and(|batches| keys::is_quick(batches));
+        if is_quick { Ok(self.into_read(keys::with_keys)) } else { Err(self) }
+    }
+
+    async fn keyed(self) -> Read {
+        let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
+        let outcome = match outcome {
+            Ok(batches) if keys::is_quick(&batches) => Ok(keys::with_keys(batches)),
+            Ok(batches) => Ok(keys::with_keys_unpacked(batches).await),
+            Err(error) => Err(error),
+        };
+        Read { turn, allowance, outcome, bytes, high_watermark }
+    }
+
+    fn without_keys(self) -> Read {
+        self.into_read(|batches| batches.into_iter().map(KeyedBatch::from).collect())
+    }
+
+    fn into_read(self, keys: impl FnOnce(Vec<Batch>) -> Vec<KeyedBatch>) -> Read {
+        let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
+        Read { turn, allowance, outcome: outcome.map(keys), bytes, high_watermark }
     }
 }
 

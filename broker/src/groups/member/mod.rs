@@ -5,12 +5,15 @@
 //! may join it.
 
 mod feed;
+mod keys;
 mod lines;
 mod message;
 mod session;
+mod tidying;
 
 use std::{future::pending, sync::Arc, time::Duration};
 
+use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
@@ -23,6 +26,7 @@ use self::{
     feed::{Feeds, Happened},
     lines::{Heard, Line, Lines, Requests},
     session::{End, SeatTerms, Session, WallClock},
+    tidying::Tidying,
 };
 use super::{
     Handle,
@@ -31,6 +35,7 @@ use super::{
     error::GroupError,
     leaving::Carrier,
     sources::Sources,
+    state::REDRIVEN,
 };
 use crate::{clock::Clock, outgoing::Outgoing};
 
@@ -92,7 +97,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
     let mut feeds = Feeds::new(sources.clone(), clock.clone());
-    let (mut settling, mut moving) = (None, None);
+    let (mut settling, mut moving, mut tidying) = (None, None, Tidying::new(clock.now()));
     let mut entry = Entry::Open;
     target.mark_changed();
     loop {
@@ -136,7 +141,10 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 }
             },
             outcome = Settling::ended(&mut settling) => {
-                if let Some(Settling { advanced, .. }) = settling.take() {
+                if let Some(Settling { advanced, retries, .. }) = settling.take() {
+                    if let (Some(committed), Ok(_)) = (retries, &outcome) {
+                        tidying.settled(committed, &carrier, clock.now());
+                    }
                     session.settled(&advanced, outcome, clock.now());
                     feeds.retain(&session);
                 }
@@ -146,6 +154,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                     session.left(at, outcome, clock.now());
                 }
             }
+            () = tidying.ended() => {}
             (seat, heard) = lines.next(&session) => match heard {
                 Heard::Request(request) => session.request(seat, request, clock.now()),
                 Heard::End(error) => session.end_seat(seat, error),
@@ -196,6 +205,8 @@ fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &
 /// A settlement on its way.
 struct Settling {
     advanced: Vec<PartitionGeneration>,
+    /// How far the group has got with its retries, if it has moved there.
+    retries: Option<Offset>,
     answer: BoxFuture<'static, Result<Vec<u32>, GroupError>>,
 }
 
@@ -203,8 +214,10 @@ impl Settling {
     fn begin(session: &mut Session, handle: &Handle, now: Instant) -> Option<Self> {
         let settlement = session.next_settlement(now)?;
         let advanced = settlement.advanced.iter().map(|one| one.at).collect();
+        let retries = settlement.advanced.iter().find(|one| one.at.partition == REDRIVEN);
+        let retries = retries.map(|one| one.progress.committed());
         let handle = handle.clone();
-        Some(Self { advanced, answer: async move { handle.settle(settlement).await }.boxed() })
+        Some(Self { advanced, retries, answer: async move { handle.settle(settlement).await }.boxed() })
     }
 
     /// Resolves when it has ended; never without one. Cancel-safe.

@@ -218,6 +218,11 @@ impl Session {
         self.policy.retry
     }
 
+    /// Whether records of one key are kept together.
+    pub(super) fn keeps_keys(&self) -> bool {
+        self.policy.mode == Mode::Keyed
+    }
+
     /// Whether there is, or may come, somebody to deliver to.
     fn goes_on(&self) -> bool {
         self.ending.is_none() && (self.entry == Entry::Open || self.seats.any_there())

@@ -33,9 +33,9 @@ async fn members_must_agree_with_the_policy_of_their_group() {
     let _agreeing = stack.join(joining()).await;
     let mut disagreeing = stack.open_stream(with_ack_timeout(Duration::from_secs(6))).await;
     assert!(matches!(disagreeing.end().await, Some(GroupError::PolicyDisagrees { field: "ack_timeout_ms", .. })));
-    let keyed = PolicyOpinion { mode: Some(Mode::Keyed), ..PolicyOpinion::default() };
-    let mut other = stack.open_stream(JoinRequest { group: "k".to_owned(), opinion: keyed, ..joining() }).await;
-    assert_eq!(other.end().await, Some(GroupError::Unsupported(Mode::Keyed)));
+    let opinion = PolicyOpinion { mode: Some(Mode::Shared), ..PolicyOpinion::default() };
+    let mut other = stack.open_stream(JoinRequest { opinion, ..joining() }).await;
+    assert!(matches!(other.end().await, Some(GroupError::PolicyDisagrees { field: "mode", .. })));
     stack.close().await;
 }
 

@@ -6,16 +6,15 @@ use std::ops::Range;
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-use super::{Exit, Fault, Loan, OPEN_RECORDS_MAX, Pause, Portion, Refusal, Way, loans::Loans, settle_holes};
+use super::{
+    Exit, Fault, Loan, OPEN_RECORDS_MAX, PORTIONS_MAX, Pause, Portion, Refusal, Way, loans::Loans, settle_holes,
+};
 use crate::groups::{
     assignment::MemberId,
     progress::Progress,
     ranges::{RangeMap, RangeSet},
     retry::Failure,
 };
-
-/// A batch is sent to so many members at most, however little room they have: it goes whole, whatever is taken of it.
-const PORTIONS_MAX: u32 = 16;
 
 /// See the [module](self).
 ///

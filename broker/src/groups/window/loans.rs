@@ -44,6 +44,13 @@ impl Loans {
         parts
     }
 
+    /// Takes back one record, whoever has it.
+    pub(super) fn take_from_anybody(&mut self, offset: Offset) {
+        if let Some((part, loan)) = self.open.within(&(offset..offset + 1)).pop() {
+            self.forget(&part, loan.seat);
+        }
+    }
+
     /// Takes back everything that `seat` has.
     pub(super) fn take_all(&mut self, seat: MemberId) -> Vec<Range<Offset>> {
         let of_seat = self.open.iter().filter(|(_, loan)| loan.seat == seat);

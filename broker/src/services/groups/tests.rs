@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use aqueduct_client::{Client, Consumer, Delivery, GroupMode, GroupPolicy, Record, Start};
+use aqueduct_client::{Client, Consumer, Delivery, GroupMode, GroupPolicy, OnExhausted, Record, RetryPolicy, Start};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -73,9 +73,10 @@ async fn refusals_carry_a_code_and_a_reason() {
 
     let unknown = group.describe().await.expect_err("it does not exist");
     assert_eq!(reason(unknown), is(Code::NotFound, "GROUP_NOT_FOUND"));
-    let keyed = GroupPolicy { mode: Some(GroupMode::Keyed), ..GroupPolicy::default() };
-    let unsupported = group.create(keyed).await.expect_err("a mode to come");
-    assert_eq!(reason(unsupported), is(Code::Unimplemented, "UNSUPPORTED"));
+    let retry = RetryPolicy { on_exhausted: Some(OnExhausted::Halt), ..RetryPolicy::default() };
+    let halting = GroupPolicy { mode: Some(GroupMode::Shared), retry, ..GroupPolicy::default() };
+    let contradicts_itself = group.create(halting).await.expect_err("others would wait");
+    assert_eq!(reason(contradicts_itself), is(Code::InvalidArgument, "INVALID_REQUEST"));
     let named = client.group("a/b").create(GroupPolicy::default()).await.expect_err("not a name");
     assert_eq!(reason(named), is(Code::InvalidArgument, "INVALID_NAME"));
 

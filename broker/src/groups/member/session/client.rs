@@ -111,7 +111,8 @@ impl Session {
     pub(super) fn rewound(&mut self, seat: MemberId, settle: &Settle, now: Instant) {
         let &Settle { partition, generation, .. } = settle;
         let Some(window) = self.held.get(&partition).map(|held| &held.window) else { return };
-        self.timer = window.held_until(now).into_iter().chain([self.timer]).min().unwrap_or(now);
+        let due = window.held_until(now).into_iter().chain(window.next_deadline());
+        self.timer = due.chain([self.timer]).min().unwrap_or(now);
         let offset = window.cursor();
         self.push(seat, Event::Rewound { partition, generation, offset });
     }

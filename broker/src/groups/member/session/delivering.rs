@@ -1,10 +1,12 @@
 //! What to read next, for whom, and what of it is delivered.
 
-use aqueduct_storage::{Batch, Offset};
+use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
 use super::{Delivery, Event, Flow, Held, Line, Loss, Phase, Session, Turn};
-use crate::groups::{assignment::MemberId, error::GroupError, policy::Mode, retry::Failure, window::Loan};
+use crate::groups::{
+    assignment::MemberId, error::GroupError, member::keys::KeyedBatch, policy::Mode, retry::Failure, window::Loan,
+};
 
 impl Session {
     /// The partition may have something to deliver.
@@ -58,7 +60,7 @@ impl Session {
     pub(in crate::groups::member) fn deliver(
         &mut self,
         turn: Turn,
-        batches: Vec<Batch>,
+        batches: Vec<KeyedBatch>,
         high_watermark: Offset,
         now: Instant,
     ) {
@@ -72,7 +74,7 @@ impl Session {
         let loan = Loan { seat: turn.seat, until: now + self.policy.ack_timeout };
         let committed = held.window.progress().committed();
         let generation = seat.generation(turn.generation);
-        for batch in batches {
+        for KeyedBatch { batch, keys } in batches {
             if !seat.credit.is_left() || !held.window.has_room() {
                 break;
             }
@@ -80,7 +82,7 @@ impl Session {
                 Mode::Ordered => u64::MAX,
                 Mode::Shared | Mode::Keyed => seat.credit.records(),
             };
-            for portion in held.window.deliver(&batch.header, loan, records_max) {
+            for portion in held.window.deliver(&batch.header, &keys, loan, records_max) {
                 seat.credit.take(batch.payload.len(), portion.records());
                 seat.outbox.push_back(Event::Delivery(Delivery {
                     partition: turn.partition,

@@ -42,16 +42,18 @@ impl Session {
         parked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
     }
 
-    /// The client could not handle records. In order, they come again from the window.
+    /// The client could not handle records. Where something has to wait for them, they come again from the window.
     pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, fault: &Fault, pause: Pause) {
         let nacked = self.applied(seat, &settle, |window, ranges| window.nack(seat, ranges, fault, pause));
-        let Some(committed) = nacked else { return };
-        match self.policy.mode {
-            Mode::Ordered => {
+        match (self.policy.mode, nacked) {
+            (Mode::Shared, Some(committed)) => self.answer_when_left(seat, &settle, committed),
+            (Mode::Ordered | Mode::Keyed, Some(committed)) => {
                 self.answer_when_durable(seat, &settle, committed);
                 self.rewound(seat, &settle, fault.at);
             }
-            Mode::Shared | Mode::Keyed => self.answer_when_left(seat, &settle, committed),
+            // The client waits for it all the same, before it takes records of that key.
+            (Mode::Keyed, None) => self.rewound(seat, &settle, fault.at),
+            (Mode::Ordered | Mode::Shared, None) => {}
         }
     }
 

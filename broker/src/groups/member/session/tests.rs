@@ -60,7 +60,7 @@ fn deliver(session: &mut Session, base_offset: Offset, now: Instant) {
     let turn = session.next_turn(now).expect("there is something to read");
     let header = BatchHeader { base_offset, record_count: 10, ..BatchHeader::default() };
     let batch = Batch { header, payload: bytes::Bytes::from_static(&[7; 100]) };
-    session.deliver(turn, vec![batch], base_offset + 10, now);
+    session.deliver(turn, vec![batch.into()], base_offset + 10, now);
 }
 
 fn drain(session: &mut Session, now: Instant) -> Vec<Event> {
@@ -203,7 +203,7 @@ fn partitions_take_turns() {
         let turn = session.next_turn(now).expect("somebody's turn");
         order.push(turn.partition);
         let header = BatchHeader { base_offset: turn.cursor, record_count: 1, ..BatchHeader::default() };
-        session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], round + 1, now);
+        session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }.into()], round + 1, now);
     }
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
 }
@@ -218,7 +218,7 @@ fn a_nack_holds_its_partition_and_what_was_read_meanwhile_is_dropped() {
     let nack = Request::Nack { settle: settle(0, 10, 4..5), pause: Pause::Fixed(delay), error: "boom".to_owned() };
     session.request(ME, nack, now);
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
-    session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }], 20, now);
+    session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }.into()], 20, now);
     assert_eq!(drain(&mut session, now), [Event::Rewound { partition: 0, generation: 10, offset: 4 }]);
     assert!(session.next_turn(now).is_none());
     assert!(session.timer() <= now + delay);

@@ -1,0 +1,311 @@
+//! Every record is settled by itself, but one key is with one member at a time, and in order.
+//!
+//! What has failed waits here until it is tried again, and with it what follows of its key: whatever has another key goes
+//! on. The committed offset waits, too.
+
+use std::ops::Range;
+
+use aqueduct_storage::{BatchHeader, Offset};
+use tokio::time::Instant;
+
+use super::{
+    Exit, Fault, Loan, OPEN_RECORDS_MAX, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    chains::{Admission, ChainId, Chains, GivenBack},
+    loans::Loans,
+    settle_holes,
+};
+use crate::groups::{
+    assignment::MemberId,
+    progress::{FAILURES_MAX, Progress},
+    ranges::{RangeMap, RangeSet},
+    retry::{Failure, RetryPolicy},
+};
+
+/// See the [module](self).
+///
+/// Invariant: below the cursor, what is not acked is either open, or waits in its chain, or is leaving, or in `again`.
+#[derive(Debug)]
+pub(super) struct KeyedWindow {
+    progress: Progress,
+    retry: RetryPolicy,
+    /// The first offset that was never looked at.
+    cursor: Offset,
+    loans: Loans,
+    chains: Chains,
+    /// To be delivered before anything new.
+    again: RangeSet,
+    /// On their way to the dead letters.
+    leaving: RangeMap<Failure>,
+}
+
+impl KeyedWindow {
+    /// Goes on from `progress`.
+    pub(super) fn new(progress: Progress, retry: RetryPolicy) -> Self {
+        let cursor = progress.committed();
+        Self {
+            progress,
+            retry,
+            cursor,
+            loans: Loans::default(),
+            chains: Chains::default(),
+            again: RangeSet::default(),
+            leaving: RangeMap::default(),
+        }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(super) fn next_read(&self) -> Offset {
+        self.again.iter().next().map_or(self.cursor, |first| first.start)
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.loans.is_empty() && self.leaving.is_empty()
+    }
+
+    pub(super) fn open_records(&self, seat: MemberId) -> u64 {
+        self.loans.records_of(seat)
+    }
+
+    /// New records wait while too many have failed: attempts are counted for no more.
+    pub(super) fn has_room(&self) -> bool {
+        let ahead = self.cursor.saturating_sub(self.progress.committed());
+        self.next_read() < self.cursor || (ahead < OPEN_RECORDS_MAX && self.progress.failed_ranges() < FAILURES_MAX)
+    }
+
+    /// `keys` are those of the batch's records, by offset.
+    pub(super) fn deliver(
+        &mut self,
+        header: &BatchHeader,
+        keys: &[ChainId],
+        loan: Loan,
+        records_max: u64,
+    ) -> Vec<Portion> {
+        let from = self.next_read();
+        settle_holes(&mut self.progress, from, header);
+        let span = from.max(header.base_offset)..header.next_offset();
+        let mut room = records_max.max(u64::from(header.record_count.div_ceil(PORTIONS_MAX)));
+        let mut reached = span.end;
+        let mut portions: Vec<Portion> = Vec::new();
+        let mut lent = Vec::new();
+        for offset in self.due_in(&span).into_iter().flatten() {
+            if room == 0 {
+                reached = offset;
+                break;
+            }
+            let failure = self.failure_of(offset);
+            if let Some(failure) = failure.clone().filter(|failure| self.retry.is_exhausted(failure.attempts)) {
+                self.leaving.insert(offset..offset + 1, failure);
+                continue;
+            }
+            let id = key_of(header, keys, offset);
+            if self.chains.admit(id, offset, loan.seat) == Admission::Granted {
+                room -= 1;
+                push(&mut portions, offset, failure.map_or(0, |failure| failure.attempts) + 1);
+                lent.push(offset);
+            }
+        }
+        self.again.remove(from..reached);
+        self.cursor = self.cursor.max(reached);
+        self.loans.lend(&runs(&lent), loan);
+        portions
+    }
+
+    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+        self.check(ranges)?;
+        for part in self.take(ranges, seat) {
+            self.progress.ack(part.clone());
+            part.for_each(|offset| self.settle(offset));
+        }
+        let settled = ranges.iter().all(|range| self.progress.unacked_in(range).is_empty());
+        if settled { Ok(()) } else { Err(Refusal::TakenBack) }
+    }
+
+    /// `seat` could not handle what it has of `ranges`.
+    pub(super) fn let_go(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        fault: &Fault,
+        way: Way,
+    ) -> Result<(), Refusal> {
+        self.check(ranges)?;
+        let unacked = ranges.iter().flat_map(|range| self.progress.unacked_in(range));
+        let expected: u64 =
+            unacked.flat_map(|range| self.leaving.missing_in(&range)).map(|part| part.end - part.start).sum();
+        let parts = self.take(ranges, seat);
+        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        parts.into_iter().flatten().for_each(|offset| self.fail(offset, fault, way));
+        if taken == expected { Ok(()) } else { Err(Refusal::TakenBack) }
+    }
+
+    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+        self.check(ranges)?;
+        let parts = self.take(ranges, seat);
+        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, None));
+        Ok(())
+    }
+
+    pub(super) fn extend(&mut self, ranges: &[Range<Offset>], loan: Loan) -> Result<(), Refusal> {
+        self.check(ranges)?;
+        self.loans.extend(ranges, loan);
+        Ok(())
+    }
+
+    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault) {
+        let parts = self.loans.take_all(seat);
+        self.take_back(parts, fault);
+    }
+
+    pub(super) fn vacate(&mut self, seat: MemberId) {
+        self.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, None));
+    }
+
+    pub(super) fn expire(&mut self, fault: &Fault) -> Vec<MemberId> {
+        let resumed = self.chains.resume(fault.at);
+        self.come_again(&resumed);
+        let expired = self.loans.take_expired(fault.at);
+        let mut seats: Vec<MemberId> = expired.iter().map(|(_, seat)| *seat).collect();
+        seats.sort_unstable();
+        seats.dedup();
+        for &seat in &seats {
+            let parts = expired.iter().filter(|(_, of)| *of == seat).map(|(part, _)| part.clone());
+            self.take_back(parts.collect(), fault);
+        }
+        seats
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.loans.next_deadline().into_iter().chain(self.chains.next_pause()).min()
+    }
+
+    pub(super) fn next_exits(&self, records_max: u64) -> Vec<Exit> {
+        let exits = self.leaving.iter().take(usize::try_from(records_max).unwrap_or(usize::MAX));
+        exits.map(|(range, failure)| Exit { range, failure: failure.clone(), way: Way::Park }).collect()
+    }
+
+    pub(super) fn left(&mut self, range: &Range<Offset>) {
+        self.leaving.carve(range);
+        self.progress.ack(range.clone());
+    }
+
+    pub(super) fn is_leaving(&self, range: &Range<Offset>) -> bool {
+        self.leaving.any_within(range, |_| true)
+    }
+
+    pub(super) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
+        let lost = self.next_read()..next;
+        self.progress.ack(lost.clone());
+        self.again.remove(lost.clone());
+        self.leaving.carve(&lost);
+        self.cursor = self.cursor.max(next);
+        lost
+    }
+
+    fn check(&self, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+        let delivered = |range: &Range<Offset>| range.start < range.end && range.end <= self.cursor;
+        if !ranges.is_empty() && ranges.iter().all(delivered) { Ok(()) } else { Err(Refusal::NotDelivered) }
+    }
+
+    /// What of `span` is to be delivered, if its key allows.
+    fn due_in(&self, span: &Range<Offset>) -> Vec<Range<Offset>> {
+        let mut due = self.again.within(&(span.start..span.end.min(self.cursor)));
+        due.extend(self.progress.unacked_in(&(span.start.max(self.cursor)..span.end)));
+        due
+    }
+
+    fn take(&mut self, ranges: &[Range<Offset>], seat: MemberId) -> Vec<Range<Offset>> {
+        ranges.iter().flat_map(|range| self.loans.take(range, seat)).collect()
+    }
+
+    fn failure_of(&self, offset: Offset) -> Option<Failure> {
+        if self.progress.failed_ranges() == 0 {
+            return None;
+        }
+        self.progress.failures_in(&(offset..offset + 1)).pop().map(|(_, failure)| failure)
+    }
+
+    /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
+    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault) {
+        for (index, offset) in parts.into_iter().flatten().enumerate() {
+            match index {
+                0 => self.fail(offset, fault, Way::Retry(Pause::Backoff)),
+                _ => self.give_back(offset, None),
+            }
+        }
+    }
+
+    /// Counts an attempt at a record that is with nobody any more.
+    fn fail(&mut self, offset: Offset, fault: &Fault, way: Way) {
+        self.progress.fail(&(offset..offset + 1), &fault.error, fault.at_us);
+        let failure = self.failure_of(offset).unwrap_or_else(|| Failure::first(&fault.error, fault.at_us));
+        let pause = match way {
+            Way::Retry(pause) if !self.retry.is_exhausted(failure.attempts) => pause,
+            Way::Retry(_) | Way::Park => {
+                self.leaving.insert(offset..offset + 1, failure);
+                return self.settle(offset);
+            }
+        };
+        let pause = match pause {
+            Pause::Backoff => self.retry.backoff(failure.attempts, offset),
+            Pause::Fixed(pause) => pause,
+        };
+        self.give_back(offset, Some(fault.at + pause));
+    }
+
+    fn settle(&mut self, offset: Offset) {
+        let freed = self.chains.settled(offset);
+        self.come_again(&freed);
+    }
+
+    fn give_back(&mut self, offset: Offset, held_until: Option<Instant>) {
+        let GivenBack { followers, freed } = self.chains.give_back(offset, held_until);
+        followers.into_iter().for_each(|follower| self.loans.take_from_anybody(follower));
+        self.come_again(&freed);
+    }
+
+    fn come_again(&mut self, offsets: &[Offset]) {
+        runs(offsets).into_iter().for_each(|run| self.again.insert(run));
+    }
+}
+
+/// The chain of the record at `offset`.
+fn key_of(header: &BatchHeader, keys: &[ChainId], offset: Offset) -> ChainId {
+    let delta = offset.saturating_sub(header.base_offset);
+    let index = if header.offset_deltas.is_empty() {
+        usize::try_from(delta).ok()
+    } else {
+        u32::try_from(delta).ok().and_then(|delta| header.offset_deltas.binary_search(&delta).ok())
+    };
+    index.and_then(|index| keys.get(index)).copied().unwrap_or(ChainId::Record(offset))
+}
+
+fn push(portions: &mut Vec<Portion>, offset: Offset, attempt: u32) {
+    match portions.last_mut().filter(|portion| portion.attempt == attempt) {
+        Some(portion) => match portion.ranges.last_mut().filter(|range| range.end == offset) {
+            Some(range) => range.end += 1,
+            None => portion.ranges.push(offset..offset + 1),
+        },
+        None => {
+            let ranges = std::iter::once(offset..offset + 1).collect();
+            portions.push(Portion { ranges, attempt });
+        }
+    }
+}
+
+/// Ascending offsets as ranges.
+fn runs(offsets: &[Offset]) -> Vec<Range<Offset>> {
+    let mut runs: Vec<Range<Offset>> = Vec::new();
+    for &offset in offsets {
+        match runs.last_mut().filter(|run| run.end == offset) {
+            Some(run) => run.end += 1,
+            None => runs.push(offset..offset + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Groups whose members share the records of every partition, each key with one of them at a time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+    time::Duration,
+};
+
+use aqueduct_client::{
+    Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Record, RetryPolicy, Start, dead_letter_topic,
+};
+use aqueduct_tests::{eventually, text, within};
+use futures_util::future::join_all;
+
+use crate::stage::{Stage, next};
+
+fn quick(max_attempts: u32) -> RetryPolicy {
+    RetryPolicy {
+        backoff_min: Some(Duration::from_millis(1)),
+        backoff_max: Some(Duration::from_millis(5)),
+        max_attempts: Some(max_attempts),
+        on_exhausted: None,
+    }
+}
+
+fn billing(client: &Client) -> ConsumerBuilder {
+    client.consumer("numbers", "billing").mode(GroupMode::Keyed).retry(quick(50))
+}
+
+/// `per_key` records for each key, by turns, on one partition.
+async fn publish(stage: &Stage, keys: usize, per_key: usize) {
+    let producer = stage.client.producer("numbers").build().await.expect("a producer");
+    let number = |at: usize| Record::new((at / keys).to_string()).key(format!("key-{}", at % keys));
+    producer.publish_all((0..keys * per_key).map(number)).await.expect("receipts");
+}
+
+async fn is_through(client: &Client) {
+    let group = client.group("billing");
+    let lag =
+        async || (group.lag("numbers").await.expect("a report").iter().all(|lag| lag.lag_records == 0)).then_some(());
+    eventually("the group is through", lag).await;
+}
+
+pub(crate) async fn keys_are_spread_over_members_and_stay_in_order_whatever_fails(stage: Stage) {
+    const KEYS: usize = 20;
+    const PER_KEY: usize = 25;
+    stage.topic("numbers", 1).await;
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        let client = stage.another_client().await;
+        members.push(billing(&client).prefetch_records(16).build().await.expect("a member"));
+    }
+    publish(&stage, KEYS, PER_KEY).await;
+    let handled: Mutex<BTreeMap<String, Vec<usize>>> = Mutex::default();
+    let by_member: Mutex<BTreeSet<usize>> = Mutex::default();
+    let handle = async |index: usize, member: &mut Consumer| {
+        let mut random = fastrand::Rng::with_seed(7 + index as u64);
+        let mut is_through = std::pin::pin!(is_through(&stage.client));
+        loop {
+            let delivery = tokio::select! {
+                delivery = member.next() => delivery.expect("it goes on").expect("a delivery"),
+                () = &mut is_through => return,
+            };
+            by_member.lock().expect("no panic").insert(index);
+            match random.u8(0..10) {
+                0 | 1 => delivery.nack("boom"),
+                2 => drop(delivery),
+                _ => {
+                    let key = String::from_utf8_lossy(delivery.key().expect("a key")).into_owned();
+                    let number = text(&delivery).parse().expect("a number");
+                    // An ack that comes too late is no handling: the record comes again.
+                    if delivery.ack_durable().await.is_ok() {
+                        handled.lock().expect("no panic").entry(key).or_default().push(number);
+                    }
+                }
+            }
+        }
+    };
+    join_all(members.iter_mut().enumerate().map(|(index, member)| handle(index, member))).await;
+    let handled = handled.into_inner().expect("no panic");
+    assert_eq!(handled.len(), KEYS);
+    for (key, numbers) in handled {
+        assert_eq!(numbers, (0..PER_KEY).collect::<Vec<_>>(), "{key} in order, each once");
+    }
+    assert_eq!(by_member.into_inner().expect("no panic").len(), 3, "everybody had some");
+}
+
+pub(crate) async fn a_poison_record_holds_its_own_key_and_no_other(stage: Stage) {
+    stage.topic("numbers", 1).await;
+    publish(&stage, 2, 3).await;
+    let mut member = billing(&stage.client).retry(quick(3)).build().await.expect("a member");
+    let mut seen = Vec::new();
+    while seen.len() < 8 {
+        let delivery = next(&mut member).await;
+        seen.push((delivery.offset, delivery.attempt()));
+        if delivery.offset == 0 {
+            delivery.nack("poison");
+        } else {
+            delivery.ack();
+        }
+    }
+    let of_poisoned: Vec<_> = seen.iter().copied().filter(|(offset, _)| offset % 2 == 0).collect();
+    assert_eq!(of_poisoned, [(0, 1), (0, 2), (0, 3), (2, 1), (4, 1)]);
+    let of_other: Vec<_> = seen.iter().copied().filter(|(offset, _)| offset % 2 == 1).collect();
+    assert_eq!(of_other, [(1, 1), (3, 1), (5, 1)]);
+    is_through(&stage.client).await;
+    let name = dead_letter_topic("numbers", "billing");
+    let mut letters =
+        stage.client.subscribe(&name).from(Start::Earliest).build().await.expect("there are dead letters");
+    let letter = within("the letter", letters.next()).await.expect("it goes on").expect("an event");
+    let DeadLetter { event, death } = DeadLetter::from_event(letter).expect("it tells how it failed");
+    assert_eq!((event.key(), death.offset, death.attempts), (Some(&b"key-0"[..]), 0, 3));
+}
