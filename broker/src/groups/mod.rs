@@ -230,6 +230,7 @@ impl Groups {
         let joined = async {
             let join = member::first_request(&mut requests).await?;
             let topic = self.find(&join.topic, &join.topic_id)?;
+            sources::check_consumable(&join.topic, &join.group)?;
             let membership = self.join(&join, &topic).await?;
             Ok((join, topic, membership))
         };

@@ -1,10 +1,13 @@
 //! What the client promises, shown on both transports: a broker inside this process, and one across a socket.
 
+mod clockwork;
 mod consuming;
 mod dead_letters;
 mod groups;
+mod membership;
 mod producing;
 mod reading;
+mod rolling;
 mod stage;
 mod topics;
 
@@ -86,6 +89,18 @@ on_both_transports! {
         a_handler_that_extends_keeps_its_delivery,
         redriven_letters_go_back_to_their_group_alone,
         redriven_letters_wait_for_a_member_and_keep_their_order,
+    }
+    rolling {
+        a_rolling_restart_moves_only_what_the_restarted_member_had,
+        a_rolling_restart_of_static_members_moves_nothing,
+    }
+    membership {
+        partitions_wait_for_a_static_member_and_move_once_it_has_gone_for_good,
+        a_newer_member_of_a_static_name_takes_over,
+        an_ack_after_the_revocation_is_counted_and_changes_nothing,
+        dead_letters_are_consumed_by_another_group_and_those_of_that_one_by_none,
+        nobody_publishes_to_what_belongs_to_the_broker,
+        hours_are_shown_and_changed_and_hours_that_are_none_are_refused,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,
