@@ -13,6 +13,7 @@ use crate::{
     engine::{EngineError, MetaStore, embedded::EmbeddedEngine},
     error::{OpenError, TopicError},
     groups::Groups,
+    names,
     producer_names::ProducerNames,
     to_the_end::to_the_end,
     topics::{self, Topic, Topics, settings::NewTopic},
@@ -82,11 +83,11 @@ impl BrokerCore {
     /// The topic to publish to; made now if the broker is set so.
     pub(crate) async fn find_or_create(self: &Arc<Self>, name: &str) -> Result<Arc<Topic>, TopicError> {
         let AutoCreateTopics::WithPartitions(partitions) = self.config.auto_create_topics else {
-            return self.topics.find(name);
+            return self.topics.find(name).and_then(not_of_the_broker);
         };
         match self.topics.find(name) {
             Err(TopicError::Unknown(_)) => {}
-            found => return found,
+            found => return found.and_then(not_of_the_broker),
         }
         let (core, new_name) = (Arc::clone(self), name.to_owned());
         let new = NewTopic { partitions, ..NewTopic::default() };
@@ -139,4 +140,10 @@ fn warn_of_os_durability(topics: &Topics) {
             "durability = os: acknowledged events of these topics may be lost on a power cut"
         );
     }
+}
+
+/// Nobody publishes by hand what only a group's failures put there.
+fn not_of_the_broker(topic: Arc<Topic>) -> Result<Arc<Topic>, TopicError> {
+    let name = &topic.meta().name;
+    if names::is_system(name) { Err(TopicError::System(name.clone())) } else { Ok(topic) }
 }

@@ -56,6 +56,9 @@ pub enum TopicError {
         /// How many it has.
         partitions: usize,
     },
+    /// A topic that only the broker itself writes to.
+    #[error("topic {0:?} belongs to the broker: it can be read, but nobody else publishes to it")]
+    System(String),
     /// A topic of that name exists.
     #[error("topic {0:?} exists already")]
     Exists(String),

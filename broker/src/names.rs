@@ -26,6 +26,11 @@ pub(crate) fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Whether `name` is one that only the broker gives.
+pub(crate) fn is_system(name: &str) -> bool {
+    name.contains('~')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

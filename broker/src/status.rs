@@ -112,6 +112,7 @@ fn topic_parts(error: &TopicError) -> StatusParts {
         }
         TopicError::ShuttingDown => StatusParts::new(Code::Unavailable, "SHUTTING_DOWN", &[]).retry_after(RETRY_DELAY),
         TopicError::Unknown(name) => StatusParts::new(Code::NotFound, "TOPIC_NOT_FOUND", &topic(name)),
+        TopicError::System(name) => StatusParts::new(Code::FailedPrecondition, "SYSTEM_TOPIC", &topic(name)),
         TopicError::UnknownPartition { topic, partition, partitions } => StatusParts::new(
             Code::NotFound,
             "PARTITION_NOT_FOUND",
@@ -223,6 +224,9 @@ impl From<GroupError> for Status {
             ),
             GroupError::Invalid { field, reason } => {
                 StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
+            }
+            GroupError::NotConsumable { topic, .. } => {
+                StatusParts::new(Code::FailedPrecondition, "NOT_CONSUMABLE", &[("topic", topic.clone())])
             }
             GroupError::MembersActive { group, members } => StatusParts::new(
                 Code::FailedPrecondition,

@@ -44,6 +44,14 @@ pub(crate) enum GroupError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A topic of the broker's own that this group cannot consume.
+    #[error("topic {topic:?} is not consumed by this group: {reason}")]
+    NotConsumable {
+        /// Its name.
+        topic: String,
+        /// Why not, and what to do instead.
+        reason: &'static str,
+    },
     /// Not while somebody is consuming.
     #[error("group {group:?} has {members} active members; stop them first")]
     MembersActive {

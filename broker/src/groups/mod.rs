@@ -244,6 +244,7 @@ impl Groups {
         let joined = async {
             let join = member::first_request(&mut requests).await?;
             let topic = self.find(&join.topic, &join.topic_id)?;
+            sources::check_consumable(&join.topic, &join.group)?;
             let place = self.join(&join, &topic).await?;
             Ok((join, topic, place))
         };

@@ -10,10 +10,33 @@ use super::{
 use crate::{
     engine::PartitionLog,
     error::TopicError,
+    names,
     partition::Partition,
     to_the_end::to_the_end,
     topics::{Topic, Topics, settings::NewTopic},
 };
+
+/// Whether `group` may consume `topic`: of the broker's own topics only the dead letters of another group. What it fails at
+/// there are dead letters of its own, and those no group consumes.
+///
+/// # Errors
+/// [`GroupError::NotConsumable`] says what to do instead.
+pub(super) fn check_consumable(topic: &str, group: &str) -> Result<(), GroupError> {
+    let refused = |reason| Err(GroupError::NotConsumable { topic: topic.to_owned(), reason });
+    let Some((of, kind)) = topic.rsplit_once('~') else { return Ok(()) };
+    let (origin, owner) = of.rsplit_once('~').unwrap_or((of, ""));
+    match kind {
+        "dlq" if owner == group => {
+            refused("it holds what this very group has failed at; `aqueduct dlq redrive` gives it back")
+        }
+        "dlq" if names::is_system(origin) => refused("dead letters of dead letters are for people: see `aqueduct dlq`"),
+        "dlq" => Ok(()),
+        "retry" => {
+            refused("it holds what a group is to be given again; the members of that group get it by themselves")
+        }
+        _ => refused("only the broker reads it"),
+    }
+}
 
 /// The logs of one group on one topic.
 #[derive(Clone)]
@@ -81,5 +104,29 @@ impl Sources {
 
     fn topics(&self) -> Result<Arc<Topics>, GroupError> {
         self.topics.upgrade().ok_or(GroupError::ShuttingDown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_brokers_own_topics_only_the_dead_letters_of_other_groups_are_consumed() {
+        for topic in ["orders", "orders~billing~dlq"] {
+            assert_eq!(check_consumable(topic, "ops"), Ok(()), "{topic}");
+        }
+        for (topic, group) in [
+            ("orders~billing~dlq", "billing"),
+            ("orders~billing~retry", "billing"),
+            ("orders~billing~retry", "ops"),
+            ("orders~billing~dlq~ops~dlq", "audit"),
+            ("orders~billing~dlq~ops~dlq", "ops"),
+            ("orders~billing~dlq~ops~retry", "audit"),
+            ("orders~later", "ops"),
+        ] {
+            let checked = check_consumable(topic, group);
+            assert!(matches!(checked, Err(GroupError::NotConsumable { .. })), "{group} on {topic}: {checked:?}");
+        }
     }
 }

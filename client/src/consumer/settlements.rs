@@ -3,7 +3,10 @@
 //! Acks are coalesced while earlier ones wait for their answer, so that their rate follows the broker's disk and not the
 //! number of records. Everything here belongs to deliveries that credit has paid for, which bounds it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+};
 
 use aqueduct_proto::v1::{self, consume_request::Event};
 use tokio::sync::oneshot;
@@ -45,6 +48,8 @@ pub(super) struct Answered {
 #[derive(Debug)]
 pub(super) struct Settlements {
     acks: BTreeMap<Claim, Acks>,
+    /// Whose acks were sent last: the next claim is the one after it, so that busy partitions hold up no others.
+    acked_last: Option<Claim>,
     refused: VecDeque<Refused>,
     extended: BTreeMap<Claim, RangeSet>,
     releases: BTreeMap<Claim, RangeSet>,
@@ -98,6 +103,7 @@ impl Settlements {
     pub(super) fn new(prefetch: v1::Credit) -> Self {
         Self {
             acks: BTreeMap::new(),
+            acked_last: None,
             refused: VecDeque::new(),
             extended: BTreeMap::new(),
             releases: BTreeMap::new(),
@@ -189,13 +195,22 @@ impl Settlements {
             return Some(Event::Extend(v1::Extend { partition, generation, ranges: offsets.into_ranges() }));
         }
         if self.in_flight.len() < ACKS_IN_FLIGHT_MAX
-            && let Some((claim, acks)) = self.acks.pop_first()
+            && let Some((claim, acks)) = self.next_acks()
         {
             let ack_id = self.sent(claim, acks.offsets.records(), Kind::Ack, acks.waiters);
             let Claim { partition, generation } = claim;
             return Some(Event::Ack(v1::Ack { ack_id, partition, generation, ranges: acks.offsets.into_ranges() }));
         }
         self.credit_is_due().then(|| Event::Credit(std::mem::take(&mut self.credit)))
+    }
+
+    /// By turns.
+    fn next_acks(&mut self) -> Option<(Claim, Acks)> {
+        let after = self.acked_last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.acks.range((after, Bound::Unbounded)).next().or_else(|| self.acks.first_key_value());
+        let claim = *next?.0;
+        self.acked_last = Some(claim);
+        Some((claim, self.acks.remove(&claim)?))
     }
 
     fn refusal(&mut self, refused: Refused) -> Event {
@@ -291,6 +306,21 @@ mod tests {
             settlements.answered(&ok(id));
         }
         assert!(settlements.is_settled());
+    }
+
+    #[test]
+    fn partitions_that_are_always_busy_do_not_hold_up_the_acks_of_others() {
+        let mut settlements = settlements();
+        let claim = |partition| Claim { partition, ..CLAIM };
+        settlements.ack(claim(9), 0, None);
+        let mut sent = Vec::new();
+        for round in 0..12 {
+            (0..5).for_each(|partition| settlements.ack(claim(partition), round, None));
+            let Some(Event::Ack(ack)) = settlements.next() else { panic!("there is always something to send") };
+            settlements.answered(&ok(ack.ack_id));
+            sent.push(ack.partition);
+        }
+        assert_eq!(sent, [0, 1, 2, 3, 4, 9, 0, 1, 2, 3, 4, 0]);
     }
 
     #[test]

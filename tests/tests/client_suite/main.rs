@@ -1,12 +1,15 @@
 //! What the client promises, shown on both transports: a broker inside this process, and one across a socket.
 
+mod clockwork;
 mod consuming;
 mod dead_letters;
 mod delays;
 mod groups;
 mod keyed;
+mod membership;
 mod producing;
 mod reading;
+mod rolling;
 mod shared;
 mod stage;
 mod topics;
@@ -108,6 +111,18 @@ on_both_transports! {
         absurd_times_and_unknown_topics_are_refused,
         a_topic_made_again_gets_nothing_that_was_scheduled_before,
         what_waits_is_counted,
+    }
+    rolling {
+        a_rolling_restart_moves_only_what_the_restarted_member_had,
+        a_rolling_restart_of_static_members_moves_nothing,
+    }
+    membership {
+        partitions_wait_for_a_static_member_and_move_once_it_has_gone_for_good,
+        a_newer_member_of_a_static_name_takes_over,
+        an_ack_after_the_revocation_is_counted_and_changes_nothing,
+        dead_letters_are_consumed_by_another_group_and_those_of_that_one_by_none,
+        nobody_publishes_to_what_belongs_to_the_broker,
+        hours_are_shown_and_changed_and_hours_that_are_none_are_refused,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

@@ -10,6 +10,21 @@ pub(crate) struct Stage {
     broker: Broker,
 }
 
+/// See [`Stage::connector`].
+pub(crate) enum Connector {
+    Embedded(Client),
+    Networked(String),
+}
+
+impl Connector {
+    pub(crate) async fn client(self) -> Client {
+        match self {
+            Self::Embedded(client) => client,
+            Self::Networked(url) => Client::connect(url).await.expect("a client"),
+        }
+    }
+}
+
 enum Broker {
     Embedded(TestBroker),
     Networked(BrokerProcess),
@@ -28,9 +43,14 @@ impl Stage {
 
     /// A client of its own, as of another program.
     pub(crate) async fn another_client(&self) -> Client {
+        self.connector().client().await
+    }
+
+    /// What makes clients elsewhere, on a runtime of their own.
+    pub(crate) fn connector(&self) -> Connector {
         match &self.broker {
-            Broker::Embedded(broker) => broker.client(),
-            Broker::Networked(broker) => broker.client().await,
+            Broker::Embedded(broker) => Connector::Embedded(broker.client()),
+            Broker::Networked(broker) => Connector::Networked(broker.url()),
         }
     }
 

@@ -69,9 +69,18 @@ async fn offsets_and_times_at_their_edges_are_answered_or_refused() {
                     sensible("subscribe", opened);
                 }
             }
-            let policy = Some(v1::GroupPolicy { start: start(at), ack_timeout_ms: narrow, ..Default::default() });
+            let window = v1::DailyWindow { from_minute: narrow, to_minute: narrow.wrapping_add(1) };
+            let hours = v1::DeliveryHours { windows: vec![window; 3], utc_offset_minutes: narrow.cast_signed() };
+            let policy = Some(v1::GroupPolicy {
+                start: start(at),
+                ack_timeout_ms: narrow,
+                hours: Some(hours.clone()),
+                ..Default::default()
+            });
             let group = format!("edge-{edge}");
             sensible("create", raw.groups.create(v1::CreateGroupRequest { group: group.clone(), policy }).await);
+            let alter = v1::AlterGroupRequest { group: group.clone(), hours: Some(hours), ..Default::default() };
+            sensible("alter", raw.groups.alter(alter).await);
             let offsets = vec![
                 v1::PartitionOffset { partition: narrow, offset: edge },
                 v1::PartitionOffset { partition: 0, offset: edge },

@@ -247,3 +247,67 @@ async fn added_partitions_reach_the_members_from_their_first_record() {
     assert_eq!(offsets(&member.delivery().await), [0, 1, 2, 3]);
     stack.close().await;
 }
+
+#[tokio::test]
+async fn a_member_that_vanishes_in_the_middle_of_a_rebalance_leaves_nothing_behind() {
+    let (stack, _directory) = Stack::with_topic(2).await;
+    stack.publish(0, 2).await;
+    stack.publish(1, 2).await;
+    let mut first = stack.join(joining()).await;
+    first.assignment().await;
+    first.delivery().await;
+    first.delivery().await;
+    // Told to give one up for the second, it does not: both vanish, the one that waits before the one that holds.
+    let second = stack.join(joining()).await;
+    let (_, revoked) = first.assignment().await;
+    assert_eq!(revoked.len(), 1);
+    let mut third = stack.join(joining()).await;
+    drop(second);
+    drop(first);
+    let mut got = std::collections::BTreeMap::new();
+    while got.len() < 2 {
+        if let Ok(Event::Delivery(delivery)) = third.next().await {
+            got.entry(delivery.partition).or_insert(delivery.ranges[0].start);
+        }
+    }
+    assert_eq!(got.values().copied().collect::<Vec<_>>(), [0, 0]);
+    stack.close().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_static_member_moves_when_its_time_is_over() {
+    let (stack, _directory) = Stack::with_topic(2).await;
+    let keep = Duration::from_secs(60);
+    let named = |name: &str| JoinRequest { member_name: name.to_owned(), keep, ..joining() };
+    let mut staying = stack.join(named("a")).await;
+    staying.assignment().await;
+    let mut leaving = stack.join(named("b")).await;
+    let (of_leaving, _) = leaving.assignment().await;
+    assert_eq!(staying.assignment().await.1, [of_leaving[0].partition]);
+    drop(leaving);
+    let mut back = stack.join(named("b")).await;
+    let (assigned, _) = back.assignment().await;
+    assert_eq!(assigned.len(), 1);
+    assert_eq!(assigned[0].partition, of_leaving[0].partition);
+    assert!(assigned[0].generation > of_leaving[0].generation);
+    drop(back);
+    let away = async || {
+        let (_, members) = stack.groups.describe("g".to_owned()).await.expect("the group is there");
+        members.into_iter().find(|member| member.away_until_us.is_some())
+    };
+    let waits = async {
+        while away().await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, waits).await.expect("it is away");
+    stack.topics.clock().advance(keep);
+    let moved = loop {
+        if let Ok(Event::Assignment { assigned, .. }) = staying.next().await {
+            break assigned;
+        }
+    };
+    assert_eq!((moved.len(), moved[0].partition), (1, of_leaving[0].partition));
+    assert!(away().await.is_none());
+    stack.close().await;
+}

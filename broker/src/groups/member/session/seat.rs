@@ -49,7 +49,7 @@ pub(super) enum Line {
 /// See the [module](self).
 pub(super) struct Seat {
     pub(super) generation: SeatGeneration,
-    heartbeat: Duration,
+    pub(super) heartbeat: Duration,
     pub(super) stats: Arc<MemberStats>,
     pub(super) phase: Phase,
     pub(super) credit: Room,

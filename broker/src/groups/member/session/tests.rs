@@ -5,7 +5,8 @@ use aqueduct_storage::{Batch, BatchHeader};
 use super::*;
 use crate::groups::{
     Leave,
-    coordinator::{Grant, PartitionGeneration, SeatGeneration, Settlement, Target},
+    coordinator::{Grant, MemberStats, PartitionGeneration, SeatGeneration, Settlement, Target},
+    hours::{DailyWindow, DeliveryHours},
     member::message::Credit,
     progress::Progress,
     roster::Standing,
@@ -365,4 +366,120 @@ fn a_client_that_goes_without_leaving_has_failed_at_what_it_was_at() {
     leaving.request(ME, Request::Leave(Leave::ForNow), now);
     leaving.client_gone(ME, now);
     assert!(leaving.next_settlement(now).is_none());
+}
+
+fn stats(session: &Session) -> &MemberStats {
+    &session.seats.get(ME).expect("a seat").stats
+}
+
+fn is_active(session: &Session) -> bool {
+    session.seats.get(ME).is_some_and(|seat| seat.phase == Phase::Active)
+}
+
+#[test]
+fn a_member_that_settles_nothing_is_taken_out_before_its_record_has_used_up_its_attempts() {
+    let mut now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    for timeouts in 1..=3 {
+        now += ACK_TIMEOUT;
+        session.request(ME, Request::Heartbeat, now);
+        session.on_time(now);
+        assert_eq!(stats(&session).stalled_since_us(), Some(31_000_000), "since the first of them");
+        assert_eq!(departed(&session).is_some() || !is_active(&session), timeouts == 3, "{timeouts}");
+        if timeouts < 3 {
+            // Its backoff is over, too.
+            now += Duration::from_secs(10);
+            session.on_time(now);
+            drain(&mut session, now);
+            deliver(&mut session, 0, now);
+            drain(&mut session, now);
+        }
+    }
+    let settlement = session.next_settlement(now).expect("what has failed");
+    let failed: Vec<u32> = settlement.advanced[0].progress.failures().map(|(_, failure)| failure.attempts).collect();
+    assert_eq!(failed, [3], "two are left for others");
+    session.settled(&[AT_0], Ok(vec![]), now);
+    assert!(matches!(departed(&session), Some(End::Failed(GroupError::MemberStuck { timeouts: 3, .. }))));
+    assert!(stats(&session).is_gone_for_good(), "nothing waits for it");
+}
+
+#[test]
+fn a_member_that_is_late_but_settles_stays() {
+    let mut now = Instant::now();
+    let mut session = delivered(now);
+    for round in 0..4 {
+        now += ACK_TIMEOUT + Duration::from_secs(1);
+        session.request(ME, Request::Heartbeat, now);
+        session.on_time(now);
+        assert!(stats(&session).stalled_since_us().is_some());
+        session.request(ME, Request::Extend(settle(0, 10, 0..1)), now);
+        assert_eq!((stats(&session).stalled_since_us(), is_active(&session)), (None, true), "{round}");
+        now += Duration::from_secs(3600);
+        session.request(ME, Request::Heartbeat, now);
+        session.on_time(now);
+        drain(&mut session, now);
+        deliver(&mut session, 0, now);
+        drain(&mut session, now);
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_taken_out_and_no_attempt_is_counted() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    let heartbeat = Duration::from_secs(1);
+    session.seats.get_mut(ME).expect("a seat").heartbeat = heartbeat;
+    for heartbeats in 1..=SILENT_HEARTBEATS {
+        assert_eq!(departed(&session), None);
+        let now = now + heartbeat * heartbeats;
+        session.request(ME, Request::Heartbeat, now);
+        session.on_time(now);
+    }
+    assert!(matches!(departed(&session), Some(End::Failed(GroupError::MemberNotReading { .. }))));
+    assert!(session.next_settlement(now).is_none(), "nothing has failed");
+}
+
+#[test]
+fn time_in_which_the_broker_did_not_run_is_no_silence_of_the_member() {
+    let mut now = Instant::now();
+    let mut session = session(now);
+    for _ in 0..3 {
+        now += Duration::from_secs(24 * 3600);
+        session.on_time(now);
+        assert_eq!(departed(&session), None);
+        assert_eq!(drain(&mut session, now), []);
+    }
+    for _ in 0..SILENT_HEARTBEATS {
+        now += HEARTBEAT;
+        session.on_time(now);
+        drain(&mut session, now);
+    }
+    assert!(matches!(departed(&session), Some(End::Failed(GroupError::MemberSilent { .. }))));
+}
+
+#[test]
+fn outside_its_hours_nothing_is_read_or_delivered_and_acks_are_taken() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    let turn = session.next_turn(now).expect("more to read");
+    let window = DailyWindow { from_minute: 60, to_minute: 120 };
+    let hours = DeliveryHours::new(&[window], 0).expect("legal");
+    session.target(&Target { hours, ..target([grant(0, Standing::Held)]) });
+    let minutes = |minutes: i64| minutes * 60_000_000;
+    session.look_at_the_clock(now, || minutes(120));
+    let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
+    session.deliver(turn, vec![Batch { header, payload: bytes::Bytes::new() }.into()], 20, now);
+    assert_eq!(drain(&mut session, now), [], "what was read before comes later");
+    assert!(session.next_turn(now).is_none());
+    assert!(session.timer() <= now + Duration::from_secs(5), "the wall clock may be set");
+    session.request(ME, Request::Ack(settle(1, 10, 0..10)), now);
+    assert_eq!(session.next_settlement(now).map(|settlement| committed_in(&settlement)), Some(vec![10]));
+
+    session.look_at_the_clock(now, || minutes(24 * 60 + 60) - 1);
+    assert!(session.next_turn(now).is_none());
+    assert!(session.timer() <= now + Duration::from_micros(1), "it opens at once when it is time");
+    session.look_at_the_clock(now, || minutes(24 * 60 + 60));
+    assert_eq!(session.next_turn(now).map(|turn| turn.cursor), Some(10));
 }
