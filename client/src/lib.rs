@@ -45,8 +45,8 @@ mod types;
 
 pub use admin::{
     AlterGroup, AlterTopic, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition, FailedRecords, Group,
-    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch, LetterFilter, Limits, Member,
-    OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetryPolicy, Topic, TopicConfig,
+    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member,
+    OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetentionRisk, RetryPolicy, Topic, TopicConfig,
     TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.

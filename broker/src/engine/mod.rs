@@ -204,6 +204,9 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
     /// Stored bytes of `[from, to)`, to the granularity of the engine's index.
     fn bytes_between(&self, from: Offset, to: Offset) -> BoxFuture<'static, Result<u64, ReadError>>;
 
+    /// Stored bytes that the log would still have if retention removed what holds `offset`. Without I/O.
+    fn bytes_after(&self, offset: Offset) -> u64;
+
     /// Moves the log start to `before`, or as near below it as the engine can, and returns where it is now.
     fn trim(&self, before: Offset) -> BoxFuture<'static, Result<Offset, EngineError>>;
 

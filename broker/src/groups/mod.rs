@@ -24,6 +24,7 @@ mod retry;
 mod roster;
 mod sources;
 mod state;
+mod trend;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -44,12 +45,13 @@ use self::{
     member::Member,
     sources::Sources,
     state::TopicId,
+    trend::Trends,
 };
 pub(crate) use self::{
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
     journal::is_intact_marker,
-    lag::PartitionLag,
+    lag::{Forecast, PartitionLag},
     member::{
         Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Loss, OUTBOUND_EVENTS, Outbound, Request,
         Settle,
@@ -59,6 +61,7 @@ pub(crate) use self::{
     redrive::{Fate, LettersView},
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
+    trend::{LossCause, Risk},
     window::Pause,
 };
 use crate::{
@@ -73,6 +76,8 @@ use crate::{
 pub(crate) struct Groups {
     topics: Arc<Topics>,
     handle: Handle,
+    /// How lag moves; see [trend].
+    trends: Trends,
     task: Mutex<Option<Running>>,
 }
 
@@ -135,7 +140,8 @@ impl Groups {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                return Ok(Arc::new(Self { topics, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+                let (handle, trends) = (Handle(Err(damaged)), Trends::default());
+                return Ok(Arc::new(Self { topics, handle, trends, task: Mutex::new(None) }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -143,7 +149,10 @@ impl Groups {
         let (dropped, is_dropped) = oneshot::channel();
         let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+        let (handle, trends) = (Handle(Ok(mailbox)), Trends::default());
+        let groups = Arc::new(Self { topics, handle, trends, task: Mutex::new(Some(running)) });
+        tokio::spawn(trend::sample(Arc::downgrade(&groups)));
+        Ok(groups)
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by

@@ -180,9 +180,9 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
     let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
     let coordinator = spawn(async move {
         let (_dropped, is_dropped) = oneshot::channel();
-        Coordinator::new(journal, state).run(commands, is_dropped).await;
+        Coordinator::new(journal, state, crate::clock::Clock::default()).run(commands, is_dropped).await;
     });
-    (Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(None) }), coordinator)
+    (Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), trends: Trends::default(), task: Mutex::new(None) }), coordinator)
 }
 
 impl Stage {

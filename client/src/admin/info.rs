@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use aqueduct_proto::v1;
 
+use super::lag::PartitionLag;
 use crate::{
     error::RequestError,
     types::{Durability, Timestamp},
 };
 
 /// A broker, its abilities and its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Info {
     /// Of the software.
     pub version: String,
@@ -32,6 +33,8 @@ pub struct Info {
     pub started: Timestamp,
     /// Partitions that take no writes now.
     pub failures: Vec<FailedPartition>,
+    /// Where retention is about to remove records that a group has not read, or has done so: the most urgent ones.
+    pub at_risk: Vec<PartitionLag>,
 }
 
 /// The limits in force.
@@ -101,6 +104,7 @@ impl TryFrom<v1::InfoResponse> for Info {
             cluster_id: info.cluster_id,
             started: Timestamp::from_micros(info.started_us),
             failures: info.failures.into_iter().map(FailedPartition::from).collect(),
+            at_risk: info.at_risk.into_iter().map(PartitionLag::from).collect(),
         })
     }
 }

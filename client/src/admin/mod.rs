@@ -12,7 +12,7 @@ pub use groups::{
     AlterGroup, FailedRecords, Group, GroupDescription, GroupInfo, Groups, Member, PartitionReset, ResetGroup,
 };
 pub use info::{FailedPartition, Info, Limits};
-pub use lag::{LagWatch, PartitionLag};
+pub use lag::{LagForecast, LagWatch, LossCause, PartitionLag, RetentionRisk};
 pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
 pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};

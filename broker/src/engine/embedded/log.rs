@@ -205,6 +205,10 @@ impl PartitionLog for EmbeddedLog {
         self.blocking(move |reader| reader.bytes_between(from, to))
     }
 
+    fn bytes_after(&self, offset: Offset) -> u64 {
+        self.shared.reader.bytes_after_segment_of(offset)
+    }
+
     fn trim(&self, before: Offset) -> BoxFuture<'static, Result<Offset, EngineError>> {
         self.call(|done| Command::Trim(before, done))
     }

@@ -24,7 +24,7 @@ pub(crate) use self::{
         Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewPosition,
         PartitionGeneration, PartitionProgress, PositionChange, Reply, Settlement, Target,
     },
-    queries::{GroupView, MemberView, PositionView},
+    queries::{GroupView, MemberView, PositionView, Standings},
 };
 use super::{
     assignment::MemberId,

@@ -175,6 +175,10 @@ impl PartitionLog for Arc<ScriptedLog> {
         ready(Err(ReadError::Failed("unneeded".to_owned()))).boxed()
     }
 
+    fn bytes_after(&self, _: Offset) -> u64 {
+        0
+    }
+
     fn bytes_between(&self, _: Offset, _: Offset) -> BoxFuture<'static, Result<u64, ReadError>> {
         ready(Err(ReadError::Failed("unneeded".to_owned()))).boxed()
     }
