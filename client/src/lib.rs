@@ -45,9 +45,10 @@ mod types;
 
 pub use admin::{
     AlterGroup, AlterTopic, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition, FailedRecords, Group,
-    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member,
-    OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetentionRisk, RetryPolicy, Topic, TopicConfig,
-    TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic,
+    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits,
+    LossCause, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetentionRisk,
+    RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding,
+    VerifySeverity, VerifySummary, VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

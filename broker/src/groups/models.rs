@@ -182,7 +182,10 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
         let (_dropped, is_dropped) = oneshot::channel();
         Coordinator::new(journal, state, crate::clock::Clock::default()).run(commands, is_dropped).await;
     });
-    (Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), trends: Trends::default(), task: Mutex::new(None) }), coordinator)
+    (
+        Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), trends: Trends::default(), task: Mutex::new(None) }),
+        coordinator,
+    )
 }
 
 impl Stage {

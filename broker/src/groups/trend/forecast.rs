@@ -109,7 +109,9 @@ impl Risk {
         }
         let Some(loss) = loss else { return Self::None };
         let is_near = match self {
-            Self::None => loss.left < NEAR_SHARE && loss.within < NEAR_WITHIN && !catch_up.is_some_and(|c| c < loss.within),
+            Self::None => {
+                loss.left < NEAR_SHARE && loss.within < NEAR_WITHIN && !catch_up.is_some_and(|c| c < loss.within)
+            }
             Self::Near | Self::Lost => loss.left < PASSED_SHARE && !catch_up.is_some_and(|c| c < loss.within / 2),
         };
         if is_near { Self::Near } else { Self::None }
@@ -171,11 +173,10 @@ mod tests {
         let retention = Retention { age: Some(HOUR), bytes: Some(1000) };
         let oldest = OldestUnread { age: Some(30 * MINUTE), bytes_after: 400 };
         let cause = |bytes_in| retention.loss(oldest, bytes_in).map(|loss| loss.cause);
-        assert_eq!([cause(None), cause(Some(0.1)), cause(Some(10.0))], [
-            Some(LossCause::Age),
-            Some(LossCause::Age),
-            Some(LossCause::Bytes)
-        ]);
+        assert_eq!(
+            [cause(None), cause(Some(0.1)), cause(Some(10.0))],
+            [Some(LossCause::Age), Some(LossCause::Age), Some(LossCause::Bytes)]
+        );
         assert_eq!(Retention::default().loss(oldest, Some(10.0)), None);
     }
 

@@ -10,8 +10,8 @@ use tonic::{Status, Streaming};
 use crate::{
     groups::{
         Assigned, Credit, Delivery, Event, FailedRecords, Forecast, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest,
-        LettersView, Loss, LossCause, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request,
-        ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Risk, Settle, StartAt,
+        LettersView, Loss, LossCause, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion,
+        Request, ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Risk, Settle, StartAt,
     },
     services::convert,
     status,
