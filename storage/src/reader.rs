@@ -234,6 +234,13 @@ impl LogReader {
         list[after..].iter().map(|segment| segment.bytes()).sum()
     }
 
+    /// Bytes of the last segment if it holds `offset`: until it is sealed, retention leaves it. Without I/O.
+    #[must_use]
+    pub fn last_segment_bytes_with(&self, offset: Offset) -> Option<u64> {
+        let list = self.shared.segments();
+        list.last().filter(|last| last.base <= offset).map(|last| last.bytes())
+    }
+
     /// Bytes of all segments on disk.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

@@ -137,7 +137,7 @@ impl Groups {
             let age = appended_us.map(|time_us| elapsed_since(time_us, self.topics.clock().now_us()));
             behind = age.unwrap_or_default();
             let retention = Retention { age: meta.retention_age, bytes: meta.retention_bytes };
-            loss = retention.loss(OldestUnread { age, bytes_after: log.bytes_after(oldest) }, pace.bytes_in);
+            loss = retention.loss(OldestUnread { age, shelter: log.shelter(oldest) }, pace.bytes_in);
         }
         let catch_up = pace.catch_up(unread);
         let known_risk = trend.as_ref().map(Trend::risk).unwrap_or_default();

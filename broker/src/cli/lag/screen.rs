@@ -3,6 +3,7 @@
 mod layout;
 mod rows;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aqueduct_client::PartitionLag;
@@ -117,7 +118,7 @@ fn chosen<'a>(summaries: &'a [Summary<'a>], rows: Rows, room: usize) -> (Vec<Row
     let mut to_come = summaries.len();
     for summary in summaries {
         to_come -= 1;
-        let partitions = summary.partitions();
+        let partitions = summary.partitions(rows);
         let fits = chosen.len() + 1 + partitions.len() + to_come <= room;
         chosen.push(summary.row());
         match rows {
@@ -147,15 +148,18 @@ fn totals(lags: &[PartitionLag]) -> String {
     };
     let records: u64 = lags.iter().map(|lag| lag.lag_records).sum();
     let bytes: u64 = lags.iter().map(|lag| lag.lag_bytes).sum();
-    let rate = |rate: fn(&PartitionLag) -> Option<f64>| words::rate(lags.iter().filter_map(rate).reduce(|a, b| a + b));
+    // What comes in comes in once, however many groups read it.
+    let known = lags.iter().filter_map(|lag| Some(((lag.topic.as_str(), lag.partition), lag.forecast.rate_in?)));
+    let rate_in = known.collect::<BTreeMap<_, f64>>().into_values().reduce(|a, b| a + b);
+    let rate_out = lags.iter().filter_map(|lag| lag.forecast.rate_out).reduce(|a, b| a + b);
     format!(
         "{} on {}: {} behind ({}), {}/s in, {}/s out",
         counted(count(|lag| &lag.group), "group"),
         counted(count(|lag| &lag.topic), "topic"),
         counted(records, "record"),
         human_bytes(bytes),
-        rate(|lag| lag.forecast.rate_in),
-        rate(|lag| lag.forecast.rate_out),
+        words::rate(rate_in),
+        words::rate(rate_out),
     )
 }
 

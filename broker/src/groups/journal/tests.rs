@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::*;
 use crate::{
-    engine::{EngineError, EngineLimits, PartitionStats, TopicLogs, Verified, VerifyEvent},
+    engine::{EngineError, EngineLimits, PartitionStats, Shelter, TopicLogs, Verified, VerifyEvent},
     groups::{policy::PolicyOpinion, progress::Progress, state::tests::random_change},
 };
 
@@ -175,8 +175,8 @@ impl PartitionLog for Arc<ScriptedLog> {
         ready(Err(ReadError::Failed("unneeded".to_owned()))).boxed()
     }
 
-    fn bytes_after(&self, _: Offset) -> u64 {
-        0
+    fn shelter(&self, _: Offset) -> Shelter {
+        Shelter::default()
     }
 
     fn bytes_between(&self, _: Offset, _: Offset) -> BoxFuture<'static, Result<u64, ReadError>> {

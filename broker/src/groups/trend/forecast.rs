@@ -2,10 +2,12 @@
 //!
 //! A forecast of loss is never later than what happens, as long as no more comes in than now. Retention removes whole
 //! segments: by age once the *youngest* record of a segment is too old, so no earlier than the oldest unread record in it
-//! is; by bytes once what lies behind the segment is enough without it, and that is counted exactly. The wall clock may
-//! make a record look younger than it is only after it was set back; then it counts as appended now.
+//! is; by bytes once what lies behind the segment is enough without it, and that is counted exactly; the segment that is being
+//! written is counted as sealed when one more group of appends might not fit. The wall clock may make a record look younger than it is only after it was set back; then it counts as appended now.
 
 use std::time::Duration;
+
+use crate::engine::Shelter;
 
 /// Less than this share of the retention left is too little to leave the group to itself: an operator needs time as well.
 const NEAR_SHARE: f64 = 0.2;
@@ -50,8 +52,7 @@ pub(crate) struct Retention {
 pub(crate) struct OldestUnread {
     /// Since it was appended; `None` if that could not be read.
     pub(crate) age: Option<Duration>,
-    /// What the log would still have, if retention removed it with what it lies among.
-    pub(crate) bytes_after: u64,
+    pub(crate) shelter: Shelter,
 }
 
 /// The limit that removes records first.
@@ -67,7 +68,7 @@ pub(crate) struct RetentionLoss {
     /// From now on; zero: at any moment.
     pub(crate) within: Duration,
     pub(crate) cause: LossCause,
-    /// The share of the limit that is left, 0 to 1.
+    /// The share of the limit that is left; more than 1 as long as something else protects the record as well.
     pub(crate) left: f64,
 }
 
@@ -79,7 +80,9 @@ impl Retention {
             RetentionLoss { within, cause: LossCause::Age, left: within.as_secs_f64() / limit.as_secs_f64() }
         });
         let by_bytes = self.bytes.and_then(|limit| {
-            let room = limit.saturating_sub(oldest.bytes_after);
+            // What is old enough is sealed early.
+            let until_sealed = if self.age.is_none() { oldest.shelter.bytes_until_sealed } else { 0 };
+            let room = limit.saturating_sub(oldest.shelter.bytes_after).saturating_add(until_sealed);
             let within = match room {
                 0 => Duration::ZERO,
                 _ => Duration::try_from_secs_f64(room as f64 / bytes_in.filter(|rate| *rate > 0.0)?).ok()?,
@@ -129,8 +132,12 @@ mod tests {
         Pace { records_in: Some(records_in), bytes_in: None, records_out: Some(records_out) }
     }
 
+    fn oldest(age: Option<Duration>, bytes_after: u64) -> OldestUnread {
+        OldestUnread { age, shelter: Shelter { bytes_after, bytes_until_sealed: 0 } }
+    }
+
     fn by_age(left: Duration, of: Duration) -> Option<RetentionLoss> {
-        Retention { age: Some(of), bytes: None }.loss(OldestUnread { age: Some(of - left), bytes_after: 0 }, None)
+        Retention { age: Some(of), bytes: None }.loss(oldest(Some(of - left), 0), None)
     }
 
     #[test]
@@ -151,27 +158,35 @@ mod tests {
         assert!((loss.left - 1.0 / 6.0).abs() < 1e-9);
         assert_eq!(by_age(Duration::ZERO, HOUR).map(|loss| loss.within), Some(Duration::ZERO));
         let retention = Retention { age: Some(HOUR), bytes: None };
-        let overdue = retention.loss(OldestUnread { age: Some(3 * HOUR), bytes_after: 0 }, None).expect("a forecast");
+        let overdue = retention.loss(oldest(Some(3 * HOUR), 0), None).expect("a forecast");
         assert_eq!((overdue.within, overdue.left), (Duration::ZERO, 0.0));
-        assert_eq!(retention.loss(OldestUnread { age: None, bytes_after: 0 }, Some(1.0)), None, "its age is not known");
+        assert_eq!(retention.loss(oldest(None, 0), Some(1.0)), None, "its age is not known");
     }
 
     #[test]
     fn retention_by_bytes_takes_a_record_once_enough_lies_behind_it() {
         let retention = Retention { age: None, bytes: Some(1000) };
-        let oldest = |bytes_after| OldestUnread { age: Some(HOUR), bytes_after };
-        let loss = retention.loss(oldest(400), Some(10.0)).expect("a forecast");
-        assert_eq!((loss.within, loss.cause, loss.left), (MINUTE, LossCause::Bytes, 0.6));
-        assert_eq!(retention.loss(oldest(1000), None).map(|loss| loss.within), Some(Duration::ZERO));
-        assert_eq!(retention.loss(oldest(2000), Some(10.0)).map(|loss| loss.left), Some(0.0));
-        assert_eq!(retention.loss(oldest(400), Some(0.0)), None, "nothing comes in");
-        assert_eq!(retention.loss(oldest(400), None), None, "not known yet");
+        let loss = |bytes_after, bytes_in| retention.loss(oldest(Some(HOUR), bytes_after), bytes_in);
+        let told = loss(400, Some(10.0)).expect("a forecast");
+        assert_eq!((told.within, told.cause, told.left), (MINUTE, LossCause::Bytes, 0.6));
+        assert_eq!(loss(1000, None).map(|loss| loss.within), Some(Duration::ZERO));
+        assert_eq!(loss(2000, Some(10.0)).map(|loss| loss.left), Some(0.0));
+        assert_eq!(loss(400, Some(0.0)), None, "nothing comes in");
+        assert_eq!(loss(400, None), None, "not known yet");
+    }
+
+    #[test]
+    fn what_is_still_written_to_is_kept_until_it_is_sealed_unless_age_may_seal_it() {
+        let shelter = Shelter { bytes_after: 0, bytes_until_sealed: 500 };
+        let loss = |age| Retention { age, bytes: Some(1000) }.loss(OldestUnread { age: None, shelter }, Some(10.0));
+        assert_eq!(loss(None).map(|loss| (loss.within, loss.left)), Some((Duration::from_secs(150), 1.5)));
+        assert_eq!(loss(Some(HOUR)).map(|loss| (loss.within, loss.left)), Some((Duration::from_secs(100), 1.0)));
     }
 
     #[test]
     fn the_sooner_limit_counts() {
         let retention = Retention { age: Some(HOUR), bytes: Some(1000) };
-        let oldest = OldestUnread { age: Some(30 * MINUTE), bytes_after: 400 };
+        let oldest = oldest(Some(30 * MINUTE), 400);
         let cause = |bytes_in| retention.loss(oldest, bytes_in).map(|loss| loss.cause);
         assert_eq!(
             [cause(None), cause(Some(0.1)), cause(Some(10.0))],
@@ -197,8 +212,10 @@ mod tests {
                     assert!(forecast_at <= second as f64 + 1e-6, "seed {seed}: {forecast_at}, but it went at {second}");
                     break;
                 }
-                let oldest = OldestUnread { age: None, bytes_after: later };
-                let loss = retention.loss(oldest, Some(rate as f64)).expect("a forecast");
+                let active = segments.last().copied().unwrap_or(0);
+                let until_sealed = if segments.len() == 1 { segment_max.saturating_sub(active + rate) } else { 0 };
+                let shelter = Shelter { bytes_after: later, bytes_until_sealed: until_sealed };
+                let loss = retention.loss(OldestUnread { age: None, shelter }, Some(rate as f64)).expect("a forecast");
                 forecast_at = second as f64 + loss.within.as_secs_f64();
                 if segments.last().is_some_and(|last| last + rate > segment_max && *last > 0) {
                     segments.push(0);

@@ -21,6 +21,7 @@ pub(super) use self::{
     sampler::sample,
 };
 use super::{lag::elapsed_since, state::TopicId};
+use crate::engine::Shelter;
 
 /// A position as it was found.
 #[derive(Debug, Clone, Copy)]
@@ -107,12 +108,12 @@ impl Trend {
     }
 
     /// When retention may remove the oldest unread record; never later than it does.
-    fn loss(&self, retention: Retention, bytes_after: u64, now_us: i64) -> Option<RetentionLoss> {
+    fn loss(&self, retention: Retention, shelter: Shelter, now_us: i64) -> Option<RetentionLoss> {
         if self.last.unread() == 0 {
             return None;
         }
         let age = self.appended.map(|appended| elapsed_since(appended.time_us, now_us));
-        retention.loss(OldestUnread { age, bytes_after }, self.bytes_in.per_second())
+        retention.loss(OldestUnread { age, shelter }, self.bytes_in.per_second())
     }
 
     /// Whether `loss` has to be made again with the time at which the oldest unread record itself was appended.

@@ -13,7 +13,7 @@ use aqueduct_storage::{Offset, TopicMeta};
 
 use super::{Appended, Consumption, LossCause, NewRisk, Retention, Sample, Trend};
 use crate::{
-    engine::PartitionLog,
+    engine::{PartitionLog, Shelter},
     groups::{Groups, coordinator::Standings, error::GroupError, sources::Sources, state::TopicId},
     topics::Topic,
 };
@@ -39,8 +39,8 @@ pub(in crate::groups) async fn sample(groups: Weak<Groups>) {
 struct Found {
     partition: u32,
     sample: Sample,
-    /// See [`PartitionLog::bytes_after`]; 0 where it does not matter.
-    bytes_after: u64,
+    /// Nothing where it does not matter.
+    shelter: Shelter,
     log: Arc<dyn PartitionLog>,
 }
 
@@ -72,8 +72,8 @@ impl Groups {
             let log = sources.log(partition).ok()?;
             let window = *log.watch().borrow();
             let sample = Sample { at, window, size_bytes: log.stats().size_bytes, committed };
-            let bytes_after = if is_bounded { log.bytes_after(sample.oldest()) } else { 0 };
-            Some(Found { partition, sample, bytes_after, log })
+            let shelter = if is_bounded { log.shelter(sample.oldest()) } else { Shelter::default() };
+            Some(Found { partition, sample, shelter, log })
         });
         found.collect()
     }
@@ -90,7 +90,7 @@ impl Groups {
                     .entry(found.partition)
                     .and_modify(|trend| trend.observe(found.sample))
                     .or_insert_with(|| Trend::begin(found.sample));
-                let loss = trend.loss(retention, found.bytes_after, now_us);
+                let loss = trend.loss(retention, found.shelter, now_us);
                 if trend.needs_append_time(retention, loss) {
                     return true;
                 }
@@ -106,7 +106,7 @@ impl Groups {
             news.extend(self.trends.update(of, |trends| {
                 let trend = trends.get_mut(&found.partition)?;
                 trend.appended = time_us.map(|time_us| Appended { offset, time_us });
-                let risk = trend.judge(trend.loss(retention, found.bytes_after, now_us))?;
+                let risk = trend.judge(trend.loss(retention, found.shelter, now_us))?;
                 Some(NewRisk { partition: found.partition, ..risk })
             }));
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aqueduct_client::{PartitionLag, RetentionRisk};
 
 use super::super::words::Outlook;
+use super::Rows;
 use crate::cli::render;
 use crate::cli::size::counted;
 
@@ -81,12 +82,17 @@ impl<'a> Summary<'a> {
         row(name, self.lags.clone())
     }
 
-    /// Of each partition, if there are several.
-    pub(super) fn partitions(&self) -> Vec<Row<'a>> {
+    /// Of each partition, if there are several: where all of them are shown, by number, so that they stay where they are.
+    pub(super) fn partitions(&self, rows: Rows) -> Vec<Row<'a>> {
         if !self.is_split() {
             return Vec::new();
         }
-        self.lags.iter().map(|lag| row(format!("  {}", partition_name(lag.partition)), vec![lag])).collect()
+        let mut lags = self.lags.clone();
+        match rows {
+            Rows::Fitting => lags.sort_by_key(|lag| lag.partition),
+            Rows::Partitions => {}
+        }
+        lags.into_iter().map(|lag| row(format!("  {}", partition_name(lag.partition)), vec![lag])).collect()
     }
 }
 
