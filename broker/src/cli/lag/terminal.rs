@@ -54,7 +54,7 @@ impl Terminal {
         if self.input.is_some() {
             // It ends with the process: a read of a terminal cannot be called off.
             std::thread::spawn(move || {
-                for key in io::stdin().bytes().map_while(Result::ok) {
+                for key in io::stdin().lock().bytes().map_while(Result::ok) {
                     if keys.blocking_send(key).is_err() {
                         return;
                     }

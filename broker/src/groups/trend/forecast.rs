@@ -113,9 +113,9 @@ impl Risk {
         let Some(loss) = loss else { return Self::None };
         let is_near = match self {
             Self::None => {
-                loss.left < NEAR_SHARE && loss.within < NEAR_WITHIN && !catch_up.is_some_and(|c| c < loss.within)
+                loss.left < NEAR_SHARE && loss.within < NEAR_WITHIN && catch_up.is_none_or(|time| time >= loss.within)
             }
-            Self::Near | Self::Lost => loss.left < PASSED_SHARE && !catch_up.is_some_and(|c| c < loss.within / 2),
+            Self::Near | Self::Lost => loss.left < PASSED_SHARE && catch_up.is_none_or(|time| time >= loss.within / 2),
         };
         if is_near { Self::Near } else { Self::None }
     }

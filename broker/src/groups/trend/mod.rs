@@ -238,6 +238,43 @@ mod tests {
     }
 
     #[test]
+    fn the_disk_is_asked_only_when_what_is_known_says_that_it_may_be_near() {
+        const HOUR_US: i64 = 3_600_000_000;
+        let retention = Retention { age: Some(Duration::from_secs(3600)), bytes: None };
+        let begun = Instant::now();
+        let mut trend = Trend::begin(sample(begun, [0, 100], 1000, 40));
+        let asks = |trend: &Trend, now_us| {
+            let loss = trend.loss(retention, Shelter::default(), now_us);
+            trend.needs_append_time(retention, loss)
+        };
+        assert!(asks(&trend, 0), "nothing is known");
+        trend.appended = Some(Appended { offset: 40, time_us: 0 });
+        assert!(!asks(&trend, HOUR_US), "it is that of the oldest unread record, however old");
+        trend.observe(sample(begun + Duration::from_secs(1), [0, 200], 2000, 90));
+        assert!(!asks(&trend, HOUR_US / 2), "the oldest unread record is no older than the one that is known");
+        assert!(asks(&trend, HOUR_US - HOUR_US / 10), "it may be younger");
+        trend.observe(sample(begun + Duration::from_secs(2), [0, 200], 2000, 200));
+        assert!(!asks(&trend, HOUR_US), "nothing is unread");
+    }
+
+    #[test]
+    fn a_risk_is_news_once_and_not_before_the_pace_is_known() {
+        let loss = Some(RetentionLoss { within: Duration::from_secs(60), cause: LossCause::Age, left: 0.1 });
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let mut trend = Trend::begin(sample(begun, [0, 100], 1000, 40));
+        assert!(trend.judge(loss).is_none(), "the group may be about to read it all");
+        trend.observe(sample(after(1), [0, 100], 1000, 40));
+        assert!(trend.judge(loss).is_some());
+        assert!(trend.judge(loss).is_none() && trend.risk() == Risk::Near);
+        trend.observe(sample(after(2), [50, 100], 1000, 40));
+        assert_eq!(trend.judge(loss).map(|risk| risk.lost_records), Some(10), "worse is news");
+        assert!(trend.judge(loss).is_none() && trend.risk() == Risk::Lost);
+        trend.observe(sample(after(3), [50, 100], 1000, 100));
+        assert!(trend.judge(None).is_none() && trend.risk() == Risk::None);
+    }
+
+    #[test]
     fn bytes_in_are_told_through_a_removal() {
         let begun = Instant::now();
         let after = |seconds| begun + Duration::from_secs(seconds);
