@@ -72,7 +72,8 @@ impl Groups {
             let log = sources.log(partition).ok()?;
             let window = *log.watch().borrow();
             let sample = Sample { at, window, size_bytes: log.stats().size_bytes, committed };
-            let shelter = if is_bounded { log.shelter(sample.oldest()) } else { Shelter::default() };
+            let matters = is_bounded && sample.unread() > 0;
+            let shelter = if matters { log.shelter(sample.oldest()) } else { Shelter::default() };
             Some(Found { partition, sample, shelter, log })
         });
         found.collect()
