@@ -3,7 +3,7 @@
 //! One task, the [coordinator], owns the state of all groups and its [journal]; every `Consume` stream is a task of its
 //! own, the [member], which reads and delivers the partitions that the coordinator gives it and reports what was
 //! settled. Everything in between that decides is pure: [state], [progress], [roster] and [assignment], [window],
-//! [policy].
+//! [policy]. A third task looks at all positions from time to time, for rates and forecasts: [trend].
 //!
 //! Invariants: nobody is told "committed" before it is durable; committed offsets move back only by a reset; a
 //! partition has one owner at a time, and what an earlier owner says does not count.

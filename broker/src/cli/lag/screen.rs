@@ -13,7 +13,7 @@ use self::rows::{Row, Summary};
 use super::history::History;
 use super::terminal::Size;
 use super::words;
-use crate::cli::size::{counted, human_bytes};
+use crate::cli::size::{counted, grouped, human_bytes};
 use crate::cli::{render, time};
 
 /// Warnings that are shown; the most urgent come first.
@@ -172,7 +172,7 @@ fn away_text(away: Away<'_>) -> String {
 fn bottom(rows: Rows, left_out: usize, is_split: bool) -> String {
     let more = match left_out {
         0 => String::new(),
-        _ => format!("… {} less urgent  ", counted(left_out as u64, "more row").replace("rows", "rows,")),
+        _ => format!("… {} more, less urgent  ", grouped(left_out as u64)),
     };
     let keys = match (is_split, rows) {
         (false, _) => "",

@@ -136,7 +136,7 @@ impl Trend {
         let lost_records = self.last.lost();
         self.risk = before.next(lost_records, known, pace.catch_up(self.last.unread()));
         let is_news = self.risk != before && self.risk != Risk::None;
-        is_news.then_some(NewRisk { partition: 0, lost_records, loss })
+        is_news.then_some(NewRisk { partition: 0, risk: self.risk, lost_records, loss })
     }
 }
 
@@ -144,6 +144,7 @@ impl Trend {
 #[derive(Debug)]
 struct NewRisk {
     partition: u32,
+    risk: Risk,
     lost_records: u64,
     loss: Option<RetentionLoss>,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use aqueduct_storage::{Offset, TopicMeta};
 
-use super::{Appended, Consumption, LossCause, NewRisk, Retention, Sample, Trend};
+use super::{Appended, Consumption, LossCause, NewRisk, Retention, Risk, Sample, Trend};
 use crate::{
     engine::{PartitionLog, Shelter},
     groups::{Groups, coordinator::Standings, error::GroupError, sources::Sources, state::TopicId},
@@ -79,13 +79,16 @@ impl Groups {
         found.collect()
     }
 
-    /// Takes what was found into the trends, and gives the risks that are new.
+    /// Takes what was found into the trends, and gives the risks that are news: worse than any that the group ran on this
+    /// topic, so that partitions which follow one another are not told one by one.
     async fn judge(&self, of: &Consumption, topic: &TopicMeta, found: &[Found]) -> Vec<NewRisk> {
         let retention = Retention { age: topic.retention_age, bytes: topic.retention_bytes };
         let now_us = self.topics.clock().now_us();
         let mut news = Vec::new();
+        let mut known = Risk::None;
         let undecided: Vec<&Found> = self.trends.update(of, |trends| {
             trends.retain(|partition, _| found.binary_search_by_key(partition, |found| found.partition).is_ok());
+            known = trends.values().map(Trend::risk).max().unwrap_or_default();
             let undecided = found.iter().filter(|found| {
                 let trend = trends
                     .entry(found.partition)
@@ -111,6 +114,7 @@ impl Groups {
                 Some(NewRisk { partition: found.partition, ..risk })
             }));
         }
+        news.retain(|risk| risk.risk > known);
         news
     }
 }
@@ -149,7 +153,7 @@ fn warn(group: &str, topic: &TopicMeta, risks: &[NewRisk]) {
 fn longer(topic: &TopicMeta, cause: LossCause) -> String {
     let setting = match cause {
         LossCause::Age => {
-            format!("--retention-age {}ms", topic.retention_age.unwrap_or_default().as_millis().saturating_mul(2))
+            format!("--retention-age {:?}", topic.retention_age.unwrap_or_default().saturating_mul(2))
         }
         LossCause::Bytes => format!("--retention-bytes {}", topic.retention_bytes.unwrap_or(0).saturating_mul(2)),
     };

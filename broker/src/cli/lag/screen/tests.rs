@@ -174,7 +174,7 @@ fn a_hundred_partitions_are_one_row_unless_all_are_wanted() {
     assert_fits(&lines, stage.size);
     assert!(lines[5].starts_with("  99 "), "the most urgent first: {}", lines[5]);
     assert_eq!(lines.len(), 24);
-    assert_eq!(lines[23], "… 82 more rows, less urgent  p: fewer partitions  q: quit");
+    assert_eq!(lines[23], "… 82 more, less urgent  p: fewer partitions  q: quit");
     stage.size.rows = 200;
     assert_eq!(stage.lines().len(), 106, "all of them fit");
 }
