@@ -21,7 +21,7 @@ pub(crate) struct Clock(Arc<Ahead>);
 /// How far the clock is ahead of the machine's.
 #[derive(Debug, Default)]
 struct Ahead {
-    micros: AtomicU64,
+    micros: Arc<AtomicU64>,
     moved: Notify,
 }
 
@@ -54,6 +54,11 @@ impl Clock {
         let by = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
         self.0.micros.fetch_add(by, Ordering::AcqRel);
         self.0.moved.notify_waiters();
+    }
+
+    /// How far it is ahead of the machine's, in microseconds, now and later: for what keeps a clock of its own.
+    pub(crate) fn ahead_us(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.micros)
     }
 
     fn ahead(&self) -> Duration {

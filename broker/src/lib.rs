@@ -90,7 +90,8 @@ impl Broker {
     }
 
     async fn open_at(data: &Path, config: BrokerConfig, clock: Clock) -> Result<Self, OpenError> {
-        Ok(Self { core: BrokerCore::open(Arc::new(RealDisk::new()), data, config, clock).await? })
+        let disk = RealDisk::with_clock_ahead(clock.ahead_us());
+        Ok(Self { core: BrokerCore::open(Arc::new(disk), data, config, clock).await? })
     }
 
     /// A client that calls the broker directly: the same as over the network, but for the network.

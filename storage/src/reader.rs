@@ -225,6 +225,22 @@ impl LogReader {
         Ok(first.segment.bytes().saturating_sub(before_from) + between + before_to)
     }
 
+    /// Bytes of the segments after the one that holds `offset`: what retention leaves when it removes that one. Without
+    /// I/O. What lies before the log counts as held by nothing.
+    #[must_use]
+    pub fn bytes_after_segment_of(&self, offset: Offset) -> u64 {
+        let list = self.shared.segments();
+        let after = list.partition_point(|segment| segment.base <= offset);
+        list[after..].iter().map(|segment| segment.bytes()).sum()
+    }
+
+    /// Bytes of the last segment if it holds `offset`: until it is sealed, retention leaves it. Without I/O.
+    #[must_use]
+    pub fn last_segment_bytes_with(&self, offset: Offset) -> Option<u64> {
+        let list = self.shared.segments();
+        list.last().filter(|last| last.base <= offset).map(|last| last.bytes())
+    }
+
     /// Bytes of all segments on disk.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

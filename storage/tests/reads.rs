@@ -116,6 +116,31 @@ fn a_reader_in_a_segment_that_retention_removes_finishes_or_is_out_of_range() {
 }
 
 #[test]
+fn what_lies_behind_a_record_tells_whether_retention_by_bytes_removes_it() {
+    for seed in 0..50 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let retention_bytes = random.u64(1..20_000);
+        let mut log =
+            new_log(&SimDisk::new(), LogOptions { retention_bytes: Some(retention_bytes), ..small_options() });
+        let reader = log.reader();
+        let mut removals = 0;
+        for _ in 0..60 {
+            append(&mut log, &[random.usize(1..3000)]).expect("append");
+            let oldest = reader.window().log_start;
+            let goes = reader.bytes_after_segment_of(oldest) >= retention_bytes;
+            assert_eq!(reader.last_segment_bytes_with(oldest).is_some(), reader.segment_count() == 1, "seed {seed}");
+            let outcome = log.enforce_retention(0).expect("retention");
+            assert_eq!(outcome.log_start > oldest, goes, "seed {seed}");
+            removals += u32::from(goes);
+        }
+        let newest = reader.window().high_watermark;
+        assert_eq!(reader.bytes_after_segment_of(newest), 0);
+        assert!(reader.last_segment_bytes_with(newest).is_some_and(|bytes| bytes <= reader.size_bytes()));
+        assert!(removals > 0, "seed {seed}: this test tests nothing");
+    }
+}
+
+#[test]
 fn records_expire_by_time_that_passed_and_not_by_a_wall_clock_that_jumps() {
     let hour = Duration::from_secs(3600);
     let day_us = 24 * 3_600_000_000_i64;

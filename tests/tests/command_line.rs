@@ -60,6 +60,9 @@ async fn the_tour_of_the_readme_works_on_real_flights() {
         for field in ["lag_records", "lag_bytes", "lag_seconds"] {
             assert!(line[field].is_number(), "no {field} in {line}");
         }
+        for field in ["rate_in", "rate_out", "catch_up_seconds", "retention_loss_seconds", "retention_risk"] {
+            assert!(line.get(field).is_some(), "no {field} in {line}");
+        }
     }
     assert_eq!(lag.iter().map(|line| line["lag_records"].as_u64().expect("a number")).sum::<u64>(), 4900);
     assert!(run(&["lag"]).stdout.contains("billing"));

@@ -12,7 +12,7 @@ use super::render::{self, Format};
 use super::session::Session;
 use super::size::human_bytes;
 use super::stdout::{self, StdoutError};
-use super::{Cli, Global, time};
+use super::{Cli, Global, lag, time};
 
 /// What the broker is: version, abilities, limits
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ pub(super) async fn info(global: &Global) -> anyhow::Result<Exit> {
     match global.output {
         Format::Json => render::print_json([InfoJson::from(&info)])?,
         Format::Text => stdout::print(&format!(
-            "{}{}",
+            "{}{}{}",
             render::fields([
                 ("version", info.version.clone()),
                 ("API level", info.api_level.to_string()),
@@ -58,7 +58,8 @@ pub(super) async fn info(global: &Global) -> anyhow::Result<Exit> {
                 ("partitions limit", info.limits.topic_partitions_max.to_string()),
                 ("health", health(&info)),
             ]),
-            failures(&info)
+            failures(&info),
+            lag::warnings(&info.at_risk).iter().map(|warning| format!("  {warning}\n")).collect::<String>()
         ))?,
     }
     session.close().await?;
@@ -100,6 +101,7 @@ struct InfoJson<'a> {
     started_us: i64,
     limits: LimitsJson,
     failures: Vec<FailureJson<'a>>,
+    at_risk: Vec<lag::LagJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +146,7 @@ impl<'a> From<&'a Info> for InfoJson<'a> {
             cluster_id: &info.cluster_id,
             started_us: info.started.as_micros(),
             failures: info.failures.iter().map(FailureJson::from).collect(),
+            at_risk: info.at_risk.iter().map(lag::LagJson::from).collect(),
             limits: LimitsJson {
                 record_bytes_max: info.limits.record_bytes_max,
                 batch_bytes_max: info.limits.batch_bytes_max,

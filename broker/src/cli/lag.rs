@@ -1,12 +1,20 @@
-//! `aqueduct lag`: how far behind each group is, in records, bytes and seconds.
+//! `aqueduct lag`: how far behind each group is, in records, bytes and seconds, and where that leads.
 
-use std::io::{self, IsTerminal as _};
+mod history;
+mod json;
+mod screen;
+mod terminal;
+mod watch;
+mod words;
+
 use std::time::Duration;
 
 use aqueduct_client::PartitionLag;
 use clap::Args;
-use serde::Serialize;
 
+pub(super) use self::json::LagJson;
+use self::words::Outlook;
+pub(super) use self::words::warnings;
 use super::Global;
 use super::exit::{CliError, Exit};
 use super::hours;
@@ -16,7 +24,7 @@ use super::size::{grouped, human_bytes};
 use super::{stdout, time};
 
 /// How far behind each group is, in records, bytes and seconds
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   aqueduct lag                              every group, topic and partition
@@ -24,16 +32,21 @@ Examples:
   aqueduct lag billing --fail-over 60s      exit 1 if an event waits longer
   aqueduct lag --output json | jq 'select(.lag_records > 1000)'
 
-Lag in seconds is the age of the oldest unread record.")]
+Lag in seconds is the age of the oldest unread record. Rates are those of the
+last seconds; a broker that has just started does not know them yet. LOSS IN is
+the time after which retention may remove the oldest unread record.")]
 pub(super) struct LagArgs {
     /// Only this group
     group: Option<String>,
     /// Only this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// Report again and again, until ctrl-c
+    /// Report again and again, until ctrl-c; on a terminal, a live table
     #[arg(long)]
     watch: bool,
+    /// In the live table, a row for every partition
+    #[arg(long, requires = "watch")]
+    partitions: bool,
     /// How often --watch reports
     #[arg(long, requires = "watch", value_parser = time::parse_duration, default_value = "1s", value_name = "DURATION")]
     interval: Duration,
@@ -74,7 +87,7 @@ pub(super) async fn run(global: &Global, args: LagArgs) -> anyhow::Result<Exit> 
             let what = "--watch needs a running broker: the lag of a stopped one does not change".to_owned();
             return Err(CliError::Usage(what).into());
         }
-        watch(global, &args, &session).await?;
+        watch::watch(global, &args, &session).await?;
         session.close().await?;
         return Ok(Exit::Done);
     }
@@ -87,7 +100,10 @@ pub(super) async fn run(global: &Global, args: LagArgs) -> anyhow::Result<Exit> 
     match global.output {
         Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
         Format::Text if lag.is_empty() => render::note(&nothing(&args)),
-        Format::Text => stdout::print(&table(&lag))?,
+        Format::Text => {
+            stdout::print(&table(&lag))?;
+            warnings(&lag).iter().for_each(|warning| render::note(&format!("warning: {warning}")));
+        }
     }
     for waits in hours::closed(&session, &lag).await? {
         render::note(&waits);
@@ -111,43 +127,11 @@ fn judge(lag: &[PartitionLag], limit: Option<Limit>) -> Exit {
             lag.topic,
             lag.partition,
             grouped(lag.lag_records),
-            age(lag.lag_seconds)
+            words::age(lag.lag_seconds)
         ));
         exit = Exit::Failed;
     }
     exit
-}
-
-async fn watch(global: &Global, args: &LagArgs, session: &Session) -> anyhow::Result<()> {
-    let mut reports = match &args.group {
-        Some(group) => {
-            let group = session.client.group(group);
-            // Says so if there is no such group.
-            group.describe().await?;
-            group.watch_lag(args.topic.as_deref(), args.interval).await?
-        }
-        None => session.client.groups().watch_lag(args.interval).await?,
-    };
-    let mut interrupted = std::pin::pin!(super::interrupted());
-    let in_place = io::stdout().is_terminal();
-    loop {
-        let report = tokio::select! {
-            () = &mut interrupted => return Ok(()),
-            report = reports.next() => report,
-        };
-        let Some(report) = report else { return Ok(()) };
-        let mut lag = report?;
-        retain_topic(&mut lag, args.topic.as_deref());
-        match global.output {
-            Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
-            Format::Text => {
-                let text = if lag.is_empty() { format!("{}\n", nothing(args)) } else { table(&lag) };
-                // Home and clear, on a terminal; elsewhere reports follow each other.
-                let before = if in_place { "\x1b[H\x1b[2J" } else { "" };
-                stdout::print(&format!("{before}{}\n\n{text}\n", time::rfc3339_seconds(time::now_us())))?;
-            }
-        }
-    }
 }
 
 fn retain_topic(lag: &mut Vec<PartitionLag>, topic: Option<&str>) {
@@ -177,6 +161,10 @@ pub(super) fn table(lag: &[PartitionLag]) -> String {
             ("LAG", Align::Right),
             ("BYTES", Align::Right),
             ("AGE", Align::Right),
+            ("IN/s", Align::Right),
+            ("OUT/s", Align::Right),
+            ("CATCH UP", Align::Right),
+            ("LOSS IN", Align::Right),
             ("MEMBER", Align::Left),
         ],
         lag.iter().map(|lag| {
@@ -188,71 +176,38 @@ pub(super) fn table(lag: &[PartitionLag]) -> String {
                 lag.high_watermark.to_string(),
                 grouped(lag.lag_records),
                 human_bytes(lag.lag_bytes),
-                age(lag.lag_seconds),
+                words::age(lag.lag_seconds),
+                words::rate(lag.forecast.rate_in),
+                words::rate(lag.forecast.rate_out),
+                Outlook::of(lag).text(),
+                words::loss(lag.forecast.retention_loss),
                 render::or_dash(lag.member.clone()),
             ]
         }),
     )
 }
 
-fn age(seconds: f64) -> String {
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(Duration::ZERO) | Err(_) => "-".to_owned(),
-        Ok(duration) => time::human(duration),
-    }
-}
-
-/// DESIGN names these fields; programs rely on them.
-#[derive(Serialize)]
-pub(super) struct LagJson<'a> {
-    group: &'a str,
-    topic: &'a str,
-    partition: u32,
-    log_start_offset: u64,
-    committed_offset: u64,
-    high_watermark: u64,
-    lag_records: u64,
-    lag_bytes: u64,
-    lag_seconds: f64,
-    member: Option<&'a str>,
-}
-
-impl<'a> From<&'a PartitionLag> for LagJson<'a> {
-    fn from(lag: &'a PartitionLag) -> Self {
-        Self {
-            group: &lag.group,
-            topic: &lag.topic,
-            partition: lag.partition,
-            log_start_offset: lag.log_start_offset,
-            committed_offset: lag.committed_offset,
-            high_watermark: lag.high_watermark,
-            lag_records: lag.lag_records,
-            lag_bytes: lag.lag_bytes,
-            lag_seconds: lag.lag_seconds,
-            member: lag.member.as_deref(),
-        }
+#[cfg(test)]
+fn sample(lag_records: u64, lag_seconds: f64) -> PartitionLag {
+    PartitionLag {
+        group: "billing".to_owned(),
+        topic: "orders".to_owned(),
+        topic_id: None,
+        partition: 3,
+        log_start_offset: 0,
+        committed_offset: 10,
+        high_watermark: 10 + lag_records,
+        lag_records,
+        lag_bytes: 2048,
+        lag_seconds,
+        member: None,
+        forecast: aqueduct_client::LagForecast::default(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn lag(lag_records: u64, lag_seconds: f64) -> PartitionLag {
-        PartitionLag {
-            group: "billing".to_owned(),
-            topic: "orders".to_owned(),
-            topic_id: None,
-            partition: 3,
-            log_start_offset: 0,
-            committed_offset: 10,
-            high_watermark: 10 + lag_records,
-            lag_records,
-            lag_bytes: 2048,
-            lag_seconds,
-            member: None,
-        }
-    }
 
     #[test]
     fn limits_are_records_or_durations() {
@@ -264,23 +219,11 @@ mod tests {
 
     #[test]
     fn only_lag_beyond_the_limit_fails() {
-        let lags = [lag(1000, 59.0)];
+        let lags = [sample(1000, 59.0)];
         assert_eq!(judge(&lags, None), Exit::Done);
         assert_eq!(judge(&lags, Some(Limit::Records(1000))), Exit::Done);
         assert_eq!(judge(&lags, Some(Limit::Records(999))), Exit::Failed);
         assert_eq!(judge(&lags, Some(Limit::Age(Duration::from_secs(60)))), Exit::Done);
         assert_eq!(judge(&lags, Some(Limit::Age(Duration::from_secs(58)))), Exit::Failed);
-    }
-
-    #[test]
-    fn json_has_the_fields_that_programs_rely_on() {
-        assert_eq!(
-            render::json_line(&LagJson::from(&lag(7, 1.5))),
-            concat!(
-                r#"{"group":"billing","topic":"orders","partition":3,"log_start_offset":0,"committed_offset":10,"#,
-                r#""high_watermark":17,"lag_records":7,"lag_bytes":2048,"lag_seconds":1.5,"member":null}"#,
-                "\n"
-            )
-        );
     }
 }

@@ -162,6 +162,10 @@ async fn trimming_moves_the_start_and_never_the_end(subject: &impl Subject) {
     assert_eq!(window, Window { log_start: start, high_watermark: 20 });
     assert_eq!(log.trim(3).await, Ok(start), "the start never goes back");
     append(&*log, lease, 20, 1).await.unwrap();
+    let behind: Vec<u64> = (start..=20).map(|offset| log.shelter(offset).bytes_after).collect();
+    assert!(behind.is_sorted_by(|older, newer| older >= newer), "less lies behind what is newer: {behind:?}");
+    assert!(behind[0] <= log.stats().size_bytes);
+    assert_eq!(behind.last(), Some(&0));
 }
 
 async fn everything_survives_reopening(subject: &impl Subject) {

@@ -105,6 +105,17 @@ pub(crate) struct PartitionStats {
     pub epoch: u32,
 }
 
+/// What keeps retention by bytes from removing a record: it removes what lies together, the oldest first, and only what is
+/// not written to any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Shelter {
+    /// Stored bytes that the log would still have without the record and what lies with it. It goes once these are as many
+    /// as are to be kept.
+    pub bytes_after: u64,
+    /// At least so many stored bytes have to come before they begin to lie after it.
+    pub bytes_until_sealed: u64,
+}
+
 /// What a verification tells while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VerifyEvent {
@@ -203,6 +214,9 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
 
     /// Stored bytes of `[from, to)`, to the granularity of the engine's index.
     fn bytes_between(&self, from: Offset, to: Offset) -> BoxFuture<'static, Result<u64, ReadError>>;
+
+    /// What keeps retention by bytes from removing `offset`. Without I/O.
+    fn shelter(&self, offset: Offset) -> Shelter;
 
     /// Moves the log start to `before`, or as near below it as the engine can, and returns where it is now.
     fn trim(&self, before: Offset) -> BoxFuture<'static, Result<Offset, EngineError>>;

@@ -1,11 +1,18 @@
-//! How far groups are behind: in records, in bytes, and in seconds.
+//! How far groups are behind, in records, in bytes and in seconds, and where that leads.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use aqueduct_storage::Offset;
 
-use super::{Groups, check_name, coordinator::PositionView, error::GroupError, sources::Sources, state::TopicId};
-use crate::{clock::Clock, topics::Topic};
+use super::{
+    Groups, check_name,
+    coordinator::PositionView,
+    error::GroupError,
+    sources::Sources,
+    state::TopicId,
+    trend::{OldestUnread, Pace, Retention, RetentionLoss, Risk, Trend},
+};
+use crate::topics::Topic;
 
 /// The lag of one group in one partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,12 +29,29 @@ pub(crate) struct PartitionLag {
     pub(crate) behind: Duration,
     /// Who has the partition.
     pub(crate) member: Option<String>,
+    pub(crate) forecast: Forecast,
+}
+
+/// How the lag of one group in one partition moves, as far as it is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Forecast {
+    pub(crate) pace: Pace,
+    /// Until nothing is unread; `None` if that is not known, or never.
+    pub(crate) catch_up: Option<Duration>,
+    /// When retention may remove the oldest unread record; `None` if it will not.
+    pub(crate) loss: Option<RetentionLoss>,
+    pub(crate) risk: Risk,
 }
 
 impl PartitionLag {
     /// High watermark minus committed offset.
     pub(crate) fn records(&self) -> u64 {
         self.high_watermark.saturating_sub(self.committed)
+    }
+
+    /// The next of these to be looked at by whoever can act comes first.
+    fn urgency(&self) -> (Risk, Reverse<Option<Duration>>) {
+        (self.forecast.risk, Reverse(self.forecast.loss.map(|loss| loss.within)))
     }
 }
 
@@ -47,6 +71,39 @@ impl Groups {
                 Ok(coordinator.positions(group.as_deref(), id))
             })
             .await?;
+        let mut lags = self.lag_at_all(positions).await?;
+        lags.sort_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
+        Ok(lags)
+    }
+
+    /// Where retention is about to remove what a group has not read, or has done so: the most urgent `count_max`.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub(crate) async fn at_risk(&self, count_max: usize) -> Result<Vec<PartitionLag>, GroupError> {
+        let risky = self.trends.at_risk();
+        if risky.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_risky = move |position: &PositionView| {
+            risky.get(&(position.group.clone(), position.topic)).is_some_and(|of| of.contains(&position.partition))
+        };
+        let positions = self
+            .handle
+            .ask_durably(move |coordinator| {
+                let mut positions = coordinator.positions(None, None);
+                positions.retain(is_risky);
+                Ok(positions)
+            })
+            .await?;
+        let mut lags = self.lag_at_all(positions).await?;
+        lags.retain(|lag| lag.forecast.risk != Risk::None);
+        lags.sort_by_key(|lag| Reverse(lag.urgency()));
+        lags.truncate(count_max);
+        Ok(lags)
+    }
+
+    async fn lag_at_all(&self, positions: Vec<PositionView>) -> Result<Vec<PartitionLag>, GroupError> {
         let mut lags = Vec::with_capacity(positions.len());
         let mut topic: Option<(TopicId, Arc<Topic>)> = None;
         for position in positions {
@@ -56,43 +113,53 @@ impl Groups {
             }
             if let Some((_, topic)) = &topic {
                 let sources = Sources::new(&self.topics, Arc::clone(topic), position.group.clone());
-                lags.extend(lag_at(&sources, position, self.topics.clock()).await?);
+                lags.extend(self.lag_at(&sources, position).await?);
             }
         }
-        lags.sort_by(|a, b| (&a.group, &a.topic, a.partition).cmp(&(&b.group, &b.topic, b.partition)));
         Ok(lags)
     }
-}
 
-/// `None` for a partition that is out of service: what is in it cannot be told.
-async fn lag_at(sources: &Sources, position: PositionView, clock: &Clock) -> Result<Option<PartitionLag>, GroupError> {
-    let PositionView { group, topic: topic_id, partition, committed, member } = position;
-    let Ok(log) = sources.log(partition) else { return Ok(None) };
-    let window = *log.watch().borrow();
-    let oldest = committed.max(window.log_start);
-    let (mut bytes, mut behind) = (0, Duration::ZERO);
-    if oldest < window.high_watermark {
-        // Retention may be faster than we are; then what it took counts for nothing.
-        bytes = log.bytes_between(oldest, window.high_watermark).await.unwrap_or_default();
-        let appended_us = log.append_time_at(oldest).await.ok().flatten();
-        behind = appended_us.map_or(Duration::ZERO, |time_us| elapsed_since(time_us, clock.now_us()));
+    /// `None` for a partition that is out of service: what is in it cannot be told.
+    async fn lag_at(&self, sources: &Sources, position: PositionView) -> Result<Option<PartitionLag>, GroupError> {
+        let trend = self.trends.of(&position.group, position.topic, position.partition);
+        let PositionView { group, topic: topic_id, partition, committed, member } = position;
+        let Ok(log) = sources.log(partition) else { return Ok(None) };
+        let meta = sources.topic.meta();
+        let window = *log.watch().borrow();
+        let oldest = committed.max(window.log_start);
+        let unread = window.high_watermark.saturating_sub(oldest);
+        let (mut bytes, mut behind, mut loss) = (0, Duration::ZERO, None);
+        let pace = trend.as_ref().map(Trend::pace).unwrap_or_default();
+        if unread > 0 {
+            // Retention may be faster than we are; then what it took counts for nothing.
+            bytes = log.bytes_between(oldest, window.high_watermark).await.unwrap_or_default();
+            let appended_us = log.append_time_at(oldest).await.ok().flatten();
+            let age = appended_us.map(|time_us| elapsed_since(time_us, self.topics.clock().now_us()));
+            behind = age.unwrap_or_default();
+            let retention = Retention { age: meta.retention_age, bytes: meta.retention_bytes };
+            loss = retention.loss(OldestUnread { age, shelter: log.shelter(oldest) }, pace.bytes_in);
+        }
+        let catch_up = pace.catch_up(unread);
+        let known_risk = trend.as_ref().map(Trend::risk).unwrap_or_default();
+        let risk = known_risk.next(window.log_start.saturating_sub(committed), loss, catch_up);
+        Ok(Some(PartitionLag {
+            group,
+            topic: meta.name.clone(),
+            topic_id,
+            partition,
+            log_start: window.log_start,
+            committed,
+            high_watermark: window.high_watermark,
+            bytes,
+            behind,
+            member,
+            forecast: Forecast { pace, catch_up, loss, risk },
+        }))
     }
-    Ok(Some(PartitionLag {
-        group,
-        topic: sources.topic.meta().name.clone(),
-        topic_id,
-        partition,
-        log_start: window.log_start,
-        committed,
-        high_watermark: window.high_watermark,
-        bytes,
-        behind,
-        member,
-    }))
 }
 
 /// A clock that was set back makes nothing younger than now.
-fn elapsed_since(time_us: i64, now_us: i64) -> Duration {
+pub(super) fn elapsed_since(time_us: i64, now_us: i64) -> Duration {
     Duration::from_micros(u64::try_from(now_us.saturating_sub(time_us)).unwrap_or(0))
 }
 

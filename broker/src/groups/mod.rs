@@ -2,8 +2,9 @@
 //!
 //! One task, the [coordinator], owns the state of all groups and its [journal]. Every `Consume` stream is served by a task
 //! of its own, the [member], or where members share partitions by one task for all of them; it reads and delivers the
-//! partitions that the coordinator gives it and reports what was settled. Everything in between that decides is pure: [state], [progress], [roster] and [assignment], [window],
-//! [policy].
+//! partitions that the coordinator gives it and reports what was settled. Everything in between that decides is pure:
+//! [state], [progress], [roster] and [assignment], [window], [policy]. A third task looks at all positions from time to
+//! time, for rates and forecasts: [trend].
 //!
 //! Invariants: nobody is told "committed" before it is durable; committed offsets move back only by a reset; a
 //! partition has one owner at a time, and what an earlier owner says does not count.
@@ -27,6 +28,7 @@ mod roster;
 mod sources;
 mod state;
 mod static_names;
+mod trend;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -48,13 +50,14 @@ use self::{
     member::{Means, Newcomer},
     sources::Sources,
     state::TopicId,
+    trend::Trends,
 };
 pub(crate) use self::{
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
     hours::{DailyWindow, DeliveryHours, WINDOWS_MAX},
     journal::is_intact_marker,
-    lag::PartitionLag,
+    lag::{Forecast, PartitionLag},
     member::{
         Assigned, Credit, Delivery, Event, HEARTBEAT_DEFAULT, JoinRequest, Leave, Loss, OUTBOUND_EVENTS, Outbound,
         Request, Settle,
@@ -65,6 +68,7 @@ pub(crate) use self::{
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
     static_names::KEEP_MAX,
+    trend::{LossCause, Risk},
     window::Pause,
 };
 use crate::{
@@ -81,6 +85,8 @@ pub(crate) struct Groups {
     topics: Arc<Topics>,
     delays: Arc<Delays>,
     handle: Handle,
+    /// How lag moves; see [trend].
+    trends: Trends,
     task: Mutex<Option<Running>>,
     /// Of the broker: what members share does not end with the runtime of one of them.
     runtime: tokio::runtime::Handle,
@@ -150,8 +156,8 @@ impl Groups {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
-                return Ok(Arc::new(Self { topics, delays, handle, task, runtime }));
+                let (handle, trends, task) = (Handle(Err(damaged)), Trends::default(), Mutex::new(None));
+                return Ok(Arc::new(Self { topics, delays, handle, trends, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -159,8 +165,10 @@ impl Groups {
         let (dropped, is_dropped) = oneshot::channel();
         let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
-        Ok(Arc::new(Self { topics, delays, handle, task, runtime }))
+        let (handle, trends, task) = (Handle(Ok(mailbox)), Trends::default(), Mutex::new(Some(running)));
+        let groups = Arc::new(Self { topics, delays, handle, trends, task, runtime });
+        tokio::spawn(trend::sample(Arc::downgrade(&groups)));
+        Ok(groups)
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by

@@ -185,7 +185,8 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
         Coordinator::new(journal, state, clock).run(commands, is_dropped).await;
     });
     let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
-    (Arc::new(Groups { topics, delays, handle: Handle(Ok(mailbox)), task: Mutex::new(None) }), coordinator)
+    let (handle, trends, task) = (Handle(Ok(mailbox)), Trends::default(), Mutex::new(None));
+    (Arc::new(Groups { topics, delays, handle, trends, task }), coordinator)
 }
 
 impl Stage {

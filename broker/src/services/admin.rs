@@ -5,11 +5,14 @@ use std::sync::Arc;
 use aqueduct_proto::v1::{self, admin_server};
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{convert, groups};
 use crate::{AutoCreateTopics, BrokerCore, partition::producers::BATCHES_REMEMBERED, topics::settings::PARTITIONS_MAX};
 
 /// Grows when methods or fields are added to the API.
 const API_LEVEL: u32 = 1;
+
+/// Positions at risk that one answer tells of.
+const AT_RISK_SHOWN_MAX: usize = 100;
 
 /// See the [module](self).
 #[derive(Clone)]
@@ -27,6 +30,8 @@ impl AdminService {
 impl admin_server::Admin for AdminService {
     async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let limits = &self.core.config.limits;
+        // While groups are out of service, everything else can still be told.
+        let at_risk = self.core.groups.at_risk(AT_RISK_SHOWN_MAX).await.unwrap_or_default();
         let mut features = vec!["idempotent_producers", "named_producers", "ordered_groups", "delayed_delivery"];
         if self.core.config.auto_create_topics != AutoCreateTopics::Refuse {
             features.push("auto_create_topics");
@@ -52,6 +57,7 @@ impl admin_server::Admin for AdminService {
             started_us: self.core.started_us,
             failures: self.core.topics.failures().iter().map(convert::failure_to_wire).collect(),
             delayed_records: self.core.delays.pending(),
+            at_risk: at_risk.into_iter().map(groups::lag_to_wire).collect(),
         }))
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(super) use self::wire::lag as lag_to_wire;
 use super::draining_status;
 use crate::{
     BrokerCore,

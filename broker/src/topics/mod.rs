@@ -299,10 +299,8 @@ impl Topics {
 
 /// Applies the retention of every topic that has one, every `interval`, for as long as the registry lives.
 pub(crate) async fn enforce_retention(topics: Weak<Topics>, interval: std::time::Duration) {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let Some(clock) = topics.upgrade().map(|topics| topics.clock.clone()) else { return };
     loop {
-        ticks.tick().await;
         let Some(topics) = topics.upgrade() else { return };
         for topic in topics.list() {
             let meta = topic.meta();
@@ -316,6 +314,8 @@ pub(crate) async fn enforce_retention(topics: Weak<Topics>, interval: std::time:
                 }
             }
         }
+        drop(topics);
+        clock.sleep_until(clock.now() + interval).await;
     }
 }
 

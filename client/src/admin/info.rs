@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use aqueduct_proto::v1;
 
+use super::lag::PartitionLag;
 use crate::{
     error::RequestError,
     types::{Durability, Timestamp},
 };
 
 /// A broker, its abilities and its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Info {
     /// Of the software.
     pub version: String,
@@ -34,6 +35,8 @@ pub struct Info {
     pub failures: Vec<FailedPartition>,
     /// Events that wait for the time at which they are delivered, about.
     pub delayed_records: u64,
+    /// Where retention is about to remove records that a group has not read, or has done so: the most urgent ones.
+    pub at_risk: Vec<PartitionLag>,
 }
 
 /// The limits in force.
@@ -104,6 +107,7 @@ impl TryFrom<v1::InfoResponse> for Info {
             started: Timestamp::from_micros(info.started_us),
             failures: info.failures.into_iter().map(FailedPartition::from).collect(),
             delayed_records: info.delayed_records,
+            at_risk: info.at_risk.into_iter().map(PartitionLag::from).collect(),
         })
     }
 }

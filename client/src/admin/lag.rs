@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use aqueduct_proto::v1;
@@ -41,6 +42,63 @@ pub struct PartitionLag {
     pub lag_seconds: f64,
     /// The member that has this partition.
     pub member: Option<String>,
+    /// Where that leads.
+    pub forecast: LagForecast,
+}
+
+impl PartitionLag {
+    /// Records that are gone before the group has read them. They count as lag until the group goes on behind them.
+    pub fn lost_records(&self) -> u64 {
+        self.log_start_offset.saturating_sub(self.committed_offset)
+    }
+}
+
+/// How lag moves, as the broker measures it about every second; the last 20 seconds count most. A broker that has just
+/// started does not know it yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LagForecast {
+    /// Records per second that are appended to the partition.
+    pub rate_in: Option<f64>,
+    /// Records per second by which the committed offset moves on.
+    pub rate_out: Option<f64>,
+    /// Stored bytes per second that are appended to the partition.
+    pub bytes_in: Option<f64>,
+    /// Until nothing is unread, at these rates; zero if nothing is. `None` if it is not known, or
+    /// [never](Self::falls_behind).
+    pub catch_up: Option<Duration>,
+    /// Until retention may remove the oldest unread record: never later than it does, and up to a segment earlier. By
+    /// bytes it supposes that as much goes on coming in. `None` if it leaves it, or nothing is unread.
+    pub retention_loss: Option<Duration>,
+    /// Which limit of the topic that is.
+    pub retention_loss_cause: Option<LossCause>,
+    /// Whether somebody should act: `None` if not.
+    pub risk: Option<RetentionRisk>,
+}
+
+impl LagForecast {
+    /// At these rates the group never catches up.
+    pub fn falls_behind(&self) -> bool {
+        self.rate_in.is_some() && self.rate_out.is_some() && self.catch_up.is_none()
+    }
+}
+
+/// Which limit of a topic's retention removes records first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// They are too old.
+    Age,
+    /// There are too many bytes after them.
+    Bytes,
+}
+
+/// Whether somebody should act so that a group reads its records before retention removes them: with more members, or by
+/// keeping events longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetentionRisk {
+    /// Less than a fifth of the retention is left, and less than a day, and the group will not be in time.
+    Near,
+    /// Records were removed that the group had not read.
+    Lost,
 }
 
 impl From<v1::PartitionLag> for PartitionLag {
@@ -57,8 +115,30 @@ impl From<v1::PartitionLag> for PartitionLag {
             lag_bytes: lag.lag_bytes,
             lag_seconds: lag.lag_seconds,
             member: Some(lag.member).filter(|member| !member.is_empty()),
+            forecast: LagForecast {
+                rate_in: lag.rate_in,
+                rate_out: lag.rate_out,
+                bytes_in: lag.bytes_in,
+                catch_up: duration(lag.catch_up_seconds),
+                retention_loss: duration(lag.retention_loss_seconds),
+                retention_loss_cause: match v1::LossCause::try_from(lag.retention_loss_cause) {
+                    Ok(v1::LossCause::Age) => Some(LossCause::Age),
+                    Ok(v1::LossCause::Bytes) => Some(LossCause::Bytes),
+                    Ok(v1::LossCause::Unspecified) | Err(_) => None,
+                },
+                risk: match v1::RetentionRisk::try_from(lag.retention_risk) {
+                    Ok(v1::RetentionRisk::Near) => Some(RetentionRisk::Near),
+                    Ok(v1::RetentionRisk::Lost) => Some(RetentionRisk::Lost),
+                    Ok(v1::RetentionRisk::Unspecified) | Err(_) => None,
+                },
+            },
         }
     }
+}
+
+/// What is no duration says nothing.
+fn duration(seconds: Option<f64>) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds?).ok()
 }
 
 /// Reports of lag, at once and then at every interval. A lost connection is an error and the end: watch again.

@@ -14,7 +14,7 @@ pub use groups::{
 };
 pub use hours::{DailyWindow, DeliveryHours};
 pub use info::{FailedPartition, Info, Limits};
-pub use lag::{LagWatch, PartitionLag};
+pub use lag::{LagForecast, LagWatch, LossCause, PartitionLag, RetentionRisk};
 pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
 pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};

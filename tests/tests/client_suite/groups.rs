@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aqueduct_client::{GroupMode, GroupPolicy, PartitionReset, Record, Start};
+use aqueduct_client::{GroupMode, GroupPolicy, LossCause, PartitionReset, Record, Start};
 use aqueduct_tests::{Refusal, eventually, text, within};
 use tonic::Code;
 
@@ -29,6 +29,36 @@ pub(crate) async fn lag_falls_to_zero_as_records_are_acked(stage: Stage) {
     }
     let lag = stage.client.groups().lag().await.expect("a report of all groups");
     assert!(lag.iter().all(|one| one.lag_records == 0 && one.lag_bytes == 0 && one.lag_seconds == 0.0), "{lag:?}");
+}
+
+pub(crate) async fn lag_tells_where_it_leads(stage: Stage) {
+    let hour = Duration::from_secs(3600);
+    stage.client.topics().create("numbers").retention_age(hour).build().await.expect("a new topic");
+    stage.publish_numbers("numbers", 10).await;
+    let group = stage.client.group("billing");
+    group.create(GroupPolicy::default()).await.expect("a new group");
+    group.commit("numbers", [(0, 0)]).await.expect("committed");
+    let forecast = eventually("rates are known", async || {
+        let forecast = group.lag("numbers").await.expect("a report")[0].forecast;
+        forecast.rate_out.is_some().then_some(forecast)
+    })
+    .await;
+    assert!(forecast.rate_in.is_some() && forecast.bytes_in.is_some(), "{forecast:?}");
+    assert!(forecast.falls_behind(), "nobody reads: {forecast:?}");
+    assert!(forecast.retention_loss.is_some_and(|loss| loss < hour), "{forecast:?}");
+    assert_eq!((forecast.retention_loss_cause, forecast.risk), (Some(LossCause::Age), None));
+    assert!(stage.client.info().await.expect("information").at_risk.is_empty());
+
+    group.commit("numbers", [(0, 4)]).await.expect("committed");
+    let forecast = eventually("the pace is seen", async || {
+        let forecast = group.lag("numbers").await.expect("a report")[0].forecast;
+        forecast.rate_out.is_some_and(|rate| rate > 0.0).then_some(forecast)
+    })
+    .await;
+    assert!(forecast.catch_up.is_some_and(|time| !time.is_zero()), "{forecast:?}");
+    group.commit("numbers", [(0, 10)]).await.expect("committed");
+    let forecast = group.lag("numbers").await.expect("a report")[0].forecast;
+    assert_eq!((forecast.catch_up, forecast.retention_loss), (Some(Duration::ZERO), None), "{forecast:?}");
 }
 
 pub(crate) async fn a_watch_reports_lag_as_it_changes(stage: Stage) {

@@ -126,6 +126,7 @@ on_both_transports! {
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,
+        lag_tells_where_it_leads,
         a_watch_reports_lag_as_it_changes,
         a_commit_without_a_member_goes_forward_only,
         a_reset_moves_anywhere_and_a_dry_run_nowhere,

@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -27,7 +27,8 @@ use super::{
     verify,
 };
 use crate::engine::{
-    AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError, Verified, VerifyEvent,
+    AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError, Shelter, Verified,
+    VerifyEvent,
 };
 
 /// Bytes after which a group is written although more is waiting. Bounds the time to the next acknowledgement.
@@ -48,6 +49,7 @@ struct Shared {
     window: watch::Sender<Window>,
     epoch: AtomicU32,
     durability: Mutex<Durability>,
+    segment_bytes: AtomicU64,
     data: Arc<DataDir>,
     checkpoint_path: PathBuf,
 }
@@ -90,6 +92,7 @@ impl EmbeddedLog {
             reader,
             epoch: AtomicU32::new(writer.epoch()),
             durability: Mutex::new(writer.options().durability),
+            segment_bytes: AtomicU64::new(writer.options().segment_bytes),
             desk: Mutex::new(Desk { commands: VecDeque::new(), place: WriterPlace::Idle(Box::new(writer)) }),
             data,
             checkpoint_path,
@@ -100,6 +103,7 @@ impl EmbeddedLog {
     /// Puts new settings into force, in order with the appends.
     pub(super) fn set_options(&self, options: LogOptions) {
         *self.shared.durability.lock() = options.durability;
+        self.shared.segment_bytes.store(options.segment_bytes, Ordering::Relaxed);
         // A writer that is gone has no use for settings.
         let _ = self.shared.submit(Command::Options(Box::new(options)));
     }
@@ -203,6 +207,17 @@ impl PartitionLog for EmbeddedLog {
 
     fn bytes_between(&self, from: Offset, to: Offset) -> BoxFuture<'static, Result<u64, ReadError>> {
         self.blocking(move |reader| reader.bytes_between(from, to))
+    }
+
+    fn shelter(&self, offset: Offset) -> Shelter {
+        let reader = &self.shared.reader;
+        let segment_bytes = self.shared.segment_bytes.load(Ordering::Relaxed);
+        // The group that does not fit any more goes into the next segment.
+        let until_full = |bytes: u64| segment_bytes.saturating_sub(bytes).saturating_sub(GROUP_BYTES_MAX);
+        Shelter {
+            bytes_after: reader.bytes_after_segment_of(offset),
+            bytes_until_sealed: reader.last_segment_bytes_with(offset).map_or(0, until_full),
+        }
     }
 
     fn trim(&self, before: Offset) -> BoxFuture<'static, Result<Offset, EngineError>> {

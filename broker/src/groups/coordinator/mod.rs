@@ -27,7 +27,7 @@ pub(crate) use self::{
         Owner, PartitionGeneration, PartitionProgress, Place, PositionChange, Reply, Retries, SeatGeneration,
         Settlement, Target,
     },
-    queries::{GroupView, MemberView, PositionView},
+    queries::{GroupView, MemberView, PositionView, Standings},
 };
 use super::{
     assignment::MemberId,

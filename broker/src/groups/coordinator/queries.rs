@@ -53,6 +53,15 @@ pub(crate) struct PositionView {
     pub(crate) member: Option<String>,
 }
 
+/// Where a group stands in one topic.
+#[derive(Debug, Clone)]
+pub(crate) struct Standings {
+    pub(crate) group: String,
+    pub(crate) topic: TopicId,
+    /// By partition.
+    pub(crate) committed: Vec<(u32, Offset)>,
+}
+
 impl Coordinator {
     pub(crate) fn list(&self) -> Vec<GroupView> {
         self.state.groups().map(|(name, group)| self.view(name, group)).collect()
@@ -142,6 +151,19 @@ impl Coordinator {
             }
         }
         views
+    }
+
+    /// All positions, and no more of them than where they are: this is asked every second.
+    pub(crate) fn standings(&self) -> Vec<Standings> {
+        let mut standings = Vec::new();
+        for (name, group) in self.state.groups() {
+            for topic in group.topics() {
+                let positions = group.positions_in(topic);
+                let committed = positions.map(|(partition, progress)| (partition, progress.committed())).collect();
+                standings.push(Standings { group: name.to_owned(), topic, committed });
+            }
+        }
+        standings
     }
 
     /// How far a group has got in one place.

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::*;
 use crate::{
-    engine::{EngineError, EngineLimits, PartitionStats, TopicLogs, Verified, VerifyEvent},
+    engine::{EngineError, EngineLimits, PartitionStats, Shelter, TopicLogs, Verified, VerifyEvent},
     groups::{policy::PolicyOpinion, progress::Progress, state::tests::random_change},
 };
 
@@ -173,6 +173,10 @@ impl PartitionLog for Arc<ScriptedLog> {
 
     fn append_time_at(&self, _: Offset) -> BoxFuture<'static, Result<Option<i64>, ReadError>> {
         ready(Err(ReadError::Failed("unneeded".to_owned()))).boxed()
+    }
+
+    fn shelter(&self, _: Offset) -> Shelter {
+        Shelter::default()
     }
 
     fn bytes_between(&self, _: Offset, _: Offset) -> BoxFuture<'static, Result<u64, ReadError>> {

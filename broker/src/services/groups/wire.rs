@@ -9,10 +9,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-        Assigned, Credit, DailyWindow, Delivery, DeliveryHours, Event, FailedRecords, Group, GroupError,
-        HEARTBEAT_DEFAULT, JoinRequest, KEEP_MAX, Leave, LettersView, Loss, MemberView, Mode, Moved, OnExhausted,
-        PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle,
-        StartAt, WINDOWS_MAX,
+    Assigned, Credit, DailyWindow, Delivery, DeliveryHours, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, KEEP_MAX, Leave, LettersView, Loss, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle, StartAt, WINDOWS_MAX, Forecast, LossCause, Risk,
     },
     services::convert,
     status,
@@ -205,7 +202,17 @@ pub(super) fn failed_records(topic: String, failed: &FailedRecords<'_>) -> v1::F
     }
 }
 
-pub(super) fn lag(lag: PartitionLag) -> v1::PartitionLag {
+pub(crate) fn lag(lag: PartitionLag) -> v1::PartitionLag {
+    let Forecast { pace, catch_up, loss, risk } = lag.forecast;
+    let cause = loss.map_or(v1::LossCause::Unspecified, |loss| match loss.cause {
+        LossCause::Age => v1::LossCause::Age,
+        LossCause::Bytes => v1::LossCause::Bytes,
+    });
+    let risk = match risk {
+        Risk::None => v1::RetentionRisk::Unspecified,
+        Risk::Near => v1::RetentionRisk::Near,
+        Risk::Lost => v1::RetentionRisk::Lost,
+    };
     v1::PartitionLag {
         lag_records: lag.records(),
         lag_bytes: lag.bytes,
@@ -218,6 +225,13 @@ pub(super) fn lag(lag: PartitionLag) -> v1::PartitionLag {
         committed_offset: lag.committed,
         high_watermark: lag.high_watermark,
         member: lag.member.unwrap_or_default(),
+        rate_in: pace.records_in,
+        rate_out: pace.records_out,
+        bytes_in: pace.bytes_in,
+        catch_up_seconds: catch_up.map(|time| time.as_secs_f64()),
+        retention_loss_seconds: loss.map(|loss| loss.within.as_secs_f64()),
+        retention_loss_cause: cause.into(),
+        retention_risk: risk.into(),
     }
 }
 
