@@ -53,7 +53,9 @@ pub use admin::{
 pub use aqueduct_proto::v1 as proto;
 pub use client::{Client, ClientOptions};
 pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
-pub use consumer::{Consumer, ConsumerBuilder, ConsumerItem, ConsumerStats, Delivery};
+pub use consumer::{
+    Consumer, ConsumerBuilder, ConsumerControl, ConsumerItem, ConsumerStats, Delivery, Failure, Job, Run, RunSummary,
+};
 pub use dead_letters::{DeadLetter, Death, dead_letter_topic};
 #[cfg(feature = "json")]
 pub use error::JsonError;
