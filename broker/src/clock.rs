@@ -56,7 +56,8 @@ impl Clock {
         self.0.moved.notify_waiters();
     }
 
-    fn ahead(&self) -> Duration {
+    /// How far it has been set forward in all.
+    pub(crate) fn ahead(&self) -> Duration {
         Duration::from_micros(self.0.micros.load(Ordering::Acquire))
     }
 }

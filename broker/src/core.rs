@@ -54,7 +54,7 @@ impl BrokerCore {
             Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences(), clock.clone()).await?;
         warn_of_os_durability(&topics);
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
-        tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
+        tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), clock.clone(), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock.now_us();
         let draining = watch::Sender::new(false);

@@ -82,6 +82,7 @@ pub(super) async fn run(
     let mut feeds = Feeds::new(sources.clone(), outgoing, clock.clone());
     let mut settling = None;
     let mut parking = None;
+    let mut ahead = clock.ahead();
     let end = loop {
         feeds.pump(&mut session);
         if settling.is_none() {
@@ -130,7 +131,12 @@ pub(super) async fn run(
                 // Looked at above.
                 Happened::Room => {}
             },
-            () = clock.sleep_until(timer) => session.on_time(clock.now()),
+            () = clock.sleep_until(timer) => {
+                let now = clock.now();
+                let before = std::mem::replace(&mut ahead, clock.ahead());
+                session.set_forward(ahead - before);
+                session.on_time(now);
+            }
         }
     };
     // This is what tells the coordinator: the partitions move now, however long the client takes to listen.

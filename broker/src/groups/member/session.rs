@@ -369,6 +369,11 @@ impl Session {
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
     }
 
+    /// The clock was set forward: nobody has been silent for that time.
+    pub(super) fn set_forward(&mut self, by: Duration) {
+        self.last_heard += by;
+    }
+
     /// Sends a heartbeat if it is time for one; returns when the next is due.
     fn heartbeat_due(&mut self, now: Instant) -> Instant {
         let due = self.last_sent + self.heartbeat;
