@@ -20,8 +20,7 @@ use std::{
 
 use aqueduct::testing::TestBroker;
 use aqueduct_client::{
-    Client, ConsumeError, Failure, Job, LetterFilter, Producer, Receipt, Record, RequestError, RetryPolicy,
-    RunSummary,
+    Client, ConsumeError, Failure, Job, LetterFilter, Producer, Receipt, Record, RequestError, RetryPolicy, RunSummary,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
@@ -85,11 +84,7 @@ impl Services {
         let billing = client.consumer(TOPIC, "billing").build().await?.run(8, bill).until(stopped());
         let shipping = client.consumer(TOPIC, "shipping").retry(patient).build().await?;
         let shipping = shipping.run(8, move |job| ship(Arc::clone(&warehouse), job)).until(stopped());
-        Ok(Self {
-            billing: tokio::spawn(billing.into_future()),
-            shipping: tokio::spawn(shipping.into_future()),
-            stop,
-        })
+        Ok(Self { billing: tokio::spawn(billing.into_future()), shipping: tokio::spawn(shipping.into_future()), stop })
     }
 
     /// Finishes what is being handled. Gives what billing and shipping have done.

@@ -73,7 +73,11 @@ async fn book(ledger: SharedLedger, job: Job) -> Result<(), Failure> {
 }
 
 /// Books payments until `stop` resolves.
-async fn run(client: &Client, ledger: SharedLedger, stop: impl Future + Send + 'static) -> Result<RunSummary, Box<dyn Error>> {
+async fn run(
+    client: &Client,
+    ledger: SharedLedger,
+    stop: impl Future + Send + 'static,
+) -> Result<RunSummary, Box<dyn Error>> {
     let inbox = client.consumer(TOPIC, "ledger").build().await?;
     Ok(inbox.run(8, move |job| book(Arc::clone(&ledger), job)).until(stop).await?)
 }

@@ -23,6 +23,8 @@
 //! | publishing many, pipelined | [`Producer`], [`Ticket`] |
 //! | reading from anywhere, without a group | [`Subscription`], [`Client::fetch`] |
 //! | consuming in a group, with acks | [`Consumer`], [`Delivery`] |
+//! | handling events with a function | [`Consumer::run`], [`Job`], [`Failure`] |
+//! | pausing a consumer, or slowing it down | [`ConsumerControl`] |
 //! | topics, groups, lag | [`Client::topics`], [`Client::group`] |
 //! | batches as bytes | [`codec`] |
 //!

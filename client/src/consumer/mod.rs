@@ -50,7 +50,22 @@ use crate::{
     types::{Gap, GapReason},
 };
 
-/// A member of a group: a stream of deliveries.
+/// A member of a group: a stream of deliveries, or a source for handlers ([`run`](Self::run)).
+///
+/// ```
+/// # async fn example(client: aqueduct_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut inbox = client.consumer("orders", "billing").rate_limit(100.0).build().await?;
+/// let control = inbox.control(); // for anybody, anywhere
+/// while let Some(delivery) = inbox.next().await {
+///     let delivery = delivery?;
+///     println!("{:?}", delivery.value());
+///     delivery.ack();
+///     if control.stats().acked > 1_000 {
+///         control.pause(); // until somebody calls `control.resume()`
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 ///
 /// When the connection breaks, it joins again; what was handed out before cannot be settled any more and is delivered
 /// again, to this member or another. Room at the client comes back as deliveries are handed out, not as they are settled:
@@ -92,7 +107,8 @@ pub struct ConsumerStats {
     pub parked: u64,
     /// Given back unseen.
     pub released: u64,
-    /// Acks and nacks that the broker did not accept, because the partition had moved on.
+    /// Acks and nacks that the broker did not accept, because the partition had moved on. Nobody else is told, unless they
+    /// waited, as with [`Delivery::ack_durable`].
     pub aborted: u64,
     /// Acks and nacks whose session had ended.
     pub lost: u64,

@@ -390,3 +390,23 @@ async fn an_ack_that_is_too_late_is_counted_and_told_to_nobody() {
     assert_eq!((control.stats().aborted, control.stats().acked), (1, 1));
     assert!(!running.is_finished());
 }
+
+#[tokio::test(start_paused = true)]
+async fn handlers_can_be_paused_and_slowed_down_while_they_run() {
+    let (mut broker, client) = Broker::start(2);
+    let (stream, inbox) = join(&mut broker, billing(&client).mode(GroupMode::Shared)).await;
+    let control = inbox.control();
+    let (mut gate, handler) = Gate::handlers();
+    gate.ends.add_permits(1_000);
+    let _running = start(inbox.run(4, handler));
+    control.pause();
+    say(&stream, delivery(0, 1, 0, 100)).await;
+    gate.nothing_begins().await;
+    // What was given back in the pause comes again.
+    control.resume();
+    control.rate_limit(10.0);
+    let begun = Instant::now();
+    say(&stream, delivery(0, 1, 0, 100)).await;
+    gate.begun(52).await;
+    assert!(begun.elapsed().abs_diff(Duration::from_secs(5)) < Duration::from_millis(50), "{:?}", begun.elapsed());
+}

@@ -85,7 +85,8 @@ impl Consumer {
     /// for another attempt after the group's backoff; [`Failure`] can also say when, or that there will be none. A panic is
     /// such an error with the panic's text, and so is a [`timeout`](Run::timeout) that runs out. Until then the event is
     /// this member's, however long the handler takes and however many events wait in front of it: the broker is told so.
-    /// Each handler is a task of its own.
+    /// Each handler is a task of its own. In `shared` and `keyed` groups what waits here cannot go to an idle member: where
+    /// handlers are slow, a small [`prefetch_records`](super::ConsumerBuilder::prefetch_records) shares better.
     ///
     /// **Order** is what the group promises. In an `ordered` group the events of one partition are handled one after
     /// another, and different partitions beside each other: more concurrency than partitions is idle. In a `keyed` group
