@@ -24,7 +24,7 @@
 //!     let paid = paid.clone();
 //!     async move {
 //!         if job.attempt() <= 3 {
-//!             return Err(Failure::retry_after(Duration::from_secs(3600), "the bank is closed"));
+//!             return Err(Failure::retry_after(Duration::from_secs(600), "the bank is closed"));
 //!         }
 //!         paid.send(job.attempt()).await?;
 //!         Ok(())
@@ -52,7 +52,7 @@ use self::disk::AheadDisk;
 use crate::{Broker, BrokerConfig, OpenError, client::Client, clock::Clock};
 
 /// Between two looks at whether the clock may go on.
-const STEP_PAUSE: Duration = Duration::from_millis(2);
+const STEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// A broker on a temporary directory that goes when this is dropped.
 ///

@@ -77,7 +77,7 @@ fn assert_in_order(mode: Option<GroupMode>, handled: &[Event], seed: u64) {
 
 #[test]
 fn lanes_keep_their_order_in_every_mode_whatever_ends_first_and_whatever_fails() {
-    for seed in 0..400 {
+    for seed in 0..60 {
         let mut random = fastrand::Rng::with_seed(seed);
         for mode in MODES {
             let events = events(200, &mut random);
