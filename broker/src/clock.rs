@@ -56,12 +56,8 @@ impl Clock {
         self.0.moved.notify_waiters();
     }
 
-    /// How far it is ahead of the machine's, in microseconds, now and later: for what keeps a clock of its own.
-    pub(crate) fn ahead_us(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0.micros)
-    }
-
-    fn ahead(&self) -> Duration {
+    /// How far it has been set forward in all.
+    pub(crate) fn ahead(&self) -> Duration {
         Duration::from_micros(self.0.micros.load(Ordering::Acquire))
     }
 }

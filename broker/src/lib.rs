@@ -21,7 +21,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use aqueduct_client as client;
-use aqueduct_storage::RealDisk;
+use aqueduct_storage::{Disk, RealDisk};
 
 use crate::{clock::Clock, core::BrokerCore, in_process::InProcess};
 pub use crate::{
@@ -86,12 +86,11 @@ impl Broker {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open_with(data: impl AsRef<Path>, config: BrokerConfig) -> Result<Self, OpenError> {
-        Self::open_at(data.as_ref(), config, Clock::default()).await
+        Self::open_on(Arc::new(RealDisk::new()), data.as_ref(), config, Clock::default()).await
     }
 
-    async fn open_at(data: &Path, config: BrokerConfig, clock: Clock) -> Result<Self, OpenError> {
-        let disk = RealDisk::with_clock_ahead(clock.ahead_us());
-        Ok(Self { core: BrokerCore::open(Arc::new(disk), data, config, clock).await? })
+    async fn open_on(disk: Arc<dyn Disk>, data: &Path, config: BrokerConfig, clock: Clock) -> Result<Self, OpenError> {
+        Ok(Self { core: BrokerCore::open(disk, data, config, clock).await? })
     }
 
     /// A client that calls the broker directly: the same as over the network, but for the network.

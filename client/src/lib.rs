@@ -23,6 +23,8 @@
 //! | publishing many, pipelined | [`Producer`], [`Ticket`] |
 //! | reading from anywhere, without a group | [`Subscription`], [`Client::fetch`] |
 //! | consuming in a group, with acks | [`Consumer`], [`Delivery`] |
+//! | handling events with a function | [`Consumer::run`], [`Job`], [`Failure`] |
+//! | pausing a consumer, or slowing it down | [`ConsumerControl`] |
 //! | topics, groups, lag | [`Client::topics`], [`Client::group`] |
 //! | batches as bytes | [`codec`] |
 //!
@@ -45,13 +47,19 @@ mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, CreateTopic, DailyWindow, DeadLetters, DeadLettersInfo, DeliveryHours, FailedPartition, FailedRecords, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch, LetterFilter, Limits, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic, LagForecast, LossCause, RetentionRisk,
+    AlterGroup, AlterTopic, CreateTopic, DailyWindow, DeadLetters, DeadLettersInfo, DeliveryHours, FailedPartition,
+    FailedRecords, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch,
+    LetterFilter, Limits, LossCause, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup,
+    RetentionRisk, RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding,
+    VerifySeverity, VerifySummary, VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;
 pub use client::{Client, ClientOptions};
 pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
-pub use consumer::{Consumer, ConsumerBuilder, ConsumerItem, ConsumerStats, Delivery};
+pub use consumer::{
+    Consumer, ConsumerBuilder, ConsumerControl, ConsumerItem, ConsumerStats, Delivery, Failure, Job, Run, RunSummary,
+};
 pub use dead_letters::{DeadLetter, Death, Retry, dead_letter_topic};
 #[cfg(feature = "json")]
 pub use error::JsonError;

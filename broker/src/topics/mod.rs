@@ -209,7 +209,10 @@ impl Topics {
         self.check_open()?;
         let id = *uuid::Uuid::new_v4().as_bytes();
         let logs = self.meta.create_topic(new.into_meta(name, id, self.clock.now_us())).await?;
-        Ok(self.insert(logs))
+        let topic = self.insert(logs);
+        // The age of its events counts from the first look at the clock.
+        apply_retention(&topic, self.clock.now_us()).await;
+        Ok(topic)
     }
 
     /// Changes settings; what is absent stays.
@@ -297,22 +300,29 @@ impl Topics {
     }
 }
 
-/// Applies the retention of every topic that has one, every `interval`, for as long as the registry lives.
-pub(crate) async fn enforce_retention(topics: Weak<Topics>, interval: std::time::Duration) {
-    let Some(clock) = topics.upgrade().map(|topics| topics.clock.clone()) else { return };
+/// Applies the retention of every topic that has one, every `interval` of `clock`, for as long as the registry lives.
+pub(crate) async fn enforce_retention(topics: Weak<Topics>, clock: Clock, interval: std::time::Duration) {
     loop {
         let Some(topics) = topics.upgrade() else { return };
+        let next = clock.now() + interval;
         for topic in topics.list() {
-            let meta = topic.meta();
-            if meta.retention_bytes.is_none() && meta.retention_age.is_none() {
-                continue;
-            }
-            for partition in topic.partitions().iter() {
-                let Ok(log) = partition.log() else { continue };
-                if let Err(error) = log.enforce_retention(topics.clock.now_us()).await {
-                    tracing::error!(topic = %meta.name, partition = partition.index(), "retention failed: {error}");
-                }
-            }
+            apply_retention(&topic, topics.clock.now_us()).await;
+        }
+        drop(topics);
+        clock.sleep_until(next).await;
+    }
+}
+
+/// Removes what the topic does not keep, if it does not keep everything.
+async fn apply_retention(topic: &Topic, now_us: i64) {
+    let meta = topic.meta();
+    if meta.retention_bytes.is_none() && meta.retention_age.is_none() {
+        return;
+    }
+    for partition in topic.partitions().iter() {
+        let Ok(log) = partition.log() else { continue };
+        if let Err(error) = log.enforce_retention(now_us).await {
+            tracing::error!(topic = %meta.name, partition = partition.index(), "retention failed: {error}");
         }
         drop(topics);
         clock.sleep_until(clock.now() + interval).await;

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use aqueduct_proto::v1;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
-use super::{Consumer, driver::Driver, shared::Shared};
+use super::{Consumer, driver::Driver, pace::Pace, shared::Shared};
 use crate::{
     admin::{GroupMode, GroupPolicy, RetryPolicy},
     client::Client,
@@ -24,20 +27,14 @@ pub struct ConsumerBuilder {
     keep: Duration,
     policy: GroupPolicy,
     prefetch: v1::Credit,
+    rate: Option<f64>,
 }
 
 impl ConsumerBuilder {
     pub(crate) fn new(client: Client, topic: String, group: String) -> Self {
         let prefetch = v1::Credit { bytes: 4 * 1024 * 1024, records: 4096 };
-        Self {
-            client,
-            topic,
-            group,
-            member_name: String::new(),
-            keep: Duration::ZERO,
-            policy: GroupPolicy::default(),
-            prefetch,
-        }
+        let (member_name, policy) = (String::new(), GroupPolicy::default());
+        Self { client, topic, group, member_name, keep: Duration::ZERO, policy, prefetch, rate: None }
     }
 
     /// Shown by `describe` and `lag`. Default: none.
@@ -99,6 +96,13 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How many records a second are handed out; see [`ConsumerControl::rate_limit`](super::ConsumerControl::rate_limit).
+    /// Default: as many as there are.
+    pub fn rate_limit(mut self, records_per_second: impl Into<Option<f64>>) -> Self {
+        self.rate = records_per_second.into();
+        self
+    }
+
     /// Joins the group.
     ///
     /// # Errors
@@ -120,13 +124,15 @@ impl ConsumerBuilder {
         };
         let link = self.client.read_link().clone();
         let after = link.request_timeout();
-        let shared = Arc::new(Shared::new(self.topic.as_str().into(), join));
+        let mut pace = Pace::default();
+        pace.set_rate(self.rate, Instant::now());
+        let shared = Arc::new(Shared::new(self.topic.as_str().into(), join, pace));
         let (first_join, joined) = oneshot::channel();
         let running = lifecycle.running();
         let driver = Driver { shared: Arc::clone(&shared), link, lifecycle, first_join: Some(first_join) };
         tokio::spawn(driver.run(running));
         // Dropped on the way, the consumer takes the driver with it.
-        let consumer = Consumer { shared };
+        let consumer = Consumer::new(shared);
         match timeout(after, joined).await {
             Ok(Ok(Ok(()))) => Ok(consumer),
             Ok(Ok(Err(error))) => Err(error.into()),

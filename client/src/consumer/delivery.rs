@@ -118,6 +118,18 @@ impl Delivery {
         self.settle(Verdict::Nack { delay_ms, error, key });
     }
 
+    /// Nobody has begun to work on it: no attempt is counted. See [`Shared::release_one`].
+    pub(super) fn release(mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.release_one(self.session, self.claim, self.position);
+        }
+    }
+
+    /// By which it belongs to this member.
+    pub(super) fn claim(&self) -> Claim {
+        self.claim
+    }
+
     fn settle(&mut self, verdict: Verdict) {
         if let Some(shared) = self.shared.take() {
             shared.settle(self.session, self.claim, self.position, verdict);

@@ -78,7 +78,7 @@ impl Driver {
                 self.shared.taken_out();
             }
             self.shared.end_session();
-            if self.shared.state.lock().phase == Phase::Leaving || self.gives_up(error) {
+            if self.shared.state.lock().phase != Phase::Consuming || self.gives_up(error) {
                 return;
             }
             if is_stuck {
@@ -132,6 +132,7 @@ impl Driver {
         tokio::select! {
             end = self.read(&mut answers) => return end,
             () = shared.leave.notified() => {}
+            () = shared.keep_waiting() => {}
         }
         // Settled and left, or out of patience: the end of the stream says the same.
         let only_held_ones_are_open = has_left(&shared.state.lock());
@@ -175,6 +176,8 @@ impl Driver {
             Ok(Event::Joined(joined)) => {
                 self.link.report_success();
                 state.member = Some(joined);
+                shared.follow_pace(&mut state);
+                shared.paced.notify_one();
                 // What was lost is delivered again from here on.
                 state.unsettled = 0;
             }
@@ -262,6 +265,7 @@ fn receive_delivery(shared: &Shared, state: &mut State, mut delivered: Delivered
     if !current || state.phase != Phase::Consuming {
         shared.release(state, |other| other == claim);
     }
+    shared.give_back_waiting(state);
 }
 
 fn reassign(shared: &Shared, state: &mut State, assignment: v1::Assignment) {
@@ -285,7 +289,7 @@ fn reassign(shared: &Shared, state: &mut State, assignment: v1::Assignment) {
 
 async fn leave_on_close(lifecycle: &Lifecycle, shared: &Shared) {
     lifecycle.closed().await;
-    shared.begin_leaving();
+    shared.begin_closing();
     std::future::pending().await
 }
 

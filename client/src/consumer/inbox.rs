@@ -134,16 +134,18 @@ impl Inbox {
         }
     }
 
-    /// The next event or note. `used_up` gets the credit of batches that are finished.
-    pub(super) fn take(&mut self, used_up: &mut v1::Credit) -> Option<Taken> {
+    /// The next event of what is `ready`, or note. `used_up` gets the credit of batches that are finished.
+    pub(super) fn take(&mut self, used_up: &mut v1::Credit, ready: impl Fn(Claim) -> bool) -> Option<Taken> {
+        let mut at = 0;
         loop {
-            match self.entries.front_mut()? {
+            match self.entries.get_mut(at)? {
+                Entry::Batch(delivered) if !ready(delivered.claim) => at += 1,
                 Entry::Batch(delivered) => {
                     let item = delivered.next_event();
                     if item.is_none() {
                         used_up.bytes += delivered.credit.bytes;
                         used_up.records += delivered.credit.records;
-                        self.entries.pop_front();
+                        self.entries.remove(at);
                     }
                     match item {
                         None => {}
@@ -153,7 +155,7 @@ impl Inbox {
                 }
                 Entry::Note(_) => {
                     self.notes -= 1;
-                    if let Some(Entry::Note(note)) = self.entries.pop_front() {
+                    if let Some(Entry::Note(note)) = self.entries.remove(at) {
                         return Some(Taken::Note(note));
                     }
                 }
@@ -169,6 +171,14 @@ impl Inbox {
                 Entry::Batch(_) | Entry::Note(_) => {}
             }
         }
+    }
+
+    /// What nobody has seen, by whom it belongs to.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (Claim, Vec<v1::OffsetRange>)> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Batch(delivered) => Some((delivered.claim, delivered.rest())),
+            Entry::Note(_) => None,
+        })
     }
 
     /// Takes out what `gone` says; gives what nobody has seen, and its credit.
@@ -230,9 +240,9 @@ mod tests {
         let mut inbox = Inbox::default();
         inbox.deliver(delivered(0, &[(10, 12), (14, 15)]));
         let mut credit = v1::Credit::default();
-        let offsets: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        let offsets: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit, |_| true))).collect();
         assert_eq!((offsets, credit), (vec![10, 11, 14], CREDIT));
-        assert!(inbox.take(&mut credit).is_none());
+        assert!(inbox.take(&mut credit, |_| true).is_none());
         assert_eq!(credit, CREDIT);
     }
 
@@ -257,12 +267,29 @@ mod tests {
         inbox.deliver(delivered(0, &[(10, 12), (13, 15)]));
         inbox.deliver(delivered(1, &[(10, 15)]));
         let mut credit = v1::Credit::default();
-        assert_eq!(offset(inbox.take(&mut credit)), Some(10));
+        assert_eq!(offset(inbox.take(&mut credit, |_| true)), Some(10));
         let removed = inbox.remove(|claim| claim.partition == 0);
         let ranges = vec![v1::OffsetRange { from: 11, to: 12 }, v1::OffsetRange { from: 13, to: 15 }];
         let claim = Claim { partition: 0, generation: 1 };
         assert_eq!(removed, [Removed { claim, ranges, credit: CREDIT }]);
-        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit, |_| true))).collect();
         assert_eq!(left, [10, 11, 12, 13, 14]);
+    }
+
+    #[test]
+    fn what_is_not_ready_is_passed_over_and_notes_are_always_ready() {
+        let mut inbox = Inbox::default();
+        inbox.deliver(delivered(0, &[(10, 12)]));
+        inbox.deliver(delivered(1, &[(10, 11)]));
+        inbox.note(Note::Assignment { assigned: vec![7], revoked: vec![] });
+        let mut credit = v1::Credit::default();
+        assert_eq!(offset(inbox.take(&mut credit, |claim| claim.partition == 0)), Some(10));
+        assert_eq!(offset(inbox.take(&mut credit, |claim| claim.partition == 1)), Some(10));
+        let note = inbox.take(&mut credit, |_| false);
+        assert!(matches!(note, Some(Taken::Note(Note::Assignment { .. }))));
+        assert!(inbox.take(&mut credit, |_| false).is_none() && credit == v1::Credit::default());
+        let waiting: Vec<_> = inbox.waiting().map(|(claim, ranges)| (claim.partition, ranges)).collect();
+        assert_eq!(waiting, [(0, vec![v1::OffsetRange { from: 11, to: 12 }]), (1, vec![])]);
+        assert_eq!(offset(inbox.take(&mut credit, |_| true)), Some(11));
     }
 }

@@ -6,12 +6,17 @@
 //!    └── request stream ◀── settlements (ranges) ◀──────────────┘
 //! ```
 
+mod alarm;
 mod builder;
+mod control;
 mod delivery;
 mod driver;
 mod inbox;
+mod pace;
 mod ranges;
 mod requests;
+mod room;
+mod run;
 mod settlements;
 mod shared;
 
@@ -19,18 +24,24 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use aqueduct_proto::v1;
 use futures_core::Stream;
+use tokio::time::Instant;
 
 pub use builder::ConsumerBuilder;
+pub use control::ConsumerControl;
 pub use delivery::Delivery;
+pub use run::{Failure, Job, Run, RunSummary};
 
 use self::{
+    alarm::Alarm,
     inbox::{Note, Taken},
+    pace::Admission,
+    settlements::Claim,
     shared::{Phase, Shared, wake},
 };
 use crate::{
@@ -39,7 +50,22 @@ use crate::{
     types::{Gap, GapReason},
 };
 
-/// A member of a group: a stream of deliveries.
+/// A member of a group: a stream of deliveries, or a source for handlers ([`run`](Self::run)).
+///
+/// ```
+/// # async fn example(client: aqueduct_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut inbox = client.consumer("orders", "billing").rate_limit(100.0).build().await?;
+/// let control = inbox.control(); // for anybody, anywhere
+/// while let Some(delivery) = inbox.next().await {
+///     let delivery = delivery?;
+///     println!("{:?}", delivery.value());
+///     delivery.ack();
+///     if control.stats().acked > 1_000 {
+///         control.pause(); // until somebody calls `control.resume()`
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 ///
 /// When the connection breaks, it joins again; what was handed out before cannot be settled any more and is delivered
 /// again, to this member or another. Room at the client comes back as deliveries are handed out, not as they are settled:
@@ -48,6 +74,8 @@ use crate::{
 /// Dropped, it settles what was acked and leaves in the background.
 pub struct Consumer {
     shared: Arc<Shared>,
+    /// For the next event of a limited rate.
+    alarm: Alarm,
 }
 
 /// What a consumer reports.
@@ -79,7 +107,8 @@ pub struct ConsumerStats {
     pub parked: u64,
     /// Given back unseen.
     pub released: u64,
-    /// Acks and nacks that the broker did not accept, because the partition had moved on.
+    /// Acks and nacks that the broker did not accept, because the partition had moved on. Nobody else is told, unless they
+    /// waited, as with [`Delivery::ack_durable`].
     pub aborted: u64,
     /// Acks and nacks whose session had ended.
     pub lost: u64,
@@ -90,15 +119,19 @@ pub struct ConsumerStats {
 }
 
 impl Consumer {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, alarm: Alarm::default() }
+    }
+
     /// The next delivery. Cancel-safe. `None` only after [`close`](Self::close), the client's end, or an error that says that
     /// the consumer has ended.
     pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
-        poll_fn(|cx| self.poll_delivery(cx)).await
+        poll_fn(|cx| self.poll_delivery(cx, |_| true)).await
     }
 
     /// The next delivery, gap or change of the assignment. Cancel-safe.
     pub async fn next_item(&mut self) -> Option<Result<ConsumerItem, ConsumeError>> {
-        poll_fn(|cx| self.poll_item(cx)).await
+        poll_fn(|cx| self.poll_item(cx, |_| true)).await
     }
 
     /// The partitions that this member has now.
@@ -118,18 +151,27 @@ impl Consumer {
 
     /// What has happened so far.
     pub fn stats(&self) -> ConsumerStats {
-        let counters = &self.shared.counters;
-        ConsumerStats {
-            delivered: counters.delivered.load(Ordering::Relaxed),
-            acked: counters.acked.load(Ordering::Relaxed),
-            nacked: counters.nacked.load(Ordering::Relaxed),
-            parked: counters.parked.load(Ordering::Relaxed),
-            released: counters.released.load(Ordering::Relaxed),
-            aborted: counters.aborted.load(Ordering::Relaxed),
-            lost: counters.lost.load(Ordering::Relaxed),
-            rejoins: counters.rejoins.load(Ordering::Relaxed),
-            gap_records: counters.gap_records.load(Ordering::Relaxed),
-        }
+        self.shared.stats()
+    }
+
+    /// A handle that slows this consumer down or stops it for a while, from anywhere.
+    pub fn control(&self) -> ConsumerControl {
+        ConsumerControl::new(Arc::clone(&self.shared))
+    }
+
+    /// See [`ConsumerControl::pause`].
+    pub fn pause(&self) {
+        self.control().pause();
+    }
+
+    /// See [`ConsumerControl::resume`].
+    pub fn resume(&self) {
+        self.control().resume();
+    }
+
+    /// See [`ConsumerControl::rate_limit`].
+    pub fn rate_limit(&self, records_per_second: impl Into<Option<f64>>) {
+        self.control().rate_limit(records_per_second);
     }
 
     /// Sends what was acked and waits for the answers, gives back the rest, and leaves the group. Deliveries that the
@@ -165,9 +207,13 @@ impl Consumer {
         Poll::Pending
     }
 
-    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivery, ConsumeError>>> {
+    fn poll_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        ready: impl Fn(Claim) -> bool,
+    ) -> Poll<Option<Result<Delivery, ConsumeError>>> {
         loop {
-            match ready!(self.poll_item(cx)) {
+            match ready!(self.poll_item(cx, &ready)) {
                 Some(Ok(ConsumerItem::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
                 // Damaged events are never skipped in silence.
                 Some(Ok(ConsumerItem::Gap(Gap { partition, from, to, reason: GapReason::Damaged }))) => {
@@ -180,37 +226,45 @@ impl Consumer {
         }
     }
 
-    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<ConsumerItem, ConsumeError>>> {
-        let mut used_up = v1::Credit::default();
-        let mut state = self.shared.state.lock();
-        self.shared.asked(&mut state);
-        let taken = state.inbox.take(&mut used_up);
-        if used_up != v1::Credit::default() {
-            state.settlements.give_back(used_up);
-        }
-        let waker = state.wake_requests();
-        let item = match taken {
-            Some(Taken::Event(event)) => {
-                state.open += 1;
-                let session = state.session;
-                self.shared.counters.delivered.fetch_add(1, Ordering::Relaxed);
-                let delivery = Delivery::new(*event, session, Arc::clone(&self.shared));
-                Poll::Ready(Some(Ok(ConsumerItem::Delivery(delivery))))
+    /// The next event of what is `ready` or, if the pace does not allow any, only what is no event.
+    fn poll_item(
+        &mut self,
+        cx: &mut Context<'_>,
+        ready: impl Fn(Claim) -> bool,
+    ) -> Poll<Option<Result<ConsumerItem, ConsumeError>>> {
+        loop {
+            let mut state = self.shared.state.lock();
+            self.shared.asked(&mut state);
+            let admission = state.pace.admission(Instant::now);
+            let mut used_up = v1::Credit::default();
+            let taken = state.inbox.take(&mut used_up, |claim| admission == Admission::Now && ready(claim));
+            if used_up != v1::Credit::default() {
+                state.settlements.give_back(used_up);
             }
-            Some(Taken::Note(Note::Gap(gap))) => Poll::Ready(Some(Ok(ConsumerItem::Gap(gap)))),
-            Some(Taken::Note(Note::Assignment { assigned, revoked })) => {
-                Poll::Ready(Some(Ok(ConsumerItem::Assignment { assigned, revoked })))
-            }
-            Some(Taken::Note(Note::Error(error))) => Poll::Ready(Some(Err(error))),
-            None if state.phase == Phase::Ended => Poll::Ready(None),
-            None => {
+            let waker = state.wake_requests();
+            let item = match taken {
+                Some(Taken::Event(event)) => Some(Ok(ConsumerItem::Delivery(self.shared.hand_out(&mut state, *event)))),
+                Some(Taken::Note(Note::Gap(gap))) => Some(Ok(ConsumerItem::Gap(gap))),
+                Some(Taken::Note(Note::Assignment { assigned, revoked })) => {
+                    Some(Ok(ConsumerItem::Assignment { assigned, revoked }))
+                }
+                Some(Taken::Note(Note::Error(error))) => Some(Err(error)),
+                None => None,
+            };
+            let is_over = matches!(state.phase, Phase::Draining | Phase::Ended);
+            if item.is_none() && !is_over {
                 state.reader = Some(cx.waker().clone());
-                Poll::Pending
             }
-        };
-        drop(state);
-        wake(waker);
-        item
+            drop(state);
+            wake(waker);
+            if item.is_some() || is_over {
+                return Poll::Ready(item);
+            }
+            match admission {
+                Admission::At(at) => ready!(self.alarm.poll(cx, at)),
+                Admission::Now | Admission::Paused => return Poll::Pending,
+            }
+        }
     }
 }
 
@@ -218,7 +272,7 @@ impl Stream for Consumer {
     type Item = Result<Delivery, ConsumeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_delivery(cx)
+        self.poll_delivery(cx, |_| true)
     }
 }
 

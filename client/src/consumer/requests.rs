@@ -54,7 +54,8 @@ impl Requests {
         }
         if self.stage == Stage::Joining {
             self.stage = Stage::Consuming;
-            return Next::Send(Event::Join(self.shared.join.clone()));
+            let credit = Some(state.settlements.room().of_join());
+            return Next::Send(Event::Join(v1::Join { credit, ..self.shared.join.clone() }));
         }
         if let Some(event) = state.settlements.next() {
             return Next::Send(event);

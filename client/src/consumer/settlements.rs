@@ -12,7 +12,7 @@ use aqueduct_proto::v1::{self, consume_request::Event};
 use tokio::sync::oneshot;
 use tonic::Code;
 
-use super::ranges::RangeSet;
+use super::{ranges::RangeSet, room::Room};
 use crate::{
     error::{AckError, BrokerError},
     types::Offset,
@@ -55,9 +55,7 @@ pub(super) struct Settlements {
     releases: BTreeMap<Claim, RangeSet>,
     in_flight: HashMap<u64, InFlight>,
     next_id: u64,
-    credit: v1::Credit,
-    /// Credit is given back in pieces of half the prefetch.
-    credit_step: v1::Credit,
+    room: Room,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +98,7 @@ enum Kind {
 }
 
 impl Settlements {
-    pub(super) fn new(prefetch: v1::Credit) -> Self {
+    pub(super) fn new(room: Room) -> Self {
         Self {
             acks: BTreeMap::new(),
             acked_last: None,
@@ -109,8 +107,7 @@ impl Settlements {
             releases: BTreeMap::new(),
             in_flight: HashMap::new(),
             next_id: 1,
-            credit: v1::Credit::default(),
-            credit_step: v1::Credit { bytes: prefetch.bytes.div_ceil(2), records: prefetch.records.div_ceil(2) },
+            room,
         }
     }
 
@@ -147,6 +144,10 @@ impl Settlements {
         self.extended.entry(claim).or_default().insert(offset);
     }
 
+    pub(super) fn extend_range(&mut self, claim: Claim, from: Offset, to: Offset) {
+        self.extended.entry(claim).or_default().insert_range(from, to);
+    }
+
     pub(super) fn release(&mut self, claim: Claim, ranges: &[v1::OffsetRange]) {
         let set = self.releases.entry(claim).or_default();
         ranges.iter().for_each(|range| set.insert_range(range.from, range.to));
@@ -154,21 +155,18 @@ impl Settlements {
 
     /// Room for this much has become free.
     pub(super) fn give_back(&mut self, credit: v1::Credit) {
-        self.credit.bytes += credit.bytes;
-        self.credit.records += credit.records;
+        self.room.give_back(credit);
+    }
+
+    /// How much of the prefetch the broker may use.
+    pub(super) fn room(&mut self) -> &mut Room {
+        &mut self.room
     }
 
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
         let acks = !self.acks.is_empty() && self.in_flight.len() < ACKS_IN_FLIGHT_MAX;
-        acks || !self.refused.is_empty()
-            || !self.extended.is_empty()
-            || !self.releases.is_empty()
-            || self.credit_is_due()
-    }
-
-    fn credit_is_due(&self) -> bool {
-        self.credit.bytes >= self.credit_step.bytes || self.credit.records >= self.credit_step.records
+        acks || !self.refused.is_empty() || !self.extended.is_empty() || !self.releases.is_empty() || self.room.is_due()
     }
 
     /// Everything is sent, and acks and nacks are answered.
@@ -201,7 +199,7 @@ impl Settlements {
             let Claim { partition, generation } = claim;
             return Some(Event::Ack(v1::Ack { ack_id, partition, generation, ranges: acks.offsets.into_ranges() }));
         }
-        self.credit_is_due().then(|| Event::Credit(std::mem::take(&mut self.credit)))
+        self.room.is_due().then(|| Event::Credit(self.room.grant()))
     }
 
     /// By turns.
@@ -281,7 +279,7 @@ mod tests {
     const AT_ONCE: Refusal = Refusal::Nack { delay_ms: Some(0) };
 
     fn settlements() -> Settlements {
-        Settlements::new(v1::Credit { bytes: 1_000, records: 10 })
+        Settlements::new(Room::new(v1::Credit { bytes: 1_000, records: 10 }, u64::MAX))
     }
 
     fn ok(ack_id: u64) -> v1::Settled {

@@ -7,18 +7,28 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::Waker,
+    time::Duration,
 };
 
 use aqueduct_proto::v1;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{
-    inbox::{FailedKey, Inbox, Note},
+    Delivery,
+    inbox::{FailedKey, HandedOut, Inbox, Note},
+    pace::{Pace, Reader},
+    room::Room,
     settlements::{Claim, Refusal, Settlements},
 };
 use crate::{admin::GroupPolicy, error::AckError, types::Offset};
+
+/// The group's ack time-out as long as the broker has not said otherwise.
+pub(super) const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
@@ -26,6 +36,8 @@ pub(super) struct Shared {
     pub(super) leave: Notify,
     /// Wakes the driver of a member that was taken out when its program goes on.
     pub(super) revived: Notify,
+    /// Wakes whoever keeps what waits in the inbox: how long that may wait has changed.
+    pub(super) paced: Notify,
     pub(super) topic: Arc<str>,
     pub(super) join: v1::Join,
     pub(super) counters: Counters,
@@ -36,6 +48,7 @@ pub(super) struct State {
     pub(super) session: u64,
     pub(super) settlements: Settlements,
     pub(super) inbox: Inbox,
+    pub(super) pace: Pace,
     /// Generation by partition.
     pub(super) assignment: BTreeMap<u32, u64>,
     /// Partitions with records that were given back, and how many messages say so: the broker goes back and answers each
@@ -69,6 +82,8 @@ pub(super) struct Stuck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Consuming,
+    /// Nothing more is handed out; the member leaves once everything that was handed out is settled.
+    Draining,
     /// Nothing more is handed out; what is settled is sent, then the member leaves.
     Leaving,
     /// The driver has ended.
@@ -108,12 +123,13 @@ pub(super) enum Verdict {
 }
 
 impl Shared {
-    pub(super) fn new(topic: Arc<str>, join: v1::Join) -> Self {
-        let settlements = Settlements::new(join.credit.unwrap_or_default());
+    pub(super) fn new(topic: Arc<str>, join: v1::Join, pace: Pace) -> Self {
+        let settlements = Settlements::new(room(&join, &pace));
         let state = State {
             session: 0,
             settlements,
             inbox: Inbox::default(),
+            pace,
             assignment: BTreeMap::new(),
             rewinding: BTreeMap::new(),
             failed_keys: BTreeMap::new(),
@@ -126,8 +142,16 @@ impl Shared {
             requests: None,
             reader: None,
         };
-        let (leave, revived) = (Notify::new(), Notify::new());
-        Self { state: Mutex::new(state), leave, revived, topic, join, counters: Counters::default() }
+        let (leave, revived, paced) = (Notify::new(), Notify::new(), Notify::new());
+        Self { state: Mutex::new(state), leave, revived, paced, topic, join, counters: Counters::default() }
+    }
+
+    /// Hands `event` out: it belongs to the program until it is settled.
+    pub(super) fn hand_out(self: &Arc<Self>, state: &mut State, event: HandedOut) -> Delivery {
+        state.open += 1;
+        state.pace.handed_out(Instant::now);
+        self.counters.delivered.fetch_add(1, Ordering::Relaxed);
+        Delivery::new(event, state.session, Arc::clone(self))
     }
 
     /// Settles one delivery of `session`. Of an older session it is counted and forgotten: the broker has given the
@@ -209,9 +233,9 @@ impl Shared {
 
     /// The stream is gone: open deliveries go to others, what was not answered may or may not be stored.
     pub(super) fn end_session(&self) {
-        let fresh = Settlements::new(self.join.credit.unwrap_or_default());
         let (settlements, revoked, waker) = {
             let mut state = self.state.lock();
+            let fresh = Settlements::new(room(&self.join, &state.pace));
             state.session += 1;
             state.open = 0;
             state.member = None;
@@ -235,7 +259,7 @@ impl Shared {
     pub(super) fn begin_leaving(&self) {
         let (requests, reader) = {
             let mut state = self.state.lock();
-            if state.phase != Phase::Consuming {
+            if !matches!(state.phase, Phase::Consuming | Phase::Draining) {
                 return;
             }
             state.phase = Phase::Leaving;
@@ -245,6 +269,47 @@ impl Shared {
         self.leave.notify_one();
         wake(requests);
         wake(reader);
+    }
+
+    /// Nothing more is handed out, and what nobody has seen is given back; what was handed out can still be settled.
+    pub(super) fn begin_draining(&self) {
+        let (requests, reader) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Consuming {
+                return;
+            }
+            state.phase = Phase::Draining;
+            state.settlements.room().limit(0);
+            self.release(&mut state, |_| true);
+            (state.requests.take(), state.reader.take())
+        };
+        wake(requests);
+        wake(reader);
+    }
+
+    /// The client is closing: handlers finish what they are at, any other reader is not waited for.
+    pub(super) fn begin_closing(&self) {
+        let reader = self.state.lock().pace.reader();
+        match reader {
+            Reader::Handlers => self.begin_draining(),
+            Reader::Program => self.begin_leaving(),
+        }
+    }
+
+    /// Gives back one delivery of `session`: no attempt is counted. In an ordered group nothing more may be handed out after
+    /// that, as it would come out of order.
+    pub(super) fn release_one(&self, session: u64, claim: Claim, offset: Offset) {
+        let waker = {
+            let mut state = self.state.lock();
+            if state.session != session || state.phase == Phase::Ended {
+                return;
+            }
+            state.open = state.open.saturating_sub(1);
+            state.settlements.release(claim, &[v1::OffsetRange { from: offset, to: offset + 1 }]);
+            state.wake_requests()
+        };
+        self.counters.released.fetch_add(1, Ordering::Relaxed);
+        wake(waker);
     }
 
     /// Gives back what nobody has seen of the claims that are `gone`.
@@ -271,8 +336,7 @@ impl Shared {
 
     /// The group's policy as the broker has said it.
     pub(super) fn policy(&self) -> GroupPolicy {
-        let state = self.state.lock();
-        state.member.as_ref().and_then(|joined| joined.policy.clone()).map(GroupPolicy::from).unwrap_or_default()
+        self.policy_in(&self.state.lock())
     }
 }
 
@@ -334,6 +398,13 @@ impl State {
     pub(super) fn wake_requests(&mut self) -> Option<Waker> {
         if self.settlements.is_ready() { self.requests.take() } else { None }
     }
+}
+
+/// For a new session. The group's ack time-out is not known yet, and is followed once it is.
+fn room(join: &v1::Join, pace: &Pace) -> Room {
+    let opinion = join.policy.map(GroupPolicy::from).and_then(|policy| policy.ack_timeout);
+    let records_max = pace.prefetch_records(opinion.unwrap_or(ACK_TIMEOUT_DEFAULT));
+    Room::new(join.credit.unwrap_or_default(), records_max)
 }
 
 pub(super) fn wake(waker: Option<Waker>) {

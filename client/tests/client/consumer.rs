@@ -10,12 +10,12 @@ use tonic::{Code, Status};
 
 use crate::fake::{Broker, Consuming, TOPIC_ID, status, stored};
 
-async fn say(stream: &Consuming, event: Event) {
+pub(crate) async fn say(stream: &Consuming, event: Event) {
     stream.answer(v1::ConsumeResponse { event: Some(event) }).await;
 }
 
 /// The next thing the member says that is not a heartbeat.
-async fn said(stream: &mut Consuming) -> Option<Said> {
+pub(crate) async fn said(stream: &mut Consuming) -> Option<Said> {
     loop {
         match stream.request().await?.event {
             Some(Said::Heartbeat(_)) => {}
@@ -24,7 +24,7 @@ async fn said(stream: &mut Consuming) -> Option<Said> {
     }
 }
 
-fn assignment(assigned: &[(u32, u64)], revoked: &[u32]) -> Event {
+pub(crate) fn assignment(assigned: &[(u32, u64)], revoked: &[u32]) -> Event {
     let assigned = assigned.iter().map(|(partition, generation)| v1::AssignedPartition {
         partition: *partition,
         generation: *generation,
@@ -33,7 +33,7 @@ fn assignment(assigned: &[(u32, u64)], revoked: &[u32]) -> Event {
     Event::Assignment(v1::Assignment { assigned: assigned.collect(), revoked: revoked.to_vec() })
 }
 
-fn delivery(partition: u32, generation: u64, from: u64, to: u64) -> Event {
+pub(crate) fn delivery(partition: u32, generation: u64, from: u64, to: u64) -> Event {
     Event::Delivery(v1::Delivery {
         partition,
         generation,
@@ -45,7 +45,7 @@ fn delivery(partition: u32, generation: u64, from: u64, to: u64) -> Event {
 }
 
 /// Answers a join and assigns partition 0 in `generation`.
-async fn welcome(stream: &mut Consuming, generation: u64) {
+pub(crate) async fn welcome(stream: &mut Consuming, generation: u64) {
     let Some(Said::Join(join)) = said(stream).await else { panic!("joins first") };
     assert_eq!((join.group.as_str(), join.topic.as_str()), ("billing", "orders"));
     let joined = v1::Joined { topic_id: TOPIC_ID.to_vec().into(), member_id: 9, policy: join.policy, partitions: 2 };
@@ -53,14 +53,14 @@ async fn welcome(stream: &mut Consuming, generation: u64) {
     say(stream, assignment(&[(0, generation)], &[])).await;
 }
 
-async fn join(broker: &mut Broker, client: &aqueduct_client::Client) -> (Consuming, Consumer) {
+pub(crate) async fn join(broker: &mut Broker, client: &aqueduct_client::Client) -> (Consuming, Consumer) {
     let building = tokio::spawn(client.consumer("orders", "billing").mode(GroupMode::Ordered).build());
     let mut stream = broker.consuming().await;
     welcome(&mut stream, 1).await;
     (stream, building.await.expect("no panic").expect("joined"))
 }
 
-async fn take(inbox: &mut Consumer, count: usize) -> Vec<Delivery> {
+pub(crate) async fn take(inbox: &mut Consumer, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..count {
         taken.push(inbox.next().await.expect("not over").expect("a delivery"));
@@ -68,11 +68,11 @@ async fn take(inbox: &mut Consumer, count: usize) -> Vec<Delivery> {
     taken
 }
 
-async fn settle(stream: &Consuming, ack_id: u64) {
+pub(crate) async fn settle(stream: &Consuming, ack_id: u64) {
     say(stream, Event::Settled(v1::Settled { ack_id, committed_offset: 0, error: None })).await;
 }
 
-fn range(from: u64, to: u64) -> Vec<v1::OffsetRange> {
+pub(crate) fn range(from: u64, to: u64) -> Vec<v1::OffsetRange> {
     vec![v1::OffsetRange { from, to }]
 }
 

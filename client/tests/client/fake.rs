@@ -16,7 +16,7 @@ use aqueduct_client::{
 };
 use tokio::{
     sync::{Mutex, mpsc},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, body::Body};
@@ -25,6 +25,7 @@ use tower_service::Service;
 pub(crate) const TOPIC_ID: [u8; 16] = [7; 16];
 /// Of paused time: a test that waits for something that never comes fails at once.
 const PATIENCE: Duration = Duration::from_secs(300);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// One open stream as the broker sees it.
 pub(crate) struct Conversation<Q, A> {
@@ -48,6 +49,21 @@ impl<Q, A> Conversation<Q, A> {
 
     pub(crate) async fn fail(self, status: Status) {
         let _ = self.answers.send(Err(status)).await;
+    }
+}
+
+impl Consuming {
+    /// Says from time to time that it is there, for as long as the stream lives.
+    pub(crate) fn send_heartbeats(&self) {
+        let answers = self.answers.downgrade();
+        let heartbeat = || v1::consume_response::Event::Heartbeat(v1::ConsumeHeartbeat {});
+        tokio::spawn(async move {
+            loop {
+                sleep(HEARTBEAT).await;
+                let Some(answers) = answers.upgrade() else { return };
+                let _ = answers.send(Ok(v1::ConsumeResponse { event: Some(heartbeat()) })).await;
+            }
+        });
     }
 }
 

@@ -3,5 +3,7 @@
 
 mod consumer;
 mod fake;
+mod pace;
 mod producer;
+mod run;
 mod subscription;

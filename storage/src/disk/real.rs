@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FlockOperation;
 
@@ -21,21 +20,13 @@ const WRITE_BYTES_MAX: usize = 128 << 10;
 #[derive(Debug)]
 pub struct RealDisk {
     boot_id: [u8; 16],
-    ahead_us: Arc<AtomicU64>,
 }
 
 impl RealDisk {
     /// The file system of this machine. Reads the identity of the current boot once.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_clock_ahead(Arc::default())
-    }
-
-    /// The same with a boot clock that is ahead of the machine's by as much as `ahead_us` says at the time, µs. Logs age by
-    /// it, so that a test need not wait until they are old.
-    #[must_use]
-    pub fn with_clock_ahead(ahead_us: Arc<AtomicU64>) -> Self {
-        Self { boot_id: boot_id(), ahead_us }
+        Self { boot_id: boot_id() }
     }
 }
 
@@ -118,7 +109,7 @@ impl Disk for RealDisk {
     }
 
     fn boot_time(&self) -> BootTime {
-        BootTime { boot_id: self.boot_id, since_boot_us: since_boot_us() + self.ahead_us.load(Ordering::Acquire) }
+        BootTime { boot_id: self.boot_id, since_boot_us: since_boot_us() }
     }
 }
 

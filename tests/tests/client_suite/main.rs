@@ -5,6 +5,7 @@ mod consuming;
 mod dead_letters;
 mod delays;
 mod groups;
+mod handlers;
 mod keyed;
 mod membership;
 mod producing;
@@ -123,6 +124,15 @@ on_both_transports! {
         dead_letters_are_consumed_by_another_group_and_those_of_that_one_by_none,
         nobody_publishes_to_what_belongs_to_the_broker,
         hours_are_shown_and_changed_and_hours_that_are_none_are_refused,
+    }
+    handlers {
+        each_event_is_handled_in_its_partitions_order_and_durably_acked,
+        what_handlers_fail_at_is_tried_again_and_becomes_a_dead_letter_that_says_why,
+        a_handler_slower_than_the_ack_time_out_keeps_its_event_and_those_behind_it,
+        a_shutdown_finishes_what_runs_and_leaves_the_rest_to_others_as_it_was,
+        a_paused_member_keeps_its_partition_and_what_waits_beyond_the_ack_time_out,
+        a_slow_rate_does_not_run_what_waits_into_the_ack_time_out,
+        an_ack_after_the_partition_has_gone_is_counted_and_disturbs_nobody,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

@@ -99,6 +99,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     let mut feeds = Feeds::new(sources.clone(), clock.clone());
     let (mut settling, mut moving, mut tidying) = (None, None, Tidying::new(clock.now()));
     let mut entry = Entry::Open;
+    let mut ahead = clock.ahead();
     target.mark_changed();
     loop {
         session.look_at_the_clock(clock.now(), || clock.now_us());
@@ -167,7 +168,12 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session, &lines),
             },
-            () = clock.sleep_until(timer) => session.on_time(clock.now()),
+            () = clock.sleep_until(timer) => {
+                let now = clock.now();
+                let before = std::mem::replace(&mut ahead, clock.ahead());
+                session.set_forward(ahead - before);
+                session.on_time(now);
+            }
         }
     }
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.

@@ -298,6 +298,14 @@ impl Session {
         heartbeat_due
     }
 
+    /// The clock was set forward: nobody has been silent for that time.
+    pub(super) fn set_forward(&mut self, by: Duration) {
+        for (_, seat) in self.seats.iter_mut() {
+            seat.last_heard += by;
+            seat.last_sent += by;
+        }
+    }
+
     /// Deliveries to `id` have run into the ack time-out.
     fn timed_out(&mut self, id: MemberId, now: Instant) {
         let Some(seat) = self.seats.get_mut(id) else { return };

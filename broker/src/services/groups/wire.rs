@@ -9,7 +9,10 @@ use tonic::{Status, Streaming};
 
 use crate::{
     groups::{
-    Assigned, Credit, DailyWindow, Delivery, DeliveryHours, Event, FailedRecords, Group, GroupError, HEARTBEAT_DEFAULT, JoinRequest, KEEP_MAX, Leave, LettersView, Loss, MemberView, Mode, Moved, OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, RetryOpinion, RetryPolicy, Settle, StartAt, WINDOWS_MAX, Forecast, LossCause, Risk,
+        Assigned, Credit, DailyWindow, Delivery, DeliveryHours, Event, FailedRecords, Forecast, Group, GroupError,
+        HEARTBEAT_DEFAULT, JoinRequest, KEEP_MAX, Leave, LettersView, Loss, LossCause, MemberView, Mode, Moved,
+        OnExhausted, PartitionLag, Pause, Policy, PolicyOpinion, Request, ResetRequest, ResetTo, RetryOpinion,
+        RetryPolicy, Risk, Settle, StartAt, WINDOWS_MAX,
     },
     services::convert,
     status,
