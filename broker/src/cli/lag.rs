@@ -211,6 +211,7 @@ pub(super) struct LagJson<'a> {
     lag_bytes: u64,
     lag_seconds: f64,
     member: Option<&'a str>,
+    holds_publishers_since_us: Option<i64>,
 }
 
 impl<'a> From<&'a PartitionLag> for LagJson<'a> {
@@ -226,6 +227,7 @@ impl<'a> From<&'a PartitionLag> for LagJson<'a> {
             lag_bytes: lag.lag_bytes,
             lag_seconds: lag.lag_seconds,
             member: lag.member.as_deref(),
+            holds_publishers_since_us: lag.holds_publishers_since.map(|since| since.as_micros()),
         }
     }
 }
@@ -247,6 +249,7 @@ mod tests {
             lag_bytes: 2048,
             lag_seconds,
             member: None,
+            holds_publishers_since: None,
         }
     }
 
@@ -274,7 +277,8 @@ mod tests {
             render::json_line(&LagJson::from(&lag(7, 1.5))),
             concat!(
                 r#"{"group":"billing","topic":"orders","partition":3,"log_start_offset":0,"committed_offset":10,"#,
-                r#""high_watermark":17,"lag_records":7,"lag_bytes":2048,"lag_seconds":1.5,"member":null}"#,
+                r#""high_watermark":17,"lag_records":7,"lag_bytes":2048,"lag_seconds":1.5,"member":null,"#,
+                r#""holds_publishers_since_us":null}"#,
                 "\n"
             )
         );

@@ -22,6 +22,8 @@ pub(crate) struct PartitionLag {
     pub(crate) behind: Duration,
     /// Who has the partition.
     pub(crate) member: Option<String>,
+    /// Since when publishers of the topic are held because of this group, if they are.
+    pub(crate) holds_since_us: Option<i64>,
 }
 
 impl PartitionLag {
@@ -66,6 +68,7 @@ impl Groups {
 
 /// `None` for a partition that is out of service: what is in it cannot be told.
 async fn lag_at(sources: &Sources, position: PositionView, clock: &Clock) -> Result<Option<PartitionLag>, GroupError> {
+    let holds_since_us = sources.topic.gate().held_since_us(&position.group);
     let PositionView { group, topic: topic_id, partition, committed, member } = position;
     let Ok(log) = sources.log(partition) else { return Ok(None) };
     let window = *log.watch().borrow();
@@ -88,11 +91,12 @@ async fn lag_at(sources: &Sources, position: PositionView, clock: &Clock) -> Res
         bytes,
         behind,
         member,
+        holds_since_us,
     }))
 }
 
 /// A clock that was set back makes nothing younger than now.
-fn elapsed_since(time_us: i64, now_us: i64) -> Duration {
+pub(super) fn elapsed_since(time_us: i64, now_us: i64) -> Duration {
     Duration::from_micros(u64::try_from(now_us.saturating_sub(time_us)).unwrap_or(0))
 }
 

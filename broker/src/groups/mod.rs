@@ -9,6 +9,8 @@
 //! partition has one owner at a time, and what an earlier owner says does not count.
 
 mod assignment;
+mod behind;
+mod clients;
 mod coordinator;
 mod dead_letters;
 mod error;
@@ -31,7 +33,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -46,6 +48,7 @@ use self::{
     state::TopicId,
 };
 pub(crate) use self::{
+    clients::Clients,
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
     journal::is_intact_marker,
@@ -62,6 +65,7 @@ pub(crate) use self::{
     window::Pause,
 };
 use crate::{
+    connection::ClientId,
     engine::{EngineError, MetaStore},
     error::TopicError,
     names,
@@ -73,6 +77,9 @@ use crate::{
 pub(crate) struct Groups {
     topics: Arc<Topics>,
     handle: Handle,
+    /// Notified when a group's positions may have changed.
+    moved: watch::Receiver<()>,
+    clients: Arc<Clients>,
     task: Mutex<Option<Running>>,
 }
 
@@ -131,19 +138,24 @@ impl Groups {
     /// # Errors
     /// If the engine cannot open the journal or read it.
     pub(crate) async fn open(meta: Arc<dyn MetaStore>, topics: Arc<Topics>) -> Result<Arc<Self>, EngineError> {
+        let (moves, moved) = watch::channel(());
+        let clients = Arc::default();
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                return Ok(Arc::new(Self { topics, handle: Handle(Err(damaged)), task: Mutex::new(None) }));
+                let handle = Handle(Err(damaged));
+                return Ok(Arc::new(Self { topics, handle, moved, clients, task: Mutex::new(None) }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
         let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
         let (dropped, is_dropped) = oneshot::channel();
-        let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
+        let coordinator = Coordinator::new(journal, state, topics.clock().clone(), moves);
+        let task = tokio::spawn(coordinator.run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        Ok(Arc::new(Self { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(Some(running)) }))
+        let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
+        Ok(Arc::new(Self { topics, handle, moved, clients, task }))
     }
 
     /// Ends every stream after what it has settled is durable, and closes the journal. Streams that have not ended by
@@ -157,6 +169,16 @@ impl Groups {
         if let Err(panic) = running.task.await {
             tracing::error!("the coordinator of groups has failed: {panic}");
         }
+    }
+
+    /// Notified when positions of any group may have changed.
+    pub(crate) fn moved(&self) -> watch::Receiver<()> {
+        self.moved.clone()
+    }
+
+    /// Which clients are members of which groups.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     /// Makes a group.
@@ -211,9 +233,10 @@ impl Groups {
         names
     }
 
-    /// Serves one member until its stream ends. What goes wrong goes to its client.
+    /// Serves one member, of `client`, until its stream ends. What goes wrong goes to its client.
     pub(crate) async fn consume(
         self: Arc<Self>,
+        client: ClientId,
         mut requests: impl Stream<Item = Result<Request, GroupError>> + Unpin,
         outbound: Outbound,
         outgoing: Outgoing,
@@ -229,6 +252,7 @@ impl Groups {
                 let sources = Sources::new(&self.topics, topic, join.group.clone());
                 let member =
                     Member { handle: self.handle.clone(), membership, sources, clock: self.topics.clock().clone() };
+                let _present = self.clients.enter(client, &join.group);
                 // Streams do not keep a broker alive that nobody has a handle of any more.
                 drop(self);
                 member::run(member, &join, requests, outbound, outgoing).await;

@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{
     BrokerCore,
+    backlog::{self, Entrant, Gate, GroupHold, Load},
     budget::{Admission, Held, Permit, RETRY_AFTER, charge},
-    connection::Connection,
+    connection::{ClientId, Connection},
     error::{PublishError, TopicError},
     partition::{AppendReply, Partition},
     status,
@@ -37,10 +38,28 @@ use crate::{
 /// Requests of one stream that wait for the disk. Their bytes are bounded by the budgets.
 const STREAM_REQUESTS_MAX: usize = 1024;
 
+/// Who publishes.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) connection: Connection,
+    pub(super) client: ClientId,
+}
+
+impl Caller {
+    fn entrant<'a>(&self, core: &'a BrokerCore) -> Entrant<'a> {
+        Entrant { connection: self.connection.id, client: self.client, clients: core.groups.clients() }
+    }
+}
+
 /// Spreads records without a key over the partitions, request by request.
 static NEXT_KEYLESS: AtomicU32 = AtomicU32::new(0);
 
-async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
+async fn plan_for(
+    core: &BrokerCore,
+    connection: &Connection,
+    topic: &Topic,
+    request: v1::PublishRequest,
+) -> Result<Vec<Part>, PublishError> {
     topic.check_id(&request.topic_id)?;
     let partitions = topic.meta().partitions;
     let keyless = NEXT_KEYLESS.fetch_add(1, Ordering::Relaxed) % partitions;
@@ -49,7 +68,7 @@ async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest)
         return plan(request, partitions, keyless, &limits);
     }
     // Unpacking a batch that is made for it takes milliseconds: whoever publishes anything else goes on meanwhile.
-    let _turn = core.unpacking.acquire().await;
+    let _decoder = core.unpacking.acquire(connection.id, 1).await;
     joined(tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits))).await
 }
 
@@ -63,17 +82,20 @@ fn is_compressed(request: &v1::PublishRequest) -> bool {
 /// Appends one request; answers once it is durable.
 pub(super) async fn publish(
     core: &Arc<BrokerCore>,
-    connection: &Connection,
+    caller: &Caller,
     wait_max: Duration,
     request: v1::PublishRequest,
 ) -> Result<v1::PublishResponse, Status> {
     let topic = core.find_or_create(&request.topic).await?;
-    let parts = plan_for(core, &topic, request).await?;
+    let connection = &caller.connection;
+    let parts = plan_for(core, connection, &topic, request).await?;
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
+        pass_by(core, caller, topic.gate(), &batch, deadline).await?;
         let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
         let appended = outcome(partition.append(batch, permit).await?).await?;
+        topic.gate().stored();
         Ok::<_, PublishError>(convert::ack_to_wire(&topic.meta(), &partition, appended))
     };
     let appends = parts.into_iter().map(async |Part { partition: index, batch, record_indexes }| {
@@ -107,7 +129,35 @@ async fn outcome(reply: AppendReply) -> Result<crate::partition::Appended, Publi
 }
 
 fn admission<'a>(core: &'a BrokerCore, connection: &'a Connection, partition: &'a Partition) -> Admission<'a> {
-    Admission { connection: &connection.budget, topic: partition.budget(), broker: &core.budget }
+    Admission {
+        connection: &connection.budget,
+        topic: partition.budget(),
+        broker: &core.budget,
+        connection_id: connection.id,
+        clock: core.topics.clock(),
+    }
+}
+
+fn load(batch: &Batch) -> Load {
+    Load { records: batch.header.record_count.into(), bytes: batch.stored_bytes() }
+}
+
+/// Waits until `deadline` for a group that holds publishers.
+async fn pass_by(
+    core: &BrokerCore,
+    caller: &Caller,
+    gate: &Gate,
+    batch: &Batch,
+    deadline: tokio::time::Instant,
+) -> Result<(), PublishError> {
+    let first = match gate.enter(load(batch)).await {
+        Ok(()) => return Ok(()),
+        Err(hold) => hold,
+    };
+    match tokio::time::timeout_at(deadline, gate.pass(load(batch), caller.entrant(core))).await {
+        Ok(passed) => passed.map_err(PublishError::GroupBacklog),
+        Err(_) => Err(PublishError::GroupBacklog(gate.hold().unwrap_or(first))),
+    }
 }
 
 async fn admit_by(
@@ -128,13 +178,13 @@ async fn admit_by(
 /// A stream of requests to one topic. It is read only while there is room in the budgets.
 pub(super) fn publish_stream(
     core: Arc<BrokerCore>,
-    connection: Connection,
+    caller: Caller,
     requests: Streaming<v1::PublishRequest>,
 ) -> BoxStream<'static, Result<v1::PublishStreamResponse, Status>> {
     let draining = core.draining();
     let publisher = Publisher {
         core,
-        connection,
+        caller,
         requests: Requests::Open(Box::new(requests)),
         draining,
         topic_name: String::new(),
@@ -148,7 +198,7 @@ pub(super) fn publish_stream(
 
 struct Publisher {
     core: Arc<BrokerCore>,
-    connection: Connection,
+    caller: Caller,
     requests: Requests,
     draining: watch::Receiver<bool>,
     topic_name: String,
@@ -226,18 +276,21 @@ impl Publisher {
         let placed = match self.place(request).await {
             Ok(placed) => placed,
             Err(error) => {
-                let error = v1::outcome::Outcome::Error(status::to_message(&error.into()));
-                let outcome = v1::Outcome { request_id, outcome: Some(error) };
-                self.in_flight.push(futures_util::future::ready(outcome).boxed());
+                self.in_flight.push(refusal(request_id, error));
                 return None;
             }
         };
+        let topic = self.topic.clone()?;
+        let load = sum(placed.iter().map(|(part, _)| load(&part.batch)));
+        if let Err(hold) = topic.gate().enter(load).await {
+            return self.hold_for(hold, load, request_id, topic, placed);
+        }
         let mut held = None;
         let mut parts = Vec::with_capacity(placed.len());
         for (part, partition) in placed {
             let permit = match held {
                 Some(_) => None,
-                None => match admission(&self.core, &self.connection, &partition).try_admit(charge(&part.batch)) {
+                None => match admission(&self.core, &self.caller.connection, &partition).try_admit(charge(&part.batch)) {
                     Ok(permit) => Some(permit),
                     Err(by) => {
                         held = Some(by);
@@ -247,8 +300,7 @@ impl Publisher {
             };
             parts.push((part, partition, permit));
         }
-        let topic = self.topic.clone()?;
-        let append = append_parts(Arc::clone(&self.core), self.connection.clone(), topic, request_id, parts);
+        let append = append_parts(Arc::clone(&self.core), self.caller.connection.clone(), topic, request_id, parts);
         let Some(Held { reason, culprit }) = held else {
             let in_flight = append.await;
             self.in_flight.push(in_flight);
@@ -256,8 +308,32 @@ impl Publisher {
         };
         // A task of its own: bytes that are granted are used at once, even if this client reads no answers.
         self.waiting = Some(HeldRequest(tokio::spawn(append)));
-        let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
-        Some(v1::Hold { reason: reason.to_owned(), culprit, retry_after_ms })
+        Some(told(reason, culprit, RETRY_AFTER))
+    }
+
+    /// A group holds the topic: whoever is no member of it waits for its turn, and everybody else is refused.
+    fn hold_for(
+        &mut self,
+        hold: Arc<GroupHold>,
+        load: Load,
+        request_id: u64,
+        topic: Arc<Topic>,
+        placed: Vec<(Part, Arc<Partition>)>,
+    ) -> Option<v1::Hold> {
+        if !self.caller.entrant(&self.core).waits_for(&hold) {
+            self.in_flight.push(refusal(request_id, PublishError::GroupBacklog(hold)));
+            return None;
+        }
+        let (core, caller) = (Arc::clone(&self.core), self.caller.clone());
+        let parts = placed.into_iter().map(|(part, partition)| (part, partition, None)).collect();
+        let passes_then_appends = async move {
+            match topic.gate().pass(load, caller.entrant(&core)).await {
+                Ok(()) => append_parts(Arc::clone(&core), caller.connection, topic, request_id, parts).await,
+                Err(hold) => refusal(request_id, PublishError::GroupBacklog(hold)),
+            }
+        };
+        self.waiting = Some(HeldRequest(tokio::spawn(passes_then_appends)));
+        Some(told(backlog::REASON, hold.culprit(), backlog::RETRY_AFTER))
     }
 
     /// Finds the topic and the partitions.
@@ -281,11 +357,25 @@ impl Publisher {
             None => self.core.find_or_create(&self.topic_name).await?,
         };
         self.topic = Some(Arc::clone(&topic));
-        let parts = plan_for(&self.core, &topic, request).await?;
+        let parts = plan_for(&self.core, &self.caller.connection, &topic, request).await?;
         let place = |part: Part| Ok((topic.partition(part.partition)?, part));
         let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
         Ok(placed.into_iter().map(|(partition, part)| (part, partition)).collect())
     }
+}
+
+fn told(reason: &str, culprit: String, retry_after: Duration) -> v1::Hold {
+    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+    v1::Hold { reason: reason.to_owned(), culprit, retry_after_ms }
+}
+
+fn refusal(request_id: u64, error: PublishError) -> Answer {
+    let error = v1::outcome::Outcome::Error(status::to_message(&error.into()));
+    futures_util::future::ready(v1::Outcome { request_id, outcome: Some(error) }).boxed()
+}
+
+fn sum(loads: impl Iterator<Item = Load>) -> Load {
+    loads.fold(Load::default(), |sum, load| Load { records: sum.records + load.records, bytes: sum.bytes + load.bytes })
 }
 
 /// Admits what has no permit yet and hands everything to the owners, in order. The inner future is the answer.
@@ -315,6 +405,7 @@ async fn append_parts(
             let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), &partition, appended));
             results.push(result(partition.index(), record_indexes, ack));
         }
+        topic.gate().stored();
         v1::Outcome { request_id, outcome: Some(as_outcome(results)) }
     }
     .boxed()

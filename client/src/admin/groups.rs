@@ -5,6 +5,7 @@ use std::time::Duration;
 use aqueduct_proto::v1;
 
 use super::{
+    backlog::PublisherHold,
     lag::{LagWatch, PartitionLag},
     letters::{self, DeadLettersInfo},
     policy::{GroupPolicy, RetryPolicy},
@@ -41,6 +42,8 @@ pub struct GroupDescription {
     pub lag: Vec<PartitionLag>,
     /// Records that have failed and are not handled yet.
     pub failed: Vec<FailedRecords>,
+    /// Publishers that it holds, because it is too far behind in their topics.
+    pub holds: Vec<PublisherHold>,
 }
 
 /// Neighbouring records that have failed together and are not handled yet.
@@ -237,6 +240,7 @@ impl Group {
             members: answer.members.into_iter().map(read_member).collect(),
             lag: answer.lag.into_iter().map(PartitionLag::from).collect(),
             failed: answer.failed.into_iter().map(read_failed).collect(),
+            holds: answer.holds.into_iter().map(PublisherHold::from).collect(),
         })
     }
 

@@ -13,7 +13,7 @@ use tonic::Streaming;
 use crate::{
     error::{BrokerError, RequestError},
     transport::link::Link,
-    types::{Offset, TopicId},
+    types::{Offset, Timestamp, TopicId},
 };
 
 /// How far one group is behind in one partition.
@@ -41,6 +41,8 @@ pub struct PartitionLag {
     pub lag_seconds: f64,
     /// The member that has this partition.
     pub member: Option<String>,
+    /// Since when publishers of the topic are held because this group is too far behind; `None`: they are not.
+    pub holds_publishers_since: Option<Timestamp>,
 }
 
 impl From<v1::PartitionLag> for PartitionLag {
@@ -57,6 +59,7 @@ impl From<v1::PartitionLag> for PartitionLag {
             lag_bytes: lag.lag_bytes,
             lag_seconds: lag.lag_seconds,
             member: Some(lag.member).filter(|member| !member.is_empty()),
+            holds_publishers_since: lag.holds_publishers_since_us.map(Timestamp::from_micros),
         }
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Coordinator {
     departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
     last_member: MemberId,
     generations: Generations,
+    /// Notified when a group's positions may have changed.
+    moved: watch::Sender<()>,
     /// Set while stopping.
     drain_until: Option<Instant>,
 }
@@ -92,7 +94,7 @@ struct Member {
 
 impl Coordinator {
     /// With what the journal held.
-    pub(crate) fn new(journal: Journal, state: State, clock: Clock) -> Self {
+    pub(crate) fn new(journal: Journal, state: State, clock: Clock, moved: watch::Sender<()>) -> Self {
         let mut generations = Generations { last: 0 };
         journal.epoch().into_iter().for_each(|epoch| generations.raise_to(epoch));
         Self {
@@ -104,6 +106,7 @@ impl Coordinator {
             departures: FuturesUnordered::new(),
             last_member: 0,
             generations,
+            moved,
             drain_until: None,
         }
     }
@@ -282,6 +285,7 @@ impl Coordinator {
             }
             self.tell(steps);
         }
+        self.moved.send_replace(());
         self.journal.when_durable(Box::new(move |outcome| {
             drop(reply.send(outcome.map(|()| stale).map_err(GroupError::from)));
         }));
@@ -407,6 +411,7 @@ impl Coordinator {
     /// The log was taken over again: what it holds is the truth, and members commit again what it lacks.
     fn recovered(&mut self, state: State) {
         self.state = state;
+        self.moved.send_replace(());
         self.journal.epoch().into_iter().for_each(|epoch| self.generations.raise_to(epoch));
     }
 
@@ -414,6 +419,7 @@ impl Coordinator {
     async fn write(&mut self, changes: Vec<Change>) -> Result<(), GroupError> {
         self.journal.write(&changes).await?;
         changes.into_iter().for_each(|change| self.state.apply(change));
+        self.moved.send_replace(());
         Ok(())
     }
 

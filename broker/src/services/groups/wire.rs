@@ -186,6 +186,7 @@ pub(super) fn lag(lag: PartitionLag) -> v1::PartitionLag {
         committed_offset: lag.committed,
         high_watermark: lag.high_watermark,
         member: lag.member.unwrap_or_default(),
+        holds_publishers_since_us: lag.holds_since_us,
     }
 }
 

@@ -1,0 +1,250 @@
+//! The gate of one topic: what publishers pass.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    GroupHold,
+    decision::Room,
+    setting::{Backlog, Mode},
+};
+use crate::{
+    connection::ClientId,
+    groups::Clients,
+    turns::{ConnectionId, Turns},
+};
+
+/// [`Gate::stage`]: there is no backlog.
+const OFF: u8 = 0;
+/// There is room, as long as it lasts.
+const OPEN: u8 = 1;
+/// A group holds publishers.
+const HELD: u8 = 2;
+
+/// See [`super`].
+#[derive(Debug)]
+pub(crate) struct Gate {
+    stage: AtomicU8,
+    /// What may still pass before the next look; below zero it has been overdrawn.
+    records: AtomicI64,
+    bytes: AtomicI64,
+    setting: Mutex<Option<Arc<Backlog>>>,
+    seen: watch::Sender<Seen>,
+    /// Wakes the watcher at once.
+    pub(super) asked: Notify,
+    /// Tells the watcher that something new has an age.
+    pub(super) stored: Notify,
+    watched: AtomicBool,
+    waiting: AtomicU32,
+    turns: Turns,
+}
+
+/// What the last look has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) hold: Option<Arc<GroupHold>>,
+    /// The group does not exist.
+    pub(super) group_unknown: bool,
+}
+
+/// What one request brings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Who wants to pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entrant<'a> {
+    pub(crate) connection: ConnectionId,
+    pub(crate) client: ClientId,
+    /// Who is a member of what.
+    pub(crate) clients: &'a Clients,
+}
+
+impl Entrant<'_> {
+    /// Whether it waits for that group; whoever does not is refused. A member must not: it is the one who can end the hold.
+    pub(crate) fn waits_for(&self, hold: &GroupHold) -> bool {
+        match hold.backlog.mode {
+            Mode::Reject => false,
+            Mode::Hold => !self.clients.is_member(self.client, &hold.backlog.group),
+        }
+    }
+}
+
+/// One request that waits.
+struct InQueue<'a>(&'a AtomicU32);
+
+impl<'a> InQueue<'a> {
+    fn enter(waiting: &'a AtomicU32) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(waiting)
+    }
+}
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Gate {
+    /// With a backlog, nobody passes before the first look.
+    pub(crate) fn new(backlog: Option<Backlog>) -> Self {
+        let gate = Self {
+            stage: AtomicU8::new(OFF),
+            records: AtomicI64::new(0),
+            bytes: AtomicI64::new(0),
+            setting: Mutex::new(None),
+            seen: watch::Sender::new(Seen::default()),
+            asked: Notify::new(),
+            stored: Notify::new(),
+            watched: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
+            turns: Turns::default(),
+        };
+        gate.set(backlog);
+        gate
+    }
+
+    /// From now on this counts. Whoever is held waits for the next look, which comes at once.
+    pub(crate) fn set(&self, backlog: Option<Backlog>) {
+        let mut setting = self.setting.lock();
+        if setting.as_deref() == backlog.as_ref() {
+            return;
+        }
+        *setting = backlog.map(Arc::new);
+        if setting.is_none() {
+            self.stage.store(OFF, Ordering::Release);
+            self.seen.send_replace(Seen::default());
+        } else if self.stage.load(Ordering::Acquire) != HELD {
+            self.give(Room { records: 0, bytes: 0 });
+            self.stage.store(OPEN, Ordering::Release);
+        }
+        self.asked.notify_one();
+    }
+
+    pub(super) fn setting(&self) -> Option<Arc<Backlog>> {
+        self.setting.lock().clone()
+    }
+
+    /// `true` for the first one who asks: a gate has one watcher, from its first backlog on.
+    pub(super) fn wants_watcher(&self) -> bool {
+        self.setting.lock().is_some() && !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Who holds publishers now.
+    pub(crate) fn hold(&self) -> Option<Arc<GroupHold>> {
+        self.seen.borrow().hold.clone()
+    }
+
+    /// Since when `group` holds publishers, if it does.
+    pub(crate) fn held_since_us(&self, group: &str) -> Option<i64> {
+        self.seen.borrow().hold.as_ref().filter(|hold| hold.backlog.group == group).map(|hold| hold.since_us)
+    }
+
+    /// Whether there is no such group as the backlog names.
+    pub(crate) fn is_group_unknown(&self) -> bool {
+        self.seen.borrow().group_unknown
+    }
+
+    /// Requests that wait now.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Takes over what a look at `backlog` has found, unless there is another one by now.
+    pub(super) fn found(&self, backlog: &Arc<Backlog>, seen: Seen, room: Room) {
+        let setting = self.setting.lock();
+        if !setting.as_ref().is_some_and(|setting| Arc::ptr_eq(setting, backlog)) {
+            return;
+        }
+        self.give(room);
+        self.stage.store(if seen.hold.is_some() { HELD } else { OPEN }, Ordering::Release);
+        self.seen.send_replace(seen);
+    }
+
+    fn give(&self, room: Room) {
+        self.records.store(i64::try_from(room.records).unwrap_or(i64::MAX), Ordering::Release);
+        self.bytes.store(i64::try_from(room.bytes).unwrap_or(i64::MAX), Ordering::Release);
+    }
+
+    /// Something that has passed is stored.
+    pub(crate) fn stored(&self) {
+        if self.stage.load(Ordering::Relaxed) != OFF {
+            self.stored.notify_one();
+        }
+    }
+
+    /// Whether `load` may pass; waits no longer than a look takes.
+    ///
+    /// # Errors
+    /// Who holds publishers.
+    pub(crate) async fn enter(&self, load: Load) -> Result<(), Arc<GroupHold>> {
+        loop {
+            match self.stage.load(Ordering::Acquire) {
+                OFF => return Ok(()),
+                OPEN if self.take(load) => return Ok(()),
+                OPEN => {
+                    let mut seen = self.seen.subscribe();
+                    self.asked.notify_one();
+                    // The sender is a field of this very gate.
+                    let _ = seen.changed().await;
+                }
+                _ => match self.hold() {
+                    Some(hold) => return Err(hold),
+                    // Let go just now.
+                    None => tokio::task::yield_now().await,
+                },
+            }
+        }
+    }
+
+    /// As long as there is any room, one request may overdraw it: a batch is not cut.
+    fn take(&self, load: Load) -> bool {
+        let take = |room: &AtomicI64, amount: u64| {
+            let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+            room.load(Ordering::Acquire) > 0 && room.fetch_sub(amount, Ordering::AcqRel) > 0
+        };
+        take(&self.records, load.records) && take(&self.bytes, load.bytes)
+    }
+
+    /// Waits until `load` may pass; connections take turns.
+    ///
+    /// # Errors
+    /// Who holds publishers, for a publisher that does not wait for that.
+    pub(crate) async fn pass(&self, load: Load, publisher: Entrant<'_>) -> Result<(), Arc<GroupHold>> {
+        let mut members = publisher.clients.changed();
+        loop {
+            let Err(hold) = self.enter(load).await else { return Ok(()) };
+            if !publisher.waits_for(&hold) {
+                return Err(hold);
+            }
+            let _in_queue = InQueue::enter(&self.waiting);
+            let in_turn = async {
+                let _turn = self.turns.take(publisher.connection).await;
+                // The sender is a field of this very gate.
+                let _ = self.seen.subscribe().wait_for(|seen| seen.hold.is_none()).await;
+                self.enter(load).await
+            };
+            let passed = tokio::select! {
+                entered = in_turn => entered.is_ok(),
+                // It may have become a member meanwhile.
+                Ok(()) = members.changed() => false,
+            };
+            if passed {
+                return Ok(());
+            }
+        }
+    }
+}
