@@ -47,7 +47,8 @@ pub use admin::{
     AlterGroup, AlterTopic, Backlog, BacklogMode, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition,
     FailedRecords, Group, GroupBehind, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch,
     LetterFilter, Limits, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, PublisherHold, ResetGroup,
-    RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic,
+    RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding,
+    VerifySeverity, VerifySummary, VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

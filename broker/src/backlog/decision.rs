@@ -113,13 +113,19 @@ mod tests {
     fn the_first_of_several_bounds_counts_and_all_must_be_left() {
         let age = Duration::from_secs(10);
         let bounds = Bounds { records: Some(100), bytes: Some(1000), age: Some(age) };
-        let lags =
-            [Lag { records: 100, ..Lag::default() }, Lag { bytes: 1000, ..Lag::default() }, Lag { age, ..Lag::default() }];
+        let lags = [
+            Lag { records: 100, ..Lag::default() },
+            Lag { bytes: 1000, ..Lag::default() },
+            Lag { age, ..Lag::default() },
+        ];
         for lag in lags {
             assert_eq!(decide(Standing::Open, &lag, &bounds), Standing::Held, "{lag:?}");
             assert_eq!(decide(Standing::Held, &lag, &bounds), Standing::Held, "{lag:?}");
         }
-        assert_eq!(decide(Standing::Held, &Lag { records: 90, bytes: 900, age: age * 9 / 10 }, &bounds), Standing::Open);
+        assert_eq!(
+            decide(Standing::Held, &Lag { records: 90, bytes: 900, age: age * 9 / 10 }, &bounds),
+            Standing::Open
+        );
     }
 
     /// Whatever a group and its publishers do: held means that a bound was reached since it was last open, open that it is

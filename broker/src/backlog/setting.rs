@@ -52,7 +52,8 @@ impl Backlog {
         }
         let Bounds { records, bytes, age } = self.bounds;
         if records.is_none() && bytes.is_none() && age.is_none() {
-            let reason = "needs a bound: so many records, so many bytes, or so old (`max_records`, `max_bytes`, `max_ms`)";
+            let reason =
+                "needs a bound: so many records, so many bytes, or so old (`max_records`, `max_bytes`, `max_ms`)";
             return refused("backlog", reason.to_owned());
         }
         let zero = [

@@ -136,7 +136,11 @@ impl Watcher {
             }
             Look::Failed(reason) => {
                 let (topic, group) = (self.topic_name(), &backlog.group);
-                tracing::warn!(topic, group, "cannot tell how far the group is behind, so that it holds nobody: {reason}");
+                tracing::warn!(
+                    topic,
+                    group,
+                    "cannot tell how far the group is behind, so that it holds nobody: {reason}"
+                );
                 self.gate.found(backlog, Seen::default(), Room::UNBOUNDED);
                 return Next { at: self.in_time(HELD_INTERVAL), ..Next::default() };
             }

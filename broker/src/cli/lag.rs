@@ -12,7 +12,7 @@ use super::exit::{CliError, Exit};
 use super::render::{self, Align, Format};
 use super::session::Session;
 use super::size::{grouped, human_bytes};
-use super::{stdout, time};
+use super::{backlog, stdout, time};
 
 /// How far behind each group is, in records, bytes and seconds
 #[derive(Debug, Args)]
@@ -86,7 +86,7 @@ pub(super) async fn run(global: &Global, args: LagArgs) -> anyhow::Result<Exit> 
     match global.output {
         Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
         Format::Text if lag.is_empty() => render::note(&nothing(&args)),
-        Format::Text => stdout::print(&table(&lag))?,
+        Format::Text => stdout::print(&(table(&lag) + &backlog::holders(&lag)))?,
     }
     session.close().await?;
     Ok(judge(&lag, args.fail_over))
@@ -137,7 +137,8 @@ async fn watch(global: &Global, args: &LagArgs, session: &Session) -> anyhow::Re
         match global.output {
             Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
             Format::Text => {
-                let text = if lag.is_empty() { format!("{}\n", nothing(args)) } else { table(&lag) };
+                let text =
+                    if lag.is_empty() { format!("{}\n", nothing(args)) } else { table(&lag) + &backlog::holders(&lag) };
                 // Home and clear, on a terminal; elsewhere reports follow each other.
                 let before = if in_place { "\x1b[H\x1b[2J" } else { "" };
                 stdout::print(&format!("{before}{}\n\n{text}\n", time::rfc3339_seconds(time::now_us())))?;

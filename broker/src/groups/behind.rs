@@ -16,7 +16,8 @@ impl Groups {
     /// While shutting down, or while groups are out of service.
     pub(crate) async fn behind(&self, group: &str, topic: &Arc<Topic>) -> Result<Option<Lag>, GroupError> {
         let (group, id) = (group.to_owned(), topic.meta().id);
-        let Some(reading) = self.handle.ask_durably(move |coordinator| Ok(coordinator.reading(&group, id))).await? else {
+        let Some(reading) = self.handle.ask_durably(move |coordinator| Ok(coordinator.reading(&group, id))).await?
+        else {
             return Ok(None);
         };
         // As when a member joins: a partition that is added to a topic which the group reads holds nothing but news.

@@ -40,13 +40,6 @@ use tokio::{
 
 #[cfg(feature = "budgets")]
 pub(crate) use self::roster::Roster;
-use self::{
-    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
-    journal::{Journal, SNAPSHOT_AFTER_BYTES},
-    member::Member,
-    sources::Sources,
-    state::TopicId,
-};
 pub(crate) use self::{
     clients::Clients,
     coordinator::{GroupView, MemberView, Moved, NewPosition},
@@ -63,6 +56,13 @@ pub(crate) use self::{
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
     window::Pause,
+};
+use self::{
+    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, Membership, Reply, Settlement},
+    journal::{Journal, SNAPSHOT_AFTER_BYTES},
+    member::Member,
+    sources::Sources,
+    state::TopicId,
 };
 use crate::{
     connection::ClientId,

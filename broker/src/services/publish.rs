@@ -290,7 +290,8 @@ impl Publisher {
         for (part, partition) in placed {
             let permit = match held {
                 Some(_) => None,
-                None => match admission(&self.core, &self.caller.connection, &partition).try_admit(charge(&part.batch)) {
+                None => match admission(&self.core, &self.caller.connection, &partition).try_admit(charge(&part.batch))
+                {
                     Ok(permit) => Some(permit),
                     Err(by) => {
                         held = Some(by);
@@ -326,13 +327,8 @@ impl Publisher {
         }
         let (core, caller) = (Arc::clone(&self.core), self.caller.clone());
         let parts = placed.into_iter().map(|(part, partition)| (part, partition, None)).collect();
-        let passes_then_appends = async move {
-            match topic.gate().pass(load, caller.entrant(&core)).await {
-                Ok(()) => append_parts(Arc::clone(&core), caller.connection, topic, request_id, parts).await,
-                Err(hold) => refusal(request_id, PublishError::GroupBacklog(hold)),
-            }
-        };
-        self.waiting = Some(HeldRequest(tokio::spawn(passes_then_appends)));
+        let passing = pass_and_append(core, caller, load, topic, request_id, parts);
+        self.waiting = Some(HeldRequest(tokio::spawn(passing)));
         Some(told(backlog::REASON, hold.culprit(), backlog::RETRY_AFTER))
     }
 
@@ -361,6 +357,21 @@ impl Publisher {
         let place = |part: Part| Ok((topic.partition(part.partition)?, part));
         let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
         Ok(placed.into_iter().map(|(partition, part)| (part, partition)).collect())
+    }
+}
+
+/// Waits for the group that holds the topic, then goes on like any other request.
+async fn pass_and_append(
+    core: Arc<BrokerCore>,
+    caller: Caller,
+    load: Load,
+    topic: Arc<Topic>,
+    request_id: u64,
+    parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
+) -> Answer {
+    match topic.gate().pass(load, caller.entrant(&core)).await {
+        Ok(()) => append_parts(core, caller.connection, topic, request_id, parts).await,
+        Err(hold) => refusal(request_id, PublishError::GroupBacklog(hold)),
     }
 }
 

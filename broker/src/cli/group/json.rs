@@ -3,6 +3,7 @@
 use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo};
 use serde::Serialize;
 
+use crate::cli::backlog::HoldJson;
 use crate::cli::lag::LagJson;
 use crate::cli::start;
 
@@ -46,6 +47,7 @@ pub(super) struct DescriptionJson<'a> {
     pub(super) member_details: Vec<MemberJson<'a>>,
     pub(super) lag: Vec<LagJson<'a>>,
     pub(super) failed: Vec<FailedJson<'a>>,
+    pub(super) holds: Vec<HoldJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +113,7 @@ impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
                 .collect(),
             lag: description.lag.iter().map(LagJson::from).collect(),
             failed: description.failed.iter().map(FailedJson::from).collect(),
+            holds: description.holds.iter().map(HoldJson::from).collect(),
         }
     }
 }
