@@ -30,6 +30,7 @@ pub(super) struct Room {
 }
 
 impl Room {
+    pub(super) const NONE: Self = Self { records: 0, bytes: 0 };
     pub(super) const UNBOUNDED: Self = Self { records: u64::MAX, bytes: u64::MAX };
 }
 

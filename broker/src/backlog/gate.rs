@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     GroupHold,
     decision::Room,
+    meter::Meter,
     setting::{Backlog, Mode},
 };
 use crate::{
@@ -30,15 +31,14 @@ const HELD: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Gate {
     stage: AtomicU8,
-    /// What may still pass before the next look; below zero it has been overdrawn.
-    records: AtomicI64,
-    bytes: AtomicI64,
+    records: Meter,
+    bytes: Meter,
     setting: Mutex<Option<Arc<Backlog>>>,
     seen: watch::Sender<Seen>,
     /// Wakes the watcher at once.
     pub(super) asked: Notify,
-    /// Tells the watcher that something new has an age.
-    pub(super) stored: Notify,
+    /// Tells the watcher that something that has passed is stored, or never will be.
+    pub(super) landed: Notify,
     watched: AtomicBool,
     waiting: AtomicU32,
     turns: Turns,
@@ -78,6 +78,24 @@ impl Entrant<'_> {
     }
 }
 
+/// The right to publish. It is to be kept until what it was given for is stored, or never will be.
+#[derive(Debug)]
+pub(crate) struct Passed(#[expect(dead_code, reason = "counts while it lives")] Option<OnItsWay>);
+
+#[derive(Debug)]
+struct OnItsWay {
+    gate: Arc<Gate>,
+    load: Load,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        self.gate.records.land(self.load.records);
+        self.gate.bytes.land(self.load.bytes);
+        self.gate.landed.notify_one();
+    }
+}
+
 /// One request that waits.
 struct InQueue<'a>(&'a AtomicU32);
 
@@ -99,12 +117,12 @@ impl Gate {
     pub(crate) fn new(backlog: Option<Backlog>) -> Self {
         let gate = Self {
             stage: AtomicU8::new(OFF),
-            records: AtomicI64::new(0),
-            bytes: AtomicI64::new(0),
+            records: Meter::default(),
+            bytes: Meter::default(),
             setting: Mutex::new(None),
             seen: watch::Sender::new(Seen::default()),
             asked: Notify::new(),
-            stored: Notify::new(),
+            landed: Notify::new(),
             watched: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
             turns: Turns::default(),
@@ -124,7 +142,7 @@ impl Gate {
             self.stage.store(OFF, Ordering::Release);
             self.seen.send_replace(Seen::default());
         } else if self.stage.load(Ordering::Acquire) != HELD {
-            self.give(Room { records: 0, bytes: 0 });
+            self.give(Room::NONE, Load::default());
             self.stage.store(OPEN, Ordering::Release);
         }
         self.asked.notify_one();
@@ -163,38 +181,41 @@ impl Gate {
         self.waiting.load(Ordering::Acquire)
     }
 
+    /// What has landed so far; a look begins with it.
+    pub(super) fn landed(&self) -> Load {
+        Load { records: self.records.landed(), bytes: self.bytes.landed() }
+    }
+
     /// Takes over what a look at `backlog` has found, unless there is another one by now.
-    pub(super) fn found(&self, backlog: &Arc<Backlog>, seen: Seen, room: Room) {
+    pub(super) fn found(&self, backlog: &Arc<Backlog>, landed_before: Load, seen: Seen, room: Room) {
         let setting = self.setting.lock();
         if !setting.as_ref().is_some_and(|setting| Arc::ptr_eq(setting, backlog)) {
             return;
         }
-        self.give(room);
+        self.give(room, landed_before);
         self.stage.store(if seen.hold.is_some() { HELD } else { OPEN }, Ordering::Release);
         self.seen.send_replace(seen);
     }
 
-    fn give(&self, room: Room) {
-        self.records.store(i64::try_from(room.records).unwrap_or(i64::MAX), Ordering::Release);
-        self.bytes.store(i64::try_from(room.bytes).unwrap_or(i64::MAX), Ordering::Release);
+    fn give(&self, room: Room, landed_before: Load) {
+        self.records.allow(landed_before.records, room.records);
+        self.bytes.allow(landed_before.bytes, room.bytes);
     }
 
-    /// Something that has passed is stored.
-    pub(crate) fn stored(&self) {
-        if self.stage.load(Ordering::Relaxed) != OFF {
-            self.stored.notify_one();
-        }
+    /// What is on its way takes all the room there is.
+    pub(super) fn is_full(&self) -> bool {
+        self.records.is_used_up() || self.bytes.is_used_up()
     }
 
     /// Whether `load` may pass; waits no longer than a look takes.
     ///
     /// # Errors
     /// Who holds publishers.
-    pub(crate) async fn enter(&self, load: Load) -> Result<(), Arc<GroupHold>> {
+    pub(crate) async fn enter(self: &Arc<Self>, load: Load) -> Result<Passed, Arc<GroupHold>> {
         loop {
             match self.stage.load(Ordering::Acquire) {
-                OFF => return Ok(()),
-                OPEN if self.take(load) => return Ok(()),
+                OFF => return Ok(Passed(None)),
+                OPEN if self.take(load) => return Ok(Passed(Some(OnItsWay { gate: Arc::clone(self), load }))),
                 OPEN => {
                     let mut seen = self.seen.subscribe();
                     self.asked.notify_one();
@@ -210,40 +231,45 @@ impl Gate {
         }
     }
 
-    /// As long as there is any room, one request may overdraw it: a batch is not cut.
     fn take(&self, load: Load) -> bool {
-        let take = |room: &AtomicI64, amount: u64| {
-            let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-            room.load(Ordering::Acquire) > 0 && room.fetch_sub(amount, Ordering::AcqRel) > 0
-        };
-        take(&self.records, load.records) && take(&self.bytes, load.bytes)
+        if !self.records.pass(load.records) {
+            return false;
+        }
+        let passes = self.bytes.pass(load.bytes);
+        if !passes {
+            self.records.take_back(load.records);
+        }
+        passes
     }
 
     /// Waits until `load` may pass; connections take turns.
     ///
     /// # Errors
     /// Who holds publishers, for a publisher that does not wait for that.
-    pub(crate) async fn pass(&self, load: Load, publisher: Entrant<'_>) -> Result<(), Arc<GroupHold>> {
-        let mut members = publisher.clients.changed();
+    pub(crate) async fn pass(self: &Arc<Self>, load: Load, entrant: Entrant<'_>) -> Result<Passed, Arc<GroupHold>> {
+        let mut members = entrant.clients.changed();
         loop {
-            let Err(hold) = self.enter(load).await else { return Ok(()) };
-            if !publisher.waits_for(&hold) {
+            let hold = match self.enter(load).await {
+                Ok(passed) => return Ok(passed),
+                Err(hold) => hold,
+            };
+            if !entrant.waits_for(&hold) {
                 return Err(hold);
             }
             let _in_queue = InQueue::enter(&self.waiting);
             let in_turn = async {
-                let _turn = self.turns.take(publisher.connection).await;
+                let _turn = self.turns.take(entrant.connection).await;
                 // The sender is a field of this very gate.
                 let _ = self.seen.subscribe().wait_for(|seen| seen.hold.is_none()).await;
                 self.enter(load).await
             };
-            let passed = tokio::select! {
-                entered = in_turn => entered.is_ok(),
+            let entered = tokio::select! {
+                entered = in_turn => entered.ok(),
                 // It may have become a member meanwhile.
-                Ok(()) = members.changed() => false,
+                Ok(()) = members.changed() => None,
             };
-            if passed {
-                return Ok(());
+            if let Some(passed) = entered {
+                return Ok(passed);
             }
         }
     }

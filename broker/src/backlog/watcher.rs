@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     GroupHold,
     decision::{Lag, Room, Standing, decide, reached_in, room},
-    gate::{Gate, Seen},
+    gate::{Gate, Load, Seen},
     setting::Backlog,
 };
 use crate::{
@@ -64,8 +64,10 @@ struct Watcher {
 struct Next {
     /// Positions of groups that move.
     moves: bool,
-    /// Something that is stored.
-    stores: bool,
+    /// Something that lands: it may be the oldest that is unread.
+    lands: bool,
+    /// All room is taken by what is on its way. Until some of it lands, looking again finds nothing else.
+    full: bool,
     /// A time.
     at: Option<Instant>,
 }
@@ -85,18 +87,20 @@ impl Watcher {
         loop {
             moved.mark_unchanged();
             let looked_at = self.clock.now();
+            let landed = self.gate.landed();
             let next = match self.gate.setting() {
                 None => Next::default(),
                 Some(backlog) => {
                     let Some(look) = self.look(&backlog).await else { return };
-                    self.judge(&backlog, look)
+                    self.judge(&backlog, landed, look)
                 }
             };
             let pause = looked_at + LOOK_INTERVAL;
             let event = async {
                 tokio::select! {
                     () = moves(&mut moved), if next.moves => {}
-                    () = self.gate.stored.notified(), if next.stores => {}
+                    () = self.gate.landed.notified(), if next.lands => {}
+                    () = self.gate.asked.notified(), if next.full => {}
                     else => pending().await,
                 }
                 self.clock.sleep_until(pause).await;
@@ -104,7 +108,8 @@ impl Watcher {
             tokio::select! {
                 // With the topic goes its sender.
                 _ = deleted.wait_for(|deleted| *deleted) => return,
-                () = self.gate.asked.notified() => {}
+                () = self.gate.asked.notified(), if !next.full => {}
+                () = self.gate.landed.notified(), if next.full => {}
                 () = event => {}
                 () = self.clock.sleep_until(next.at.unwrap_or(looked_at)), if next.at.is_some() => {}
             }
@@ -124,14 +129,14 @@ impl Watcher {
     }
 
     /// Opens the gate, or shuts it.
-    fn judge(&self, backlog: &Arc<Backlog>, look: Look) -> Next {
+    fn judge(&self, backlog: &Arc<Backlog>, landed: Load, look: Look) -> Next {
         let before = self.gate.seen();
         let held = before.hold.as_ref().filter(|hold| hold.backlog == **backlog);
         let lag = match look {
             Look::At(lag) => lag,
             Look::GroupUnknown => {
                 self.tell(before.hold.as_ref(), None);
-                self.gate.found(backlog, Seen { hold: None, group_unknown: true }, Room::UNBOUNDED);
+                self.gate.found(backlog, landed, Seen { hold: None, group_unknown: true }, Room::UNBOUNDED);
                 return Next { moves: true, ..Next::default() };
             }
             Look::Failed(reason) => {
@@ -141,7 +146,7 @@ impl Watcher {
                     group,
                     "cannot tell how far the group is behind, so that it holds nobody: {reason}"
                 );
-                self.gate.found(backlog, Seen::default(), Room::UNBOUNDED);
+                self.gate.found(backlog, landed, Seen::default(), Room::UNBOUNDED);
                 return Next { at: self.in_time(HELD_INTERVAL), ..Next::default() };
             }
         };
@@ -153,14 +158,15 @@ impl Watcher {
                 let hold = Arc::new(GroupHold { topic: self.topic_name(), backlog: backlog_now, lag, since_us });
                 self.tell(before.hold.as_ref(), Some(&hold));
                 let seen = Seen { hold: Some(hold), group_unknown: false };
-                self.gate.found(backlog, seen, Room { records: 0, bytes: 0 });
-                Next { moves: true, stores: false, at: self.in_time(HELD_INTERVAL) }
+                self.gate.found(backlog, landed, seen, Room::NONE);
+                Next { moves: true, at: self.in_time(HELD_INTERVAL), ..Next::default() }
             }
             Standing::Open => {
                 self.tell(before.hold.as_ref(), None);
-                self.gate.found(backlog, Seen::default(), room(&lag, &backlog.bounds));
+                self.gate.found(backlog, landed, Seen::default(), room(&lag, &backlog.bounds));
                 let at = reached_in(&lag, &backlog.bounds).and_then(|left| self.in_time(left));
-                Next { moves: false, stores: backlog.bounds.age.is_some() && at.is_none(), at }
+                let lands = backlog.bounds.age.is_some() && at.is_none();
+                Next { moves: false, lands, full: self.gate.is_full(), at }
             }
         }
     }

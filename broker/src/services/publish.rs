@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     BrokerCore,
-    backlog::{self, Entrant, Gate, GroupHold, Load},
+    backlog::{self, Entrant, Gate, GroupHold, Load, Passed},
     budget::{Admission, Held, Permit, RETRY_AFTER, charge},
     connection::{ClientId, Connection},
     error::{PublishError, TopicError},
@@ -92,10 +92,9 @@ pub(super) async fn publish(
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
-        pass_by(core, caller, topic.gate(), &batch, deadline).await?;
+        let _passed = pass_by(core, caller, topic.gate(), &batch, deadline).await?;
         let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
         let appended = outcome(partition.append(batch, permit).await?).await?;
-        topic.gate().stored();
         Ok::<_, PublishError>(convert::ack_to_wire(&topic.meta(), &partition, appended))
     };
     let appends = parts.into_iter().map(async |Part { partition: index, batch, record_indexes }| {
@@ -146,12 +145,12 @@ fn load(batch: &Batch) -> Load {
 async fn pass_by(
     core: &BrokerCore,
     caller: &Caller,
-    gate: &Gate,
+    gate: &Arc<Gate>,
     batch: &Batch,
     deadline: tokio::time::Instant,
-) -> Result<(), PublishError> {
+) -> Result<Passed, PublishError> {
     let first = match gate.enter(load(batch)).await {
-        Ok(()) => return Ok(()),
+        Ok(passed) => return Ok(passed),
         Err(hold) => hold,
     };
     match tokio::time::timeout_at(deadline, gate.pass(load(batch), caller.entrant(core))).await {
@@ -282,9 +281,10 @@ impl Publisher {
         };
         let topic = self.topic.clone()?;
         let load = sum(placed.iter().map(|(part, _)| load(&part.batch)));
-        if let Err(hold) = topic.gate().enter(load).await {
-            return self.hold_for(hold, load, request_id, topic, placed);
-        }
+        let passed = match topic.gate().enter(load).await {
+            Ok(passed) => passed,
+            Err(hold) => return self.hold_for(hold, load, request_id, topic, placed),
+        };
         let mut held = None;
         let mut parts = Vec::with_capacity(placed.len());
         for (part, partition) in placed {
@@ -301,7 +301,8 @@ impl Publisher {
             };
             parts.push((part, partition, permit));
         }
-        let append = append_parts(Arc::clone(&self.core), self.caller.connection.clone(), topic, request_id, parts);
+        let connection = self.caller.connection.clone();
+        let append = append_parts(Arc::clone(&self.core), connection, topic, passed, request_id, parts);
         let Some(Held { reason, culprit }) = held else {
             let in_flight = append.await;
             self.in_flight.push(in_flight);
@@ -370,7 +371,7 @@ async fn pass_and_append(
     parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
 ) -> Answer {
     match topic.gate().pass(load, caller.entrant(&core)).await {
-        Ok(()) => append_parts(core, caller.connection, topic, request_id, parts).await,
+        Ok(passed) => append_parts(core, caller.connection, topic, passed, request_id, parts).await,
         Err(hold) => refusal(request_id, PublishError::GroupBacklog(hold)),
     }
 }
@@ -394,6 +395,7 @@ async fn append_parts(
     core: Arc<BrokerCore>,
     connection: Connection,
     topic: Arc<Topic>,
+    passed: Passed,
     request_id: u64,
     parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
 ) -> Answer {
@@ -416,7 +418,7 @@ async fn append_parts(
             let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), &partition, appended));
             results.push(result(partition.index(), record_indexes, ack));
         }
-        topic.gate().stored();
+        drop(passed);
         v1::Outcome { request_id, outcome: Some(as_outcome(results)) }
     }
     .boxed()
