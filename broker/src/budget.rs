@@ -12,6 +12,7 @@ use aqueduct_storage::Batch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    backlog::Passed,
     clock::Clock,
     error::PublishError,
     turns::{ConnectionId, FairSemaphore},
@@ -42,6 +43,15 @@ pub(crate) struct Permit {
     _held: [Option<OwnedSemaphorePermit>; 3],
     /// `None`: the broker's own.
     pub(crate) connection: Option<ConnectionId>,
+    /// Through the gate of the topic: kept until what it was given for is stored or refused, whoever waits for the answer.
+    _passed: Passed,
+}
+
+impl Permit {
+    /// Together with the right to publish.
+    pub(crate) fn with(self, passed: Passed) -> Self {
+        Self { _passed: passed, ..self }
+    }
 }
 
 /// Who waits for a budget.
@@ -148,7 +158,7 @@ impl Admission<'_> {
         for (place, budget) in held.iter_mut().zip(self.budgets()) {
             *place = Some(budget.semaphore.try_acquire(budget.share(bytes)).ok_or_else(|| budget.held())?);
         }
-        Ok(Permit { _held: held, connection: Some(self.connection_id) })
+        Ok(Permit { _held: held, connection: Some(self.connection_id), _passed: Passed::default() })
     }
 
     /// Admits `bytes` once there is room. Connections take turns; within one, it is in the order of the calls.
@@ -157,7 +167,7 @@ impl Admission<'_> {
         for (place, budget) in held.iter_mut().zip(self.budgets()) {
             *place = budget.acquire(budget.share(bytes), self.connection_id, self.clock).await;
         }
-        Permit { _held: held, connection: Some(self.connection_id) }
+        Permit { _held: held, connection: Some(self.connection_id), _passed: Passed::default() }
     }
 
     fn budgets(&self) -> [&Arc<Budget>; 3] {

@@ -59,6 +59,15 @@ pub(crate) struct Load {
     pub(crate) bytes: u64,
 }
 
+impl std::iter::Sum for Load {
+    fn sum<I: Iterator<Item = Self>>(loads: I) -> Self {
+        loads.fold(Self::default(), |sum, load| Self {
+            records: sum.records.saturating_add(load.records),
+            bytes: sum.bytes.saturating_add(load.bytes),
+        })
+    }
+}
+
 /// Who wants to pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entrant<'a> {
@@ -78,9 +87,9 @@ impl Entrant<'_> {
     }
 }
 
-/// The right to publish. It is to be kept until what it was given for is stored, or never will be.
-#[derive(Debug)]
-pub(crate) struct Passed(#[expect(dead_code, reason = "counts while it lives")] Option<OnItsWay>);
+/// The right to publish. To be kept until everything that it was given for is stored, or never will be.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Passed(#[expect(dead_code, reason = "counts while it lives")] Option<Arc<OnItsWay>>);
 
 #[derive(Debug)]
 struct OnItsWay {
@@ -207,27 +216,33 @@ impl Gate {
         self.records.is_used_up() || self.bytes.is_used_up()
     }
 
-    /// Whether `load` may pass; waits no longer than a look takes.
+    /// Whether `load` may pass, as of the last look; `None` if it takes another look to tell.
+    pub(crate) fn try_enter(self: &Arc<Self>, load: Load) -> Option<Result<Passed, Arc<GroupHold>>> {
+        match self.stage.load(Ordering::Acquire) {
+            OFF => Some(Ok(Passed::default())),
+            OPEN if self.take(load) => {
+                let gate = Arc::clone(self);
+                Some(Ok(Passed(Some(Arc::new(OnItsWay { gate, load })))))
+            }
+            OPEN => None,
+            // Without a hold it is being let go just now.
+            _ => self.hold().map(Err),
+        }
+    }
+
+    /// Whether `load` may pass; waits for looks until one can tell.
     ///
     /// # Errors
     /// Who holds publishers.
     pub(crate) async fn enter(self: &Arc<Self>, load: Load) -> Result<Passed, Arc<GroupHold>> {
+        let mut seen = self.seen.subscribe();
         loop {
-            match self.stage.load(Ordering::Acquire) {
-                OFF => return Ok(Passed(None)),
-                OPEN if self.take(load) => return Ok(Passed(Some(OnItsWay { gate: Arc::clone(self), load }))),
-                OPEN => {
-                    let mut seen = self.seen.subscribe();
-                    self.asked.notify_one();
-                    // The sender is a field of this very gate.
-                    let _ = seen.changed().await;
-                }
-                _ => match self.hold() {
-                    Some(hold) => return Err(hold),
-                    // Let go just now.
-                    None => tokio::task::yield_now().await,
-                },
+            if let Some(entered) = self.try_enter(load) {
+                return entered;
             }
+            self.asked.notify_one();
+            // The sender is a field of this very gate.
+            let _ = seen.changed().await;
         }
     }
 

@@ -6,11 +6,7 @@ use aqueduct_proto::v1::{self, log_server};
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    fetch,
-    publish::{self, Caller},
-    subscribe,
-};
+use super::{fetch, publish, publish_hold::Caller, subscribe};
 use crate::{
     BrokerCore,
     connection::{self, ClientId, Connection},

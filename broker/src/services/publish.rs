@@ -21,13 +21,14 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
+    publish_hold::{Caller, load, pass_by, refusal, told},
     publish_plan::{Part, plan},
 };
 use crate::{
     BrokerCore,
-    backlog::{self, Entrant, Gate, GroupHold, Load, Passed},
+    backlog::{self, GroupHold, Load, Passed},
     budget::{Admission, Held, Permit, RETRY_AFTER, charge},
-    connection::{ClientId, Connection},
+    connection::Connection,
     error::{PublishError, TopicError},
     partition::{AppendReply, Partition},
     status,
@@ -37,19 +38,6 @@ use crate::{
 
 /// Requests of one stream that wait for the disk. Their bytes are bounded by the budgets.
 const STREAM_REQUESTS_MAX: usize = 1024;
-
-/// Who publishes.
-#[derive(Debug, Clone)]
-pub(super) struct Caller {
-    pub(super) connection: Connection,
-    pub(super) client: ClientId,
-}
-
-impl Caller {
-    fn entrant<'a>(&self, core: &'a BrokerCore) -> Entrant<'a> {
-        Entrant { connection: self.connection.id, client: self.client, clients: core.groups.clients() }
-    }
-}
 
 /// Spreads records without a key over the partitions, request by request.
 static NEXT_KEYLESS: AtomicU32 = AtomicU32::new(0);
@@ -92,8 +80,8 @@ pub(super) async fn publish(
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
-        let _passed = pass_by(core, caller, topic.gate(), &batch, deadline).await?;
-        let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
+        let passed = pass_by(core, caller, topic.gate(), load(&batch), deadline).await?;
+        let permit = admit_by(core, connection, &partition, &batch, deadline).await?.with(passed);
         let appended = outcome(partition.append(batch, permit).await?).await?;
         Ok::<_, PublishError>(convert::ack_to_wire(&topic.meta(), &partition, appended))
     };
@@ -137,28 +125,6 @@ fn admission<'a>(core: &'a BrokerCore, connection: &'a Connection, partition: &'
     }
 }
 
-fn load(batch: &Batch) -> Load {
-    Load { records: batch.header.record_count.into(), bytes: batch.stored_bytes() }
-}
-
-/// Waits until `deadline` for a group that holds publishers.
-async fn pass_by(
-    core: &BrokerCore,
-    caller: &Caller,
-    gate: &Arc<Gate>,
-    batch: &Batch,
-    deadline: tokio::time::Instant,
-) -> Result<Passed, PublishError> {
-    let first = match gate.enter(load(batch)).await {
-        Ok(passed) => return Ok(passed),
-        Err(hold) => hold,
-    };
-    match tokio::time::timeout_at(deadline, gate.pass(load(batch), caller.entrant(core))).await {
-        Ok(passed) => passed.map_err(PublishError::GroupBacklog),
-        Err(_) => Err(PublishError::GroupBacklog(gate.hold().unwrap_or(first))),
-    }
-}
-
 async fn admit_by(
     core: &BrokerCore,
     connection: &Connection,
@@ -190,6 +156,7 @@ pub(super) fn publish_stream(
         topic_id: Bytes::new(),
         topic: None,
         in_flight: FuturesUnordered::new(),
+        entering: None,
         waiting: None,
     };
     stream::unfold(publisher, |mut publisher| async move { Some((publisher.next().await?, publisher)) }).boxed()
@@ -205,6 +172,8 @@ struct Publisher {
     topic_id: Bytes,
     topic: Option<Arc<Topic>>,
     in_flight: FuturesUnordered<Answer>,
+    /// A request of which it is not known yet whether a group holds it: nothing more is read.
+    entering: Option<Entering>,
     /// A request that has been read but not admitted: nothing more is read.
     waiting: Option<HeldRequest>,
 }
@@ -218,8 +187,25 @@ impl Drop for HeldRequest {
     }
 }
 
+/// A request of a stream, on its way to its partitions.
+struct Placed {
+    request_id: u64,
+    topic: Arc<Topic>,
+    parts: Vec<(Part, Arc<Partition>)>,
+    /// Of all parts.
+    load: Load,
+}
+
+/// A request, and whether a group holds it.
+type Entering = BoxFuture<'static, (Placed, Result<Passed, Arc<GroupHold>>)>;
+
+async fn enter(placed: Placed) -> (Placed, Result<Passed, Arc<GroupHold>>) {
+    let entered = placed.topic.gate().enter(placed.load).await;
+    (placed, entered)
+}
+
 /// Resolves once the request is durable, or has failed.
-type Answer = BoxFuture<'static, v1::Outcome>;
+pub(super) type Answer = BoxFuture<'static, v1::Outcome>;
 
 enum Requests {
     Open(Box<Streaming<v1::PublishRequest>>),
@@ -237,7 +223,8 @@ impl Publisher {
     async fn next(&mut self) -> Option<Response> {
         use v1::publish_stream_response::Event;
         loop {
-            let readable = self.waiting.is_none() && self.in_flight.len() < STREAM_REQUESTS_MAX;
+            let readable =
+                self.waiting.is_none() && self.entering.is_none() && self.in_flight.len() < STREAM_REQUESTS_MAX;
             tokio::select! {
                 biased;
                 Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
@@ -247,6 +234,12 @@ impl Publisher {
                     self.waiting = None;
                     self.in_flight.push(admitted);
                     return Some(response(Event::Resume(v1::Resume {})));
+                }
+                (placed, entered) = entered(&mut self.entering), if self.entering.is_some() => {
+                    self.entering = None;
+                    if let Some(hold) = self.admit(placed, entered).await {
+                        return Some(response(Event::Hold(hold)));
+                    }
                 }
                 request = self.requests.next(&mut self.draining), if readable && self.requests.is_open() => {
                     match request {
@@ -279,19 +272,36 @@ impl Publisher {
                 return None;
             }
         };
-        let topic = self.topic.clone()?;
-        let load = sum(placed.iter().map(|(part, _)| load(&part.batch)));
-        let passed = match topic.gate().enter(load).await {
+        match placed.topic.gate().try_enter(placed.load) {
+            Some(entered) => self.admit(placed, entered).await,
+            None => {
+                self.entering = Some(enter(placed).boxed());
+                None
+            }
+        }
+    }
+
+    /// Goes on with a request of which it is known whether a group holds it.
+    async fn admit(&mut self, placed: Placed, entered: Result<Passed, Arc<GroupHold>>) -> Option<v1::Hold> {
+        let (core, caller) = (Arc::clone(&self.core), &self.caller);
+        let passed = match entered {
             Ok(passed) => passed,
-            Err(hold) => return self.hold_for(hold, load, request_id, topic, placed),
+            // A member of the group is refused, like everybody if the topic is set so.
+            Err(hold) if !caller.entrant(&core).waits_for(&hold) => {
+                self.in_flight.push(refusal(placed.request_id, PublishError::GroupBacklog(hold)));
+                return None;
+            }
+            Err(hold) => {
+                self.waiting = Some(HeldRequest(tokio::spawn(pass_and_append(core, caller.clone(), placed))));
+                return Some(told(backlog::REASON, hold.culprit(), backlog::RETRY_AFTER));
+            }
         };
         let mut held = None;
-        let mut parts = Vec::with_capacity(placed.len());
-        for (part, partition) in placed {
+        let mut permits = Vec::with_capacity(placed.parts.len());
+        for (part, partition) in &placed.parts {
             let permit = match held {
                 Some(_) => None,
-                None => match admission(&self.core, &self.caller.connection, &partition).try_admit(charge(&part.batch))
-                {
+                None => match admission(&core, &caller.connection, partition).try_admit(charge(&part.batch)) {
                     Ok(permit) => Some(permit),
                     Err(by) => {
                         held = Some(by);
@@ -299,10 +309,9 @@ impl Publisher {
                     }
                 },
             };
-            parts.push((part, partition, permit));
+            permits.push(permit);
         }
-        let connection = self.caller.connection.clone();
-        let append = append_parts(Arc::clone(&self.core), connection, topic, passed, request_id, parts);
+        let append = append_parts(core, caller.connection.clone(), placed, passed, permits);
         let Some(Held { reason, culprit }) = held else {
             let in_flight = append.await;
             self.in_flight.push(in_flight);
@@ -313,28 +322,9 @@ impl Publisher {
         Some(told(reason, culprit, RETRY_AFTER))
     }
 
-    /// A group holds the topic: whoever is no member of it waits for its turn, and everybody else is refused.
-    fn hold_for(
-        &mut self,
-        hold: Arc<GroupHold>,
-        load: Load,
-        request_id: u64,
-        topic: Arc<Topic>,
-        placed: Vec<(Part, Arc<Partition>)>,
-    ) -> Option<v1::Hold> {
-        if !self.caller.entrant(&self.core).waits_for(&hold) {
-            self.in_flight.push(refusal(request_id, PublishError::GroupBacklog(hold)));
-            return None;
-        }
-        let (core, caller) = (Arc::clone(&self.core), self.caller.clone());
-        let parts = placed.into_iter().map(|(part, partition)| (part, partition, None)).collect();
-        let passing = pass_and_append(core, caller, load, topic, request_id, parts);
-        self.waiting = Some(HeldRequest(tokio::spawn(passing)));
-        Some(told(backlog::REASON, hold.culprit(), backlog::RETRY_AFTER))
-    }
-
     /// Finds the topic and the partitions.
-    async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Vec<(Part, Arc<Partition>)>, PublishError> {
+    async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Placed, PublishError> {
+        let request_id = request.request_id;
         if self.topic_name.is_empty() {
             self.topic_name.clone_from(&request.topic);
         } else if !request.topic.is_empty() && request.topic != self.topic_name {
@@ -357,55 +347,39 @@ impl Publisher {
         let parts = plan_for(&self.core, &self.caller.connection, &topic, request).await?;
         let place = |part: Part| Ok((topic.partition(part.partition)?, part));
         let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
-        Ok(placed.into_iter().map(|(partition, part)| (part, partition)).collect())
+        let parts: Vec<_> = placed.into_iter().map(|(partition, part)| (part, partition)).collect();
+        let load = parts.iter().map(|(part, _)| load(&part.batch)).sum();
+        Ok(Placed { request_id, topic, parts, load })
     }
 }
 
 /// Waits for the group that holds the topic, then goes on like any other request.
-async fn pass_and_append(
-    core: Arc<BrokerCore>,
-    caller: Caller,
-    load: Load,
-    topic: Arc<Topic>,
-    request_id: u64,
-    parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
-) -> Answer {
-    match topic.gate().pass(load, caller.entrant(&core)).await {
-        Ok(passed) => append_parts(core, caller.connection, topic, passed, request_id, parts).await,
-        Err(hold) => refusal(request_id, PublishError::GroupBacklog(hold)),
+async fn pass_and_append(core: Arc<BrokerCore>, caller: Caller, placed: Placed) -> Answer {
+    match placed.topic.gate().pass(placed.load, caller.entrant(&core)).await {
+        Ok(passed) => {
+            let permits = placed.parts.iter().map(|_| None).collect();
+            append_parts(core, caller.connection, placed, passed, permits).await
+        }
+        Err(hold) => refusal(placed.request_id, PublishError::GroupBacklog(hold)),
     }
-}
-
-fn told(reason: &str, culprit: String, retry_after: Duration) -> v1::Hold {
-    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-    v1::Hold { reason: reason.to_owned(), culprit, retry_after_ms }
-}
-
-fn refusal(request_id: u64, error: PublishError) -> Answer {
-    let error = v1::outcome::Outcome::Error(status::to_message(&error.into()));
-    futures_util::future::ready(v1::Outcome { request_id, outcome: Some(error) }).boxed()
-}
-
-fn sum(loads: impl Iterator<Item = Load>) -> Load {
-    loads.fold(Load::default(), |sum, load| Load { records: sum.records + load.records, bytes: sum.bytes + load.bytes })
 }
 
 /// Admits what has no permit yet and hands everything to the owners, in order. The inner future is the answer.
 async fn append_parts(
     core: Arc<BrokerCore>,
     connection: Connection,
-    topic: Arc<Topic>,
+    placed: Placed,
     passed: Passed,
-    request_id: u64,
-    parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
+    permits: Vec<Option<Permit>>,
 ) -> Answer {
+    let Placed { request_id, topic, parts, .. } = placed;
     let mut replies = Vec::with_capacity(parts.len());
-    for (Part { batch, record_indexes, .. }, partition, permit) in parts {
+    for ((Part { batch, record_indexes, .. }, partition), permit) in parts.into_iter().zip(permits) {
         let permit = match permit {
             Some(permit) => permit,
             None => admission(&core, &connection, &partition).admit(charge(&batch)).await,
         };
-        let reply = partition.append(batch, permit).await;
+        let reply = partition.append(batch, permit.with(passed.clone())).await;
         replies.push((partition, record_indexes, reply));
     }
     async move {
@@ -418,7 +392,6 @@ async fn append_parts(
             let ack = appended.map(|appended| convert::ack_to_wire(&topic.meta(), &partition, appended));
             results.push(result(partition.index(), record_indexes, ack));
         }
-        drop(passed);
         v1::Outcome { request_id, outcome: Some(as_outcome(results)) }
     }
     .boxed()
@@ -431,6 +404,14 @@ fn as_outcome(mut results: Vec<v1::PublishResult>) -> v1::outcome::Outcome {
             v1::outcome::Outcome::Error(std::mem::take(error))
         }
         _ => v1::outcome::Outcome::Response(v1::PublishResponse { results }),
+    }
+}
+
+/// The request that was to be looked at, once it is known whether it is held.
+async fn entered(entering: &mut Option<Entering>) -> (Placed, Result<Passed, Arc<GroupHold>>) {
+    match entering {
+        Some(entering) => entering.await,
+        None => futures_util::future::pending().await,
     }
 }
 
