@@ -178,11 +178,14 @@ impl Member {
 async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, shuttle::future::JoinHandle<()>) {
     let (journal, state) = Journal::open(Arc::clone(meta), SNAPSHOT_BYTES).await.expect("it opens");
     let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
+    let (moves, moved) = watch::channel(());
+    let clock = topics.clock().clone();
     let coordinator = spawn(async move {
         let (_dropped, is_dropped) = oneshot::channel();
-        Coordinator::new(journal, state).run(commands, is_dropped).await;
+        Coordinator::new(journal, state, clock, moves).run(commands, is_dropped).await;
     });
-    (Arc::new(Groups { topics, handle: Handle(Ok(mailbox)), task: Mutex::new(None) }), coordinator)
+    let (handle, clients, task) = (Handle(Ok(mailbox)), Arc::default(), Mutex::new(None));
+    (Arc::new(Groups { topics, handle, moved, clients, task }), coordinator)
 }
 
 impl Stage {

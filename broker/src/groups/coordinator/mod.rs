@@ -275,6 +275,7 @@ impl Coordinator {
             self.state.advance(&key, &progress);
             self.journal.moved(key);
         }
+        self.moved.send_replace(());
         if let Some(roster) = self.rosters.get_mut(&member.consumption) {
             let mut steps = Vec::new();
             for PartitionGeneration { partition, generation } in given_up {
@@ -285,7 +286,6 @@ impl Coordinator {
             }
             self.tell(steps);
         }
-        self.moved.send_replace(());
         self.journal.when_durable(Box::new(move |outcome| {
             drop(reply.send(outcome.map(|()| stale).map_err(GroupError::from)));
         }));
