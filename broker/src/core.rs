@@ -6,6 +6,7 @@ use aqueduct_storage::{Disk, Durability};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
+    backlog,
     budget::Budget,
     clock::Clock,
     config::{AutoCreateTopics, BrokerConfig},
@@ -17,6 +18,7 @@ use crate::{
     producer_names::ProducerNames,
     to_the_end::to_the_end,
     topics::{self, Topic, Topics, settings::NewTopic},
+    turns::FairSemaphore,
 };
 
 /// The parts of one running broker. Data flows from services to topics to the engine, never back.
@@ -33,7 +35,7 @@ pub(crate) struct BrokerCore {
     /// One verification at a time: it reads as fast as the disk gives.
     pub(crate) verifying: Arc<Semaphore>,
     /// Compressed batches that are unpacked for their check at the same time, each with a decoder's memory.
-    pub(crate) unpacking: Arc<Semaphore>,
+    pub(crate) unpacking: FairSemaphore,
     draining: watch::Sender<bool>,
 }
 
@@ -58,12 +60,13 @@ impl BrokerCore {
         warn_of_os_durability(&topics);
         let delays = Delays::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), Arc::clone(&delays)).await?;
+        tokio::spawn(backlog::oversee(Arc::downgrade(&topics), Arc::downgrade(&groups)));
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), clock.clone(), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock.now_us();
         let draining = watch::Sender::new(false);
         let verifying = Arc::new(Semaphore::new(1));
-        let unpacking = Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)));
+        let unpacking = FairSemaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
         Ok(Arc::new(Self {
             config,
             meta,

@@ -1,10 +1,13 @@
 //! What can go wrong in the broker, one small enum per concern. [`crate::status`] maps them to gRPC.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use aqueduct_storage::Offset;
 
-use crate::engine::{EngineError, ReadError};
+use crate::{
+    backlog::{self, GroupHold},
+    engine::{EngineError, ReadError},
+};
 
 /// A name breaks the rule of [`crate::names`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +104,7 @@ pub enum TopicError {
 
 /// Why a batch was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub(crate) enum PublishError {
     /// See [`TopicError`].
     #[error(transparent)]
     Topic(#[from] TopicError),
@@ -167,6 +170,9 @@ pub enum PublishError {
         /// When it makes sense to try again.
         retry_after: Duration,
     },
+    /// A group is too far behind. Nothing was written.
+    #[error("held back by {}; retry after {} ms", .0.culprit(), backlog::RETRY_AFTER.as_millis())]
+    GroupBacklog(Arc<GroupHold>),
     /// No room on the disk. Nothing was written.
     #[error("the disk of the broker is full: free some space or lower the retention; publishing resumes by itself")]
     DiskFull,

@@ -30,6 +30,7 @@ pub use crate::{
     error::OpenError,
 };
 
+mod backlog;
 mod batch_check;
 mod budget;
 mod clock;
@@ -62,6 +63,7 @@ pub mod stopped;
 pub mod testing;
 mod to_the_end;
 mod topics;
+mod turns;
 
 /// A running broker on a data directory.
 ///

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    backlog::{self, Backlog, GroupHold},
     engine::{EngineError, ReadError},
     error::{FetchError, PublishError, TopicError},
     groups::{GroupError, JournalError},
@@ -171,6 +172,7 @@ impl From<PublishError> for Status {
                 StatusParts::new(Code::ResourceExhausted, reason, &[("culprit", culprit.clone())])
                     .retry_after(*retry_after)
             }
+            PublishError::GroupBacklog(hold) => backlog_parts(hold),
             PublishError::DiskFull => {
                 StatusParts::new(Code::ResourceExhausted, "DISK_FULL", &[("culprit", "the disk of the broker".into())])
                     .retry_after(Duration::from_secs(1))
@@ -188,6 +190,23 @@ impl From<PublishError> for Status {
         };
         parts.status(error.to_string())
     }
+}
+
+fn backlog_parts(hold: &GroupHold) -> StatusParts {
+    let GroupHold { topic, backlog: Backlog { group, bounds, .. }, lag, .. } = hold;
+    let seconds = |age: Duration| format!("{:.3}", age.as_secs_f64());
+    let mut facts = vec![
+        ("culprit", hold.culprit()),
+        ("group", group.clone()),
+        ("topic", topic.clone()),
+        ("lag_records", lag.records.to_string()),
+        ("lag_bytes", lag.bytes.to_string()),
+        ("lag_seconds", seconds(lag.age)),
+    ];
+    facts.extend(bounds.records.map(|records| ("bound_records", records.to_string())));
+    facts.extend(bounds.bytes.map(|bytes| ("bound_bytes", bytes.to_string())));
+    facts.extend(bounds.age.map(|age| ("bound_seconds", seconds(age))));
+    StatusParts::new(Code::ResourceExhausted, backlog::REASON, &facts).retry_after(backlog::RETRY_AFTER)
 }
 
 impl From<FetchError> for Status {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, error::Error, fmt, sync::Arc, time::Duration};
 
 use aqueduct_proto::v1;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::{sync::OnceCell, time::timeout};
 use tonic::{Code, body::Body};
@@ -84,9 +85,10 @@ impl Client {
 
     /// A client that publishes through one channel and does everything else through another.
     pub fn from_channels(publish: Channel, read: Channel, options: ClientOptions) -> Self {
+        let id = fresh_id();
         let shared = Shared {
-            publish: Link::new(publish, options.clone()),
-            read: Link::new(read, options),
+            publish: Link::new(publish.identified(&id), options.clone()),
+            read: Link::new(read.identified(&id), options),
             lifecycle: Lifecycle::new(),
             producers: Mutex::default(),
         };
@@ -271,6 +273,12 @@ impl Client {
     pub(crate) fn lifecycle(&self) -> &Lifecycle {
         &self.shared.lifecycle
     }
+}
+
+/// By which the broker knows what comes from one client.
+fn fresh_id() -> HeaderValue {
+    // Hexadecimal digits are a header's value.
+    HeaderValue::try_from(uuid::Uuid::new_v4().simple().to_string()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Admits everything before it waits for the first receipt.

@@ -47,11 +47,12 @@ mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, CreateTopic, DailyWindow, DeadLetters, DeadLettersInfo, DeliveryHours, FailedPartition,
-    FailedRecords, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch,
-    LetterFilter, Limits, LossCause, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup,
-    RetentionRisk, RetryPolicy, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding,
-    VerifySeverity, VerifySummary, VerifyTopic,
+    AlterGroup, AlterTopic, Backlog, BacklogMode, CreateTopic, DailyWindow, DeadLetters, DeadLettersInfo,
+    DeliveryHours, FailedPartition, FailedRecords, Group, GroupBehind, GroupDescription, GroupInfo, GroupMode,
+    GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member, OnExhausted,
+    PartitionInfo, PartitionLag, PartitionReset, PublisherHold, ResetGroup, RetentionRisk, RetryPolicy, Topic,
+    TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
+    VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

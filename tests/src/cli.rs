@@ -168,6 +168,11 @@ impl Running {
         self.stdout.whole_lines().lines().count()
     }
 
+    /// The whole lines that it has said on stderr.
+    pub fn said(&self) -> String {
+        self.stderr.whole_lines()
+    }
+
     /// Whether it has ended.
     ///
     /// # Panics

@@ -137,6 +137,56 @@ async fn one_topic_that_is_held_does_not_hold_another() {
     drop(fault);
 }
 
+/// Who waits for the budget of `orders`.
+async fn waiting(broker: &BrokerProcess) -> u32 {
+    let described = broker.client().await.topics().describe("orders").await.expect("a description");
+    let of_budget = described.holds.into_iter().find(|hold| hold.reason == "TOPIC_BUDGET");
+    of_budget.map_or(0, |hold| {
+        assert!(hold.culprit.contains("orders") && hold.since > described.topic.created, "{hold:?}");
+        hold.waiting
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_modest_publisher_is_served_between_those_of_a_runaway() {
+    const RUNAWAY: u32 = 500;
+    // A request of 8 KiB takes twice that of the topic's budget of 1 MiB.
+    const ADMITTED_MAX: u64 = 64;
+    let broker = BrokerProcess::launch(Launch::with_args(&["--set", "topic_budget_bytes=1MiB"]));
+    broker.client().await.topics().create("orders").build().await.expect("a new topic");
+    let runaway = Raw::connect(&broker.url()).await;
+    let mut modest = Raw::connect(&broker.url()).await;
+    async fn publish(raw: &mut Raw) -> u64 {
+        let records = raw::publish_records("orders", vec![raw::record(vec![b'x'; 8 * 1024])]);
+        let mut request = tonic::Request::new(records);
+        request.set_timeout(Duration::from_secs(60));
+        let answer = within("an answer", raw.log.publish(request)).await.expect("a receipt").into_inner();
+        match &answer.results[0].outcome {
+            Some(v1::publish_result::Outcome::Ack(ack)) => ack.base_offset,
+            other => panic!("{other:?}"),
+        }
+    }
+    publish(&mut modest).await;
+    let fault = slow_disk(&broker, Duration::from_secs(1));
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..RUNAWAY {
+        let mut raw = runaway.clone();
+        calls.spawn(async move { publish(&mut raw).await });
+    }
+    // Whatever has been stored meanwhile, more than four hundred are before the modest one.
+    eventually("the runaway waits", async || (waiting(&broker).await > 400).then_some(())).await;
+    let offset = publish(&mut modest).await;
+    drop(fault);
+    let mut later = 0;
+    while let Some(of_runaway) = calls.join_next().await {
+        later += u32::from(of_runaway.expect("it does not fail") > offset);
+    }
+    // What had been admitted, what one sync has let in, and one turn.
+    println!("offset {offset}, before {later} of the runaway");
+    assert!(offset <= 2 * ADMITTED_MAX + 2 && later > 300, "offset {offset}, before {later} of the runaway");
+    assert_eq!(waiting(&broker).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_waits_or_says_who_holds_it() {
     let broker = small_broker().await;

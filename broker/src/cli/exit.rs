@@ -79,12 +79,24 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<&'static str> {
     if error.chain().any(|link| matches!(link.downcast_ref(), Some(SubscribeError::OffsetOutOfRange(_)))) {
         return Some("`--from earliest` begins with the oldest event that is kept, `--from latest` with the next one");
     }
+    if error
+        .chain()
+        .any(|link| matches!(link.downcast_ref(), Some(PublishError::Rejected { error, .. }) if is_backlog(error)))
+    {
+        return Some(
+            "start more members of that group, or loosen the bound with `aqueduct topic alter TOPIC --backlog …`",
+        );
+    }
     match of(error) {
         Exit::Unreachable => {
             Some("start a broker with `aqueduct serve`, or name another one with --server or AQUEDUCT_SERVER")
         }
         Exit::Done | Exit::Failed | Exit::Usage | Exit::NotFound | Exit::Refused | Exit::Unknown => None,
     }
+}
+
+fn is_backlog(error: &BrokerError) -> bool {
+    error.reason.as_deref() == Some("GROUP_BACKLOG")
 }
 
 fn of_link(link: &(dyn Error + 'static)) -> Option<Exit> {

@@ -11,6 +11,7 @@ use aqueduct_client::{
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Global;
+use super::backlog;
 use super::exit::{CliError, Exit};
 use super::hours::{self, HoursArgs};
 use super::lag;
@@ -414,6 +415,10 @@ fn describe_text(description: &GroupDescription) -> String {
     if !description.lag.is_empty() {
         text.push('\n');
         text.push_str(&lag::table(&description.lag));
+    }
+    if !description.holds.is_empty() {
+        text.push('\n');
+        text.push_str(&backlog::holds(&description.holds));
     }
     if !description.failed.is_empty() {
         text.push('\n');

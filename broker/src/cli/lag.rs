@@ -21,7 +21,7 @@ use super::hours;
 use super::render::{self, Align, Format};
 use super::session::Session;
 use super::size::{grouped, human_bytes};
-use super::{stdout, time};
+use super::{backlog, stdout, time};
 
 /// How far behind each group is, in records, bytes and seconds
 #[derive(Debug, Clone, Args)]
@@ -101,7 +101,7 @@ pub(super) async fn run(global: &Global, args: LagArgs) -> anyhow::Result<Exit> 
         Format::Json => render::print_json(lag.iter().map(LagJson::from))?,
         Format::Text if lag.is_empty() => render::note(&nothing(&args)),
         Format::Text => {
-            stdout::print(&table(&lag))?;
+            stdout::print(&(table(&lag) + &backlog::holders(&lag)))?;
             warnings(&lag).iter().for_each(|warning| render::note(&format!("warning: {warning}")));
         }
     }
@@ -202,6 +202,7 @@ fn sample(lag_records: u64, lag_seconds: f64) -> PartitionLag {
         lag_seconds,
         member: None,
         forecast: aqueduct_client::LagForecast::default(),
+        holds_publishers_since: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! else to stderr.
 
 mod admin;
+mod backlog;
 mod bench;
 mod broker_process;
 mod demo;

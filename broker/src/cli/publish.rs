@@ -17,6 +17,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::{mpsc, watch};
 
 use super::Global;
+use super::backlog;
 use super::exit::{CliError, Exit};
 use super::input::{self, Decoder, InputError, InputFormat, Numbered, Piece};
 use super::render::{self, Format};
@@ -170,10 +171,16 @@ pub(super) async fn run(global: &Global, args: PublishArgs) -> anyhow::Result<Ex
     let pieces = input::read(input, decoder);
     let (tickets, waiting) = mpsc::channel(TICKETS_MAX);
     let (durable, last_durable) = watch::channel(None);
-    let (fed, settled) = tokio::join!(
-        feed(pieces, &producer, tickets, last_durable),
-        settle(waiting, global.output, progress.as_ref(), &durable)
-    );
+    let publishing = async {
+        tokio::join!(
+            feed(pieces, &producer, tickets, last_durable),
+            settle(waiting, global.output, progress.as_ref(), &durable)
+        )
+    };
+    let (fed, settled) = tokio::select! {
+        published = publishing => published,
+        never = backlog::tell(&producer, &args.topic) => match never {},
+    };
     if let Some(progress) = progress {
         progress.finish_and_clear();
     }

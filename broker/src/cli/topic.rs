@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::Global;
+use super::backlog::{self, BacklogArgs, BacklogJson, HoldJson, Wanted};
 use super::exit::{CliError, Exit};
 use super::render::{self, Align, Format};
 use super::session::{Session, changed};
@@ -39,7 +40,8 @@ pub(super) enum TopicCommand {
 Examples:
   aqueduct topic create orders
   aqueduct topic create clicks --partitions 8 --retention-age 30d
-  aqueduct topic create traces --retention-bytes 50GiB --durability os")]
+  aqueduct topic create traces --retention-bytes 50GiB --durability os
+  aqueduct topic create orders --backlog hold --backlog-group billing --backlog-records 1000000")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     name: String,
@@ -58,6 +60,8 @@ pub(super) struct CreateArgs {
     /// Who answers for this topic; informational
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
+    #[command(flatten)]
+    backlog: BacklogArgs,
 }
 
 /// List topics
@@ -84,7 +88,9 @@ pub(super) struct DescribeArgs {
 #[command(after_help = "\
 Examples:
   aqueduct topic alter orders --partitions 8
-  aqueduct topic alter orders --retention-age 30d --retention-bytes unlimited")]
+  aqueduct topic alter orders --retention-age 30d --retention-bytes unlimited
+  aqueduct topic alter orders --backlog reject --backlog-group billing --backlog-age 15m
+  aqueduct topic alter orders --backlog none         # nobody holds publishers any more")]
 pub(super) struct AlterArgs {
     /// The topic
     name: String,
@@ -103,6 +109,8 @@ pub(super) struct AlterArgs {
     /// Who answers for this topic
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
+    #[command(flatten)]
+    backlog: BacklogArgs,
 }
 
 /// Delete a topic and all its events; asks first
@@ -174,6 +182,7 @@ pub(super) async fn run(global: &Global, command: TopicCommand) -> anyhow::Resul
 }
 
 async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
+    let backlog = args.backlog.wanted()?;
     let session = Session::open_server(global, "topic create").await?;
     let mut request = session.client.topics().create(&args.name).partitions(args.partitions);
     request = request.durability(args.durability.into());
@@ -185,6 +194,9 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
     }
     if let Some(owner) = args.owner {
         request = request.owner(owner);
+    }
+    if let Wanted::Some(backlog) = backlog {
+        request = request.backlog(backlog);
     }
     let topic = changed(request.build().await, &format!("cannot create topic {:?}", args.name))?;
     print_changed(global, "created", &topic)?;
@@ -236,14 +248,16 @@ async fn describe(global: &Global, args: &DescribeArgs) -> anyhow::Result<Exit> 
 }
 
 async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
+    let backlog = args.backlog.wanted()?;
     let nothing = args.partitions.is_none()
         && args.retention_bytes.is_none()
         && args.retention_age.is_none()
         && args.durability.is_none()
-        && args.owner.is_none();
+        && args.owner.is_none()
+        && backlog == Wanted::Unchanged;
     if nothing {
         let what = "nothing to change: name at least one of --partitions, --retention-bytes, --retention-age, \
-                    --durability, --owner";
+                    --durability, --owner, --backlog";
         return Err(CliError::Usage(what.to_owned()).into());
     }
     let session = Session::open_server(global, "topic alter").await?;
@@ -262,6 +276,11 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
     }
     if let Some(owner) = args.owner {
         request = request.owner(owner);
+    }
+    match backlog {
+        Wanted::Unchanged => {}
+        Wanted::None => request = request.backlog(None),
+        Wanted::Some(backlog) => request = request.backlog(Some(backlog)),
     }
     let topic = changed(request.build().await, &format!("cannot alter topic {:?}", args.name))?;
     print_changed(global, "altered", &topic)?;
@@ -309,11 +328,12 @@ fn print_changed(global: &Global, verb: &str, topic: &Topic) -> anyhow::Result<(
     match global.output {
         Format::Json => render::print_json([TopicJson::from(topic)])?,
         Format::Text => render::note(&format!(
-            "{verb} topic {}: {}, retention {}, durability {}",
+            "{verb} topic {}: {}, retention {}, durability {}{}",
             topic.name,
             size::counted(u64::from(topic.config.partitions), "partition"),
             retention(topic),
-            topic.config.durability
+            topic.config.durability,
+            topic.config.backlog.as_ref().map(|of| format!(", {}", backlog::describe(of))).unwrap_or_default(),
         )),
     }
     Ok(())
@@ -341,7 +361,9 @@ fn describe_text(description: &TopicDescription) -> String {
         ("durability", topic.config.durability.to_string()),
         ("owner", render::or_dash(topic.config.owner.clone())),
         ("groups", groups),
+        ("backlog", backlog_text(description)),
     ]);
+    text.push_str(&backlog::holds(&description.holds));
     text.push('\n');
     text.push_str(&render::table(
         [
@@ -371,6 +393,12 @@ fn describe_text(description: &TopicDescription) -> String {
     text
 }
 
+fn backlog_text(description: &TopicDescription) -> String {
+    let Some(backlog) = &description.topic.config.backlog else { return "-".to_owned() };
+    let unknown = if description.backlog_group_unknown { " (there is no such group now: nobody is held)" } else { "" };
+    backlog::describe(backlog) + unknown
+}
+
 #[derive(Serialize)]
 struct TopicJson<'a> {
     name: &'a str,
@@ -380,6 +408,7 @@ struct TopicJson<'a> {
     retention_age_seconds: Option<f64>,
     durability: String,
     owner: Option<&'a str>,
+    backlog: Option<BacklogJson<'a>>,
     created_us: i64,
 }
 
@@ -393,6 +422,7 @@ impl<'a> From<&'a Topic> for TopicJson<'a> {
             retention_age_seconds: topic.config.retention_age.map(|age| age.as_secs_f64()),
             durability: topic.config.durability.to_string(),
             owner: topic.config.owner.as_deref(),
+            backlog: topic.config.backlog.as_ref().map(BacklogJson::from),
             created_us: topic.created.as_micros(),
         }
     }
@@ -403,6 +433,8 @@ struct DescriptionJson<'a> {
     #[serde(flatten)]
     topic: TopicJson<'a>,
     groups: &'a [String],
+    backlog_group_unknown: bool,
+    holds: Vec<HoldJson<'a>>,
     partition_details: Vec<PartitionJson<'a>>,
 }
 
@@ -423,6 +455,8 @@ impl<'a> From<&'a TopicDescription> for DescriptionJson<'a> {
         Self {
             topic: TopicJson::from(&description.topic),
             groups: &description.groups,
+            backlog_group_unknown: description.backlog_group_unknown,
+            holds: description.holds.iter().map(HoldJson::from).collect(),
             partition_details: description.partitions.iter().map(PartitionJson::from).collect(),
         }
     }

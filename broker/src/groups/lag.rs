@@ -30,6 +30,8 @@ pub(crate) struct PartitionLag {
     /// Who has the partition.
     pub(crate) member: Option<String>,
     pub(crate) forecast: Forecast,
+    /// Since when publishers of the topic are held because of this group, if they are.
+    pub(crate) holds_since_us: Option<i64>,
 }
 
 /// How the lag of one group in one partition moves, as far as it is known.
@@ -122,6 +124,7 @@ impl Groups {
     /// `None` for a partition that is out of service: what is in it cannot be told.
     async fn lag_at(&self, sources: &Sources, position: PositionView) -> Result<Option<PartitionLag>, GroupError> {
         let trend = self.trends.of(&position.group, position.topic, position.partition);
+        let holds_since_us = sources.topic.gate().held_since_us(&position.group);
         let PositionView { group, topic: topic_id, partition, committed, member } = position;
         let Ok(log) = sources.log(partition) else { return Ok(None) };
         let meta = sources.topic.meta();
@@ -154,6 +157,7 @@ impl Groups {
             behind,
             member,
             forecast: Forecast { pace, catch_up, loss, risk },
+            holds_since_us,
         }))
     }
 }

@@ -10,6 +10,8 @@
 //! partition has one owner at a time, and what an earlier owner says does not count.
 
 mod assignment;
+mod behind;
+mod clients;
 mod coordinator;
 mod dead_letters;
 mod error;
@@ -36,23 +38,15 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 
 #[cfg(feature = "budgets")]
 pub(crate) use self::roster::Roster;
-use self::{
-    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
-    journal::{Journal, SNAPSHOT_AFTER_BYTES},
-    leaving::Carrier,
-    member::{Means, Newcomer},
-    sources::Sources,
-    state::TopicId,
-    trend::Trends,
-};
 pub(crate) use self::{
+    clients::Clients,
     coordinator::{GroupView, MemberView, Moved, NewPosition},
     error::{GroupError, JournalError},
     hours::{DailyWindow, DeliveryHours, WINDOWS_MAX},
@@ -71,7 +65,17 @@ pub(crate) use self::{
     trend::{LossCause, Risk},
     window::Pause,
 };
+use self::{
+    coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
+    journal::{Journal, SNAPSHOT_AFTER_BYTES},
+    leaving::Carrier,
+    member::{Means, Newcomer},
+    sources::Sources,
+    state::TopicId,
+    trend::Trends,
+};
 use crate::{
+    connection::ClientId,
     delays::Delays,
     engine::{EngineError, MetaStore},
     error::TopicError,
@@ -87,6 +91,9 @@ pub(crate) struct Groups {
     handle: Handle,
     /// How lag moves; see [trend].
     trends: Trends,
+    /// Notified when a group's positions may have changed.
+    moved: watch::Receiver<()>,
+    clients: Arc<Clients>,
     task: Mutex<Option<Running>>,
     /// Of the broker: what members share does not end with the runtime of one of them.
     runtime: tokio::runtime::Handle,
@@ -152,21 +159,24 @@ impl Groups {
         delays: Arc<Delays>,
     ) -> Result<Arc<Self>, EngineError> {
         let runtime = tokio::runtime::Handle::current();
+        let (moves, moved) = watch::channel(());
+        let (clients, trends) = (Arc::default(), Trends::default());
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
-                let (handle, trends, task) = (Handle(Err(damaged)), Trends::default(), Mutex::new(None));
-                return Ok(Arc::new(Self { topics, delays, handle, trends, task, runtime }));
+                let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
+                return Ok(Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
         let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
         let (dropped, is_dropped) = oneshot::channel();
-        let task = tokio::spawn(Coordinator::new(journal, state, topics.clock().clone()).run(commands, is_dropped));
+        let coordinator = Coordinator::new(journal, state, topics.clock().clone(), moves);
+        let task = tokio::spawn(coordinator.run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
-        let (handle, trends, task) = (Handle(Ok(mailbox)), Trends::default(), Mutex::new(Some(running)));
-        let groups = Arc::new(Self { topics, delays, handle, trends, task, runtime });
+        let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
+        let groups = Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime });
         tokio::spawn(trend::sample(Arc::downgrade(&groups)));
         Ok(groups)
     }
@@ -182,6 +192,16 @@ impl Groups {
         if let Err(panic) = running.task.await {
             tracing::error!("the coordinator of groups has failed: {panic}");
         }
+    }
+
+    /// Notified when positions of any group may have changed.
+    pub(crate) fn moved(&self) -> watch::Receiver<()> {
+        self.moved.clone()
+    }
+
+    /// Which clients are members of which groups.
+    pub(crate) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     /// Makes a group.
@@ -241,9 +261,10 @@ impl Groups {
         names
     }
 
-    /// Serves one member until its stream ends. What goes wrong goes to its client.
+    /// Serves one member, of `client`, until its stream ends. What goes wrong goes to its client.
     pub(crate) async fn consume(
         self: Arc<Self>,
+        client: ClientId,
         requests: impl Stream<Item = Result<Request, GroupError>> + Send + 'static,
         outbound: Outbound,
         outgoing: Outgoing,
@@ -262,11 +283,12 @@ impl Groups {
             Err(error) => return drop(outbound.send(Err(error)).await),
         };
         let JoinRequest { group, heartbeat, credit, .. } = join;
+        let present = self.clients.enter(client, &group);
         let means = self.means(topic, group);
         let runtime = self.runtime.clone();
         // Streams do not keep a broker alive that nobody has a handle of any more.
         drop(self);
-        let newcomer = |membership| Newcomer { membership, heartbeat, credit, requests, outbound, outgoing };
+        let newcomer = |membership| Newcomer { membership, heartbeat, credit, requests, outbound, outgoing, present };
         // A hub that ends takes whoever comes along, and tells them.
         match place {
             Place::Owner(owner, membership) => {

@@ -179,14 +179,16 @@ impl Member {
 async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, shuttle::future::JoinHandle<()>) {
     let (journal, state) = Journal::open(Arc::clone(meta), SNAPSHOT_BYTES).await.expect("it opens");
     let (mailbox, commands) = mpsc::channel(MAILBOX_COMMANDS);
+    let (moves, moved) = watch::channel(());
     let clock = topics.clock().clone();
     let coordinator = spawn(async move {
         let (_dropped, is_dropped) = oneshot::channel();
-        Coordinator::new(journal, state, clock).run(commands, is_dropped).await;
+        Coordinator::new(journal, state, clock, moves).run(commands, is_dropped).await;
     });
     let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
-    let (handle, trends, task) = (Handle(Ok(mailbox)), Trends::default(), Mutex::new(None));
-    (Arc::new(Groups { topics, delays, handle, trends, task }), coordinator)
+    let (handle, clients, task) = (Handle(Ok(mailbox)), Arc::default(), Mutex::new(None));
+    let trends = Trends::default();
+    (Arc::new(Groups { topics, delays, handle, trends, moved, clients, task }), coordinator)
 }
 
 impl Stage {

@@ -43,7 +43,7 @@ pub(super) async fn starts(topic: &Topic, start: StartAt, partitions: &[u32]) ->
     Ok(starts)
 }
 
-async fn resolve(partition: &Partition, start: StartAt) -> Result<Offset, GroupError> {
+pub(super) async fn resolve(partition: &Partition, start: StartAt) -> Result<Offset, GroupError> {
     let log = partition.log()?;
     let window = *log.watch().borrow();
     match start.resolve(partition.index(), window)? {

@@ -101,7 +101,12 @@ impl Stack {
         let (requests, inbound) = mpsc::channel(64);
         let (outbound, events) = mpsc::channel(OUTBOUND_EVENTS);
         requests.send(Ok(Request::Join(Box::new(join)))).await.expect("there is room");
-        tokio::spawn(Arc::clone(&self.groups).consume(ReceiverStream::new(inbound), outbound, Outgoing::default()));
+        tokio::spawn(Arc::clone(&self.groups).consume(
+            ClientId::Named(0),
+            ReceiverStream::new(inbound),
+            outbound,
+            Outgoing::default(),
+        ));
         Member { requests, events, next_ack_id: 0 }
     }
 }

@@ -10,7 +10,10 @@ use std::sync::{
 use aqueduct_storage::{Batch, Offset};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinHandle,
 };
 
@@ -24,6 +27,7 @@ use crate::{
     engine::{EngineError, PartitionLog, ReadError},
     error::{PublishError, TopicError},
     producer_names::Fences,
+    turns::Turns,
 };
 
 pub(crate) mod failure;
@@ -128,6 +132,8 @@ pub(crate) struct Partition {
     log: Result<Arc<dyn PartitionLog>, EngineError>,
     budget: Arc<Budget>,
     owner: Mutex<OwnerHandle>,
+    /// Of connections that wait for a place in the mailbox.
+    turns: Turns,
     batch_bytes: AtomicUsize,
 }
 
@@ -153,7 +159,8 @@ impl Partition {
         let failure = FailureState::new(log.as_ref().err().map(ToString::to_string), notice);
         let Place { topic, index, own_producer } = place;
         let shared = Arc::new(Shared { topic, index, own_producer, fences, clock, failure });
-        Self { shared, log, budget, owner: Mutex::new(OwnerHandle::NotStarted), batch_bytes: AtomicUsize::new(0) }
+        let owner = Mutex::new(OwnerHandle::NotStarted);
+        Self { shared, log, budget, owner, turns: Turns::default(), batch_bytes: AtomicUsize::new(0) }
     }
 
     /// The topic's name.
@@ -228,8 +235,19 @@ impl Partition {
         let mailbox = self.mailbox()?;
         self.batch_bytes.fetch_max(batch.payload.len(), Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
+        let connection = permit.connection;
         let request = Box::new(Request { batch, latest_us, permit, reply });
-        mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;
+        match mailbox.try_send(request) {
+            Ok(()) => return Ok(answer),
+            Err(TrySendError::Closed(_)) => return Err(self.shared.unavailable()),
+            Err(TrySendError::Full(request)) => {
+                let _turn = match connection {
+                    Some(connection) => Some(self.turns.take(connection).await),
+                    None => None,
+                };
+                mailbox.send(request).await.map_err(|_| self.shared.unavailable())?;
+            }
+        }
         Ok(answer)
     }
 

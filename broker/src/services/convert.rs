@@ -10,7 +10,9 @@ use aqueduct_proto::v1;
 use aqueduct_storage::{Batch, BatchHeader, Codec, Durability, ProducerSequence, TopicMeta};
 
 use crate::{
+    backlog::{self, Backlog, Bounds, Mode},
     batch_check,
+    budget::Held,
     error::{PublishError, TopicError},
     partition::{Appended, Partition, failure::Failure},
     topics::{
@@ -156,9 +158,84 @@ pub(super) fn topic_to_wire(meta: &TopicMeta) -> v1::Topic {
             durability: durability_to_wire(meta.durability).into(),
             segment_bytes: meta.segment_bytes,
             owner: meta.owner.clone(),
+            backlog: backlog_to_wire(meta),
         }),
         created_us: meta.created_us,
     }
+}
+
+fn backlog_to_wire(meta: &TopicMeta) -> Option<v1::Backlog> {
+    // One that is not understood holds nobody; the broker has said so when it opened the topic.
+    let Backlog { mode, group, bounds } = Backlog::from_settings(&meta.settings).ok().flatten()?;
+    let mode = match mode {
+        Mode::Hold => v1::BacklogMode::Hold,
+        Mode::Reject => v1::BacklogMode::Reject,
+    };
+    Some(v1::Backlog {
+        mode: mode.into(),
+        group,
+        max_records: bounds.records,
+        max_bytes: bounds.bytes,
+        max_ms: bounds.age.map(duration_to_ms),
+        group_unknown: false,
+    })
+}
+
+/// `None`: no backlog. Bounds are checked with the other settings.
+fn backlog_from_wire(backlog: v1::Backlog) -> Result<Option<Backlog>, TopicError> {
+    let refused = |field, reason: &str| Err(TopicError::Config { field, reason: reason.to_owned() });
+    let bounds = Bounds {
+        records: backlog.max_records,
+        bytes: backlog.max_bytes,
+        age: backlog.max_ms.map(Duration::from_millis),
+    };
+    let mode = match v1::BacklogMode::try_from(backlog.mode) {
+        Ok(v1::BacklogMode::None) if !backlog.group.is_empty() || bounds != Bounds::default() => {
+            return refused("backlog", "NONE takes neither a group nor bounds");
+        }
+        Ok(v1::BacklogMode::None) => return Ok(None),
+        Ok(v1::BacklogMode::Hold) => Mode::Hold,
+        Ok(v1::BacklogMode::Reject) => Mode::Reject,
+        Ok(v1::BacklogMode::Unspecified) | Err(_) => {
+            return refused("backlog.mode", "must be one of NONE, HOLD and REJECT");
+        }
+    };
+    Ok(Some(Backlog { mode, group: backlog.group, bounds }))
+}
+
+/// What holds publishers of a topic now: a group, or the topic's budget.
+pub(super) fn holds_to_wire(topic: &Topic) -> Vec<v1::PublisherHold> {
+    let by_budget = topic.partitions().first().and_then(|first| {
+        let budget = first.budget();
+        let queue = budget.queue()?;
+        let Held { reason, culprit } = budget.held();
+        Some(v1::PublisherHold {
+            topic: topic.meta().name.clone(),
+            reason: reason.to_owned(),
+            culprit,
+            since_us: queue.since_us,
+            waiting: queue.requests,
+            ..v1::PublisherHold::default()
+        })
+    });
+    group_hold_to_wire(topic).into_iter().chain(by_budget).collect()
+}
+
+/// The group that holds publishers of a topic now.
+pub(super) fn group_hold_to_wire(topic: &Topic) -> Option<v1::PublisherHold> {
+    let gate = topic.gate();
+    let hold = gate.hold()?;
+    Some(v1::PublisherHold {
+        topic: hold.topic.clone(),
+        reason: backlog::REASON.to_owned(),
+        culprit: hold.culprit(),
+        since_us: hold.since_us,
+        waiting: gate.waiting(),
+        group: hold.backlog.group.clone(),
+        lag_records: hold.lag.records,
+        lag_bytes: hold.lag.bytes,
+        lag_seconds: hold.lag.age.as_secs_f64(),
+    })
 }
 
 pub(super) fn partitions_to_wire(topic: &Topic) -> Vec<v1::PartitionInfo> {
@@ -208,6 +285,7 @@ pub(super) fn new_topic_from_wire(config: Option<v1::TopicConfig>) -> Result<New
         durability: durability_from_wire(config.durability)?,
         segment_bytes: config.segment_bytes,
         owner: config.owner,
+        backlog: config.backlog.map(backlog_from_wire).transpose()?.flatten(),
     })
 }
 
@@ -218,6 +296,7 @@ pub(super) fn topic_change_from_wire(request: v1::AlterTopicRequest) -> Result<T
         retention_age: request.retention_age_ms.map(|ms| (ms > 0).then(|| Duration::from_millis(ms))),
         durability: request.durability.map(durability_from_wire).transpose()?,
         owner: request.owner,
+        backlog: request.backlog.map(backlog_from_wire).transpose()?,
     })
 }
 

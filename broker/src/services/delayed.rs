@@ -13,6 +13,7 @@ use crate::{
     error::PublishError,
     to_the_end::joined,
     topics::Topic,
+    turns::ConnectionId,
 };
 
 /// The furthest that a time may lie ahead: ten years.
@@ -45,23 +46,31 @@ impl Schedule {
     }
 }
 
+/// Where records are to be delivered, and who says so.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) topic: &'a Topic,
+    pub(super) partition: u32,
+    pub(super) connection: ConnectionId,
+}
+
 /// Makes the records of `batch` durable, to be delivered when they are due.
 ///
 /// # Errors
 /// As for a publish, and [`PublishError::Invalid`] if the records cannot be read.
 pub(super) async fn put(
     core: &BrokerCore,
-    topic: &Topic,
-    partition: u32,
+    place: Place<'_>,
     batch: Batch,
     schedule: Schedule,
 ) -> Result<v1::Scheduled, PublishError> {
     let Schedule { due_us } = schedule;
+    let Place { topic, partition, connection } = place;
     let (topic, record_count) = (topic.meta(), batch.header.record_count);
     let records = match batch.header.codec {
         Codec::None => records(&topic.name, partition, batch, due_us)?,
         Codec::Lz4 | Codec::Zstd => {
-            let _turn = core.unpacking.acquire().await;
+            let _turn = core.unpacking.acquire(connection, 1).await;
             let name = topic.name.clone();
             joined(tokio::task::spawn_blocking(move || records(&name, partition, batch, due_us))).await?
         }

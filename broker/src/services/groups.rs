@@ -14,9 +14,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) use self::wire::lag as lag_to_wire;
-use super::draining_status;
+use super::{convert, draining_status};
 use crate::{
     BrokerCore,
+    connection::{ClientId, Connection},
     groups::{Fate, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
     outgoing::Outgoing,
 };
@@ -99,12 +100,16 @@ impl groups_server::Groups for GroupsService {
         });
         let members = members.collect();
         let closed_until_us = self.groups().closed_until_us(&view.group.policy).unwrap_or(0);
+        let topics = self.core.topics.list();
+        let holds = topics.iter().filter(|topic| topic.gate().held_since_us(&name).is_some());
+        let holds = holds.filter_map(|topic| convert::group_hold_to_wire(topic)).collect();
         Ok(Response::new(v1::DescribeGroupResponse {
             group: Some(self.to_wire(view)),
             failed,
             members,
             lag: lag.into_iter().map(wire::lag).collect(),
             closed_until_us,
+            holds,
         }))
     }
 
@@ -143,8 +148,10 @@ impl groups_server::Groups for GroupsService {
         // Answered before the join has come: there are clients that send nothing before they have seen headers.
         let (outbound, events) = mpsc::channel(OUTBOUND_EVENTS);
         let outgoing = Outgoing::of(request.extensions());
+        let connection = Connection::of(request.extensions(), self.core.config.connection_budget_bytes);
+        let client = ClientId::of(request.metadata(), &connection);
         let requests = wire::requests(request.into_inner()).boxed();
-        tokio::spawn(Arc::clone(self.groups()).consume(requests, outbound, outgoing));
+        tokio::spawn(Arc::clone(self.groups()).consume(client, requests, outbound, outgoing));
         let responses = ReceiverStream::new(events).map(|event| match event {
             Ok(event) => Ok(wire::event(event)),
             Err(error) => Err(error.into()),

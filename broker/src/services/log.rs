@@ -6,10 +6,10 @@ use aqueduct_proto::v1::{self, log_server};
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{fetch, publish, subscribe};
+use super::{fetch, publish, publish_hold::Caller, subscribe};
 use crate::{
     BrokerCore,
-    connection::{self, Connection},
+    connection::{self, ClientId, Connection},
     outgoing::Outgoing,
     partition::producers::BATCHES_REMEMBERED,
     to_the_end::to_the_end,
@@ -26,19 +26,20 @@ impl LogService {
         Self { core }
     }
 
-    fn connection<T>(&self, request: &Request<T>) -> Connection {
-        Connection::of(request.extensions(), self.core.config.connection_budget_bytes)
+    fn caller<T>(&self, request: &Request<T>) -> Caller {
+        let connection = Connection::of(request.extensions(), self.core.config.connection_budget_bytes);
+        Caller { client: ClientId::of(request.metadata(), &connection), connection }
     }
 }
 
 #[tonic::async_trait]
 impl log_server::Log for LogService {
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
-        let connection = self.connection(&request);
+        let caller = self.caller(&request);
         let wait_max = connection::timeout(request.metadata()).unwrap_or(self.core.config.publish_wait_max);
         // The caller should hear who holds it before its own deadline cuts the line.
         let wait_max = wait_max.mul_f32(0.9);
-        Ok(Response::new(publish::publish(&self.core, &connection, wait_max, request.into_inner()).await?))
+        Ok(Response::new(publish::publish(&self.core, &caller, wait_max, request.into_inner()).await?))
     }
 
     type PublishStreamStream = BoxStream<'static, Result<v1::PublishStreamResponse, Status>>;
@@ -47,8 +48,8 @@ impl log_server::Log for LogService {
         &self,
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let connection = self.connection(&request);
-        Ok(Response::new(publish::publish_stream(Arc::clone(&self.core), connection, request.into_inner())))
+        let caller = self.caller(&request);
+        Ok(Response::new(publish::publish_stream(Arc::clone(&self.core), caller, request.into_inner())))
     }
 
     async fn open_producer(

@@ -9,6 +9,7 @@ mod fetch;
 mod groups;
 mod log;
 mod publish;
+mod publish_hold;
 mod publish_plan;
 mod subscribe;
 mod topics;

@@ -21,11 +21,13 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
-    delayed::{self, Schedule},
+    delayed::{self, Place, Schedule},
+    publish_hold::{Caller, load, pass_by, refusal, told},
     publish_plan::{Part, plan},
 };
 use crate::{
     BrokerCore,
+    backlog::{self, GroupHold, Load, Passed},
     budget::{Admission, Held, Permit, RETRY_AFTER, charge},
     connection::Connection,
     error::{PublishError, TopicError},
@@ -47,10 +49,15 @@ struct Plan {
     schedule: Option<Schedule>,
 }
 
-async fn plan_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Plan, PublishError> {
+async fn plan_for(
+    core: &BrokerCore,
+    connection: &Connection,
+    topic: &Topic,
+    request: v1::PublishRequest,
+) -> Result<Plan, PublishError> {
     topic.check_id(&request.topic_id)?;
     let schedule = Schedule::of(&request, core.topics.clock().now_us())?;
-    let parts = parts_for(core, topic, request).await?;
+    let parts = parts_for(core, connection, topic, request).await?;
     for part in &parts {
         check_producer(topic, part, schedule)?;
     }
@@ -69,7 +76,12 @@ fn check_producer(topic: &Topic, part: &Part, schedule: Option<Schedule>) -> Res
     Err(PublishError::Invalid { field: "producer", reason: reason.to_owned() })
 }
 
-async fn parts_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest) -> Result<Vec<Part>, PublishError> {
+async fn parts_for(
+    core: &BrokerCore,
+    connection: &Connection,
+    topic: &Topic,
+    request: v1::PublishRequest,
+) -> Result<Vec<Part>, PublishError> {
     let partitions = topic.meta().partitions;
     let keyless = NEXT_KEYLESS.fetch_add(1, Ordering::Relaxed) % partitions;
     let limits = core.config.limits;
@@ -77,7 +89,7 @@ async fn parts_for(core: &BrokerCore, topic: &Topic, request: v1::PublishRequest
         return plan(request, partitions, keyless, &limits);
     }
     // Unpacking a batch that is made for it takes milliseconds: whoever publishes anything else goes on meanwhile.
-    let _turn = core.unpacking.acquire().await;
+    let _decoder = core.unpacking.acquire(connection.id, 1).await;
     joined(tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits))).await
 }
 
@@ -91,17 +103,19 @@ fn is_compressed(request: &v1::PublishRequest) -> bool {
 /// Appends one request; answers once it is durable.
 pub(super) async fn publish(
     core: &Arc<BrokerCore>,
-    connection: &Connection,
+    caller: &Caller,
     wait_max: Duration,
     request: v1::PublishRequest,
 ) -> Result<v1::PublishResponse, Status> {
     let topic = core.find_or_create(&request.topic).await?;
-    let Plan { parts, schedule } = plan_for(core, &topic, request).await?;
+    let connection = &caller.connection;
+    let Plan { parts, schedule } = plan_for(core, connection, &topic, request).await?;
     let deadline = tokio::time::Instant::now() + wait_max;
     let append = async |index, batch| {
         let partition = topic.partition(index)?;
-        let permit = admit_by(core, connection, &partition, &batch, deadline).await?;
-        store(core, &topic, &partition, batch, permit, schedule).await.await
+        let passed = pass_by(core, caller, topic.gate(), load(&batch), deadline).await?;
+        let permit = admit_by(core, connection, &partition, &batch, deadline).await?.with(passed);
+        store(core, connection, &topic, Admitted { partition, batch, permit, schedule }).await.await
     };
     let appends = parts.into_iter().map(async |Part { partition: index, batch, record_indexes }| {
         (index, record_indexes, append(index, batch).await)
@@ -116,29 +130,37 @@ pub(super) async fn publish(
     }
 }
 
+/// A batch that there is room for.
+struct Admitted {
+    partition: Arc<Partition>,
+    batch: Batch,
+    permit: Permit,
+    schedule: Option<Schedule>,
+}
+
 /// Hands a batch to its partition's owner or to the store of what is delivered later, in the order of these calls. The
 /// inner future resolves once it is durable.
 async fn store(
     core: &Arc<BrokerCore>,
+    connection: &Connection,
     topic: &Arc<Topic>,
-    partition: &Arc<Partition>,
-    batch: Batch,
-    permit: Permit,
-    schedule: Option<Schedule>,
+    admitted: Admitted,
 ) -> BoxFuture<'static, Result<Stored, PublishError>> {
+    let Admitted { partition, batch, permit, schedule } = admitted;
     let Some(schedule) = schedule else {
         let reply = partition.append(batch, permit).await;
-        let (topic, partition) = (Arc::clone(topic), Arc::clone(partition));
+        let topic = Arc::clone(topic);
         let stored = async move {
             let appended = outcome(reply?).await?;
             Ok(Stored::Ack(convert::ack_to_wire(&topic.meta(), &partition, appended)))
         };
         return stored.boxed();
     };
-    let (core, topic) = (Arc::clone(core), Arc::clone(topic));
+    let (core, topic, connection) = (Arc::clone(core), Arc::clone(topic), connection.id);
     let index = partition.index();
     let mut put = async move {
-        let scheduled = delayed::put(&core, &topic, index, batch, schedule).await.map(Stored::Scheduled);
+        let place = Place { topic: &topic, partition: index, connection };
+        let scheduled = delayed::put(&core, place, batch, schedule).await.map(Stored::Scheduled);
         drop(permit);
         scheduled
     }
@@ -161,7 +183,13 @@ async fn outcome(reply: AppendReply) -> Result<crate::partition::Appended, Publi
 }
 
 fn admission<'a>(core: &'a BrokerCore, connection: &'a Connection, partition: &'a Partition) -> Admission<'a> {
-    Admission { connection: &connection.budget, topic: partition.budget(), broker: &core.budget }
+    Admission {
+        connection: &connection.budget,
+        topic: partition.budget(),
+        broker: &core.budget,
+        connection_id: connection.id,
+        clock: core.topics.clock(),
+    }
 }
 
 async fn admit_by(
@@ -182,19 +210,20 @@ async fn admit_by(
 /// A stream of requests to one topic. It is read only while there is room in the budgets.
 pub(super) fn publish_stream(
     core: Arc<BrokerCore>,
-    connection: Connection,
+    caller: Caller,
     requests: Streaming<v1::PublishRequest>,
 ) -> BoxStream<'static, Result<v1::PublishStreamResponse, Status>> {
     let draining = core.draining();
     let publisher = Publisher {
         core,
-        connection,
+        caller,
         requests: Requests::Open(Box::new(requests)),
         draining,
         topic_name: String::new(),
         topic_id: Bytes::new(),
         topic: None,
         in_flight: FuturesUnordered::new(),
+        entering: None,
         waiting: None,
     };
     stream::unfold(publisher, |mut publisher| async move { Some((publisher.next().await?, publisher)) }).boxed()
@@ -202,7 +231,7 @@ pub(super) fn publish_stream(
 
 struct Publisher {
     core: Arc<BrokerCore>,
-    connection: Connection,
+    caller: Caller,
     requests: Requests,
     draining: watch::Receiver<bool>,
     topic_name: String,
@@ -210,6 +239,8 @@ struct Publisher {
     topic_id: Bytes,
     topic: Option<Arc<Topic>>,
     in_flight: FuturesUnordered<Answer>,
+    /// A request of which it is not known yet whether a group holds it: nothing more is read.
+    entering: Option<Entering>,
     /// A request that has been read but not admitted: nothing more is read.
     waiting: Option<HeldRequest>,
 }
@@ -223,8 +254,26 @@ impl Drop for HeldRequest {
     }
 }
 
+/// A request of a stream, on its way to its partitions.
+struct Placed {
+    request_id: u64,
+    topic: Arc<Topic>,
+    parts: Vec<(Part, Arc<Partition>)>,
+    /// Of all parts.
+    load: Load,
+    schedule: Option<Schedule>,
+}
+
+/// A request, and whether a group holds it.
+type Entering = BoxFuture<'static, (Placed, Result<Passed, Arc<GroupHold>>)>;
+
+async fn enter(placed: Placed) -> (Placed, Result<Passed, Arc<GroupHold>>) {
+    let entered = placed.topic.gate().enter(placed.load).await;
+    (placed, entered)
+}
+
 /// Resolves once the request is durable, or has failed.
-type Answer = BoxFuture<'static, v1::Outcome>;
+pub(super) type Answer = BoxFuture<'static, v1::Outcome>;
 
 enum Requests {
     Open(Box<Streaming<v1::PublishRequest>>),
@@ -242,7 +291,8 @@ impl Publisher {
     async fn next(&mut self) -> Option<Response> {
         use v1::publish_stream_response::Event;
         loop {
-            let readable = self.waiting.is_none() && self.in_flight.len() < STREAM_REQUESTS_MAX;
+            let readable =
+                self.waiting.is_none() && self.entering.is_none() && self.in_flight.len() < STREAM_REQUESTS_MAX;
             tokio::select! {
                 biased;
                 Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
@@ -252,6 +302,12 @@ impl Publisher {
                     self.waiting = None;
                     self.in_flight.push(admitted);
                     return Some(response(Event::Resume(v1::Resume {})));
+                }
+                (placed, entered) = entered(&mut self.entering), if self.entering.is_some() => {
+                    self.entering = None;
+                    if let Some(hold) = self.admit(placed, entered).await {
+                        return Some(response(Event::Hold(hold)));
+                    }
                 }
                 request = self.requests.next(&mut self.draining), if readable && self.requests.is_open() => {
                     match request {
@@ -277,21 +333,43 @@ impl Publisher {
     /// Takes a request in: on its way to the disk, answered with an error, or held.
     async fn take(&mut self, request: v1::PublishRequest) -> Option<v1::Hold> {
         let request_id = request.request_id;
-        let Placed { parts: placed, schedule } = match self.place(request).await {
+        let placed = match self.place(request).await {
             Ok(placed) => placed,
             Err(error) => {
-                let error = v1::outcome::Outcome::Error(status::to_message(&error.into()));
-                let outcome = v1::Outcome { request_id, outcome: Some(error) };
-                self.in_flight.push(futures_util::future::ready(outcome).boxed());
+                self.in_flight.push(refusal(request_id, error));
                 return None;
             }
         };
+        match placed.topic.gate().try_enter(placed.load) {
+            Some(entered) => self.admit(placed, entered).await,
+            None => {
+                self.entering = Some(enter(placed).boxed());
+                None
+            }
+        }
+    }
+
+    /// Goes on with a request of which it is known whether a group holds it.
+    async fn admit(&mut self, placed: Placed, entered: Result<Passed, Arc<GroupHold>>) -> Option<v1::Hold> {
+        let (core, caller) = (Arc::clone(&self.core), &self.caller);
+        let passed = match entered {
+            Ok(passed) => passed,
+            // A member of the group is refused, like everybody if the topic is set so.
+            Err(hold) if !caller.entrant(&core).waits_for(&hold) => {
+                self.in_flight.push(refusal(placed.request_id, PublishError::GroupBacklog(hold)));
+                return None;
+            }
+            Err(hold) => {
+                self.waiting = Some(HeldRequest(tokio::spawn(pass_and_append(core, caller.clone(), placed))));
+                return Some(told(backlog::REASON, hold.culprit(), backlog::RETRY_AFTER));
+            }
+        };
         let mut held = None;
-        let mut parts = Vec::with_capacity(placed.len());
-        for (part, partition) in placed {
+        let mut permits = Vec::with_capacity(placed.parts.len());
+        for (part, partition) in &placed.parts {
             let permit = match held {
                 Some(_) => None,
-                None => match admission(&self.core, &self.connection, &partition).try_admit(charge(&part.batch)) {
+                None => match admission(&core, &caller.connection, partition).try_admit(charge(&part.batch)) {
                     Ok(permit) => Some(permit),
                     Err(by) => {
                         held = Some(by);
@@ -299,11 +377,9 @@ impl Publisher {
                     }
                 },
             };
-            parts.push((part, partition, permit));
+            permits.push(permit);
         }
-        let topic = self.topic.clone()?;
-        let admitted = Admitted { topic, request_id, schedule, parts };
-        let append = append_parts(Arc::clone(&self.core), self.connection.clone(), admitted);
+        let append = append_parts(core, caller.connection.clone(), placed, passed, permits);
         let Some(Held { reason, culprit }) = held else {
             let in_flight = append.await;
             self.in_flight.push(in_flight);
@@ -311,12 +387,12 @@ impl Publisher {
         };
         // A task of its own: bytes that are granted are used at once, even if this client reads no answers.
         self.waiting = Some(HeldRequest(tokio::spawn(append)));
-        let retry_after_ms = u32::try_from(RETRY_AFTER.as_millis()).unwrap_or(u32::MAX);
-        Some(v1::Hold { reason: reason.to_owned(), culprit, retry_after_ms })
+        Some(told(reason, culprit, RETRY_AFTER))
     }
 
     /// Finds the topic and the partitions.
     async fn place(&mut self, mut request: v1::PublishRequest) -> Result<Placed, PublishError> {
+        let request_id = request.request_id;
         if self.topic_name.is_empty() {
             self.topic_name.clone_from(&request.topic);
         } else if !request.topic.is_empty() && request.topic != self.topic_name {
@@ -336,41 +412,44 @@ impl Publisher {
             None => self.core.find_or_create(&self.topic_name).await?,
         };
         self.topic = Some(Arc::clone(&topic));
-        let Plan { parts, schedule } = plan_for(&self.core, &topic, request).await?;
-        let place = |part: Part| {
-            let partition = topic.partition(part.partition)?;
-            Ok((part, partition))
-        };
-        let parts = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
-        Ok(Placed { parts, schedule })
+        let Plan { parts, schedule } = plan_for(&self.core, &self.caller.connection, &topic, request).await?;
+        let place = |part: Part| Ok((topic.partition(part.partition)?, part));
+        let placed = parts.into_iter().map(place).collect::<Result<Vec<_>, TopicError>>()?;
+        let parts: Vec<_> = placed.into_iter().map(|(partition, part)| (part, partition)).collect();
+        let load = parts.iter().map(|(part, _)| load(&part.batch)).sum();
+        Ok(Placed { request_id, topic, parts, load, schedule })
     }
 }
 
-/// A request whose topic and partitions are found.
-struct Placed {
-    parts: Vec<(Part, Arc<Partition>)>,
-    schedule: Option<Schedule>,
-}
-
-/// A request of which some parts have room.
-struct Admitted {
-    topic: Arc<Topic>,
-    request_id: u64,
-    schedule: Option<Schedule>,
-    parts: Vec<(Part, Arc<Partition>, Option<Permit>)>,
+/// Waits for the group that holds the topic, then goes on like any other request.
+async fn pass_and_append(core: Arc<BrokerCore>, caller: Caller, placed: Placed) -> Answer {
+    match placed.topic.gate().pass(placed.load, caller.entrant(&core)).await {
+        Ok(passed) => {
+            let permits = placed.parts.iter().map(|_| None).collect();
+            append_parts(core, caller.connection, placed, passed, permits).await
+        }
+        Err(hold) => refusal(placed.request_id, PublishError::GroupBacklog(hold)),
+    }
 }
 
 /// Admits what has no permit yet and hands everything on, in order. The inner future is the answer.
-async fn append_parts(core: Arc<BrokerCore>, connection: Connection, admitted: Admitted) -> Answer {
-    let Admitted { topic, request_id, schedule, parts } = admitted;
+async fn append_parts(
+    core: Arc<BrokerCore>,
+    connection: Connection,
+    placed: Placed,
+    passed: Passed,
+    permits: Vec<Option<Permit>>,
+) -> Answer {
+    let Placed { request_id, topic, parts, schedule, .. } = placed;
     let mut replies = Vec::with_capacity(parts.len());
-    for (Part { batch, record_indexes, .. }, partition, permit) in parts {
+    for ((Part { batch, record_indexes, .. }, partition), permit) in parts.into_iter().zip(permits) {
         let permit = match permit {
             Some(permit) => permit,
             None => admission(&core, &connection, &partition).admit(charge(&batch)).await,
         };
-        let stored = store(&core, &topic, &partition, batch, permit, schedule).await;
-        replies.push((partition.index(), record_indexes, stored));
+        let (index, permit) = (partition.index(), permit.with(passed.clone()));
+        let stored = store(&core, &connection, &topic, Admitted { partition, batch, permit, schedule }).await;
+        replies.push((index, record_indexes, stored));
     }
     async move {
         let mut results = Vec::with_capacity(replies.len());
@@ -389,6 +468,14 @@ fn as_outcome(mut results: Vec<v1::PublishResult>) -> v1::outcome::Outcome {
             v1::outcome::Outcome::Error(std::mem::take(error))
         }
         _ => v1::outcome::Outcome::Response(v1::PublishResponse { results }),
+    }
+}
+
+/// The request that was to be looked at, once it is known whether it is held.
+async fn entered(entering: &mut Option<Entering>) -> (Placed, Result<Passed, Arc<GroupHold>>) {
+    match entering {
+        Some(entering) => entering.await,
+        None => futures_util::future::pending().await,
     }
 }
 

@@ -50,10 +50,14 @@ impl topics_server::Topics for TopicsService {
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let topic = self.core.topics.find(&request.into_inner().name)?;
         let meta = topic.meta();
+        let mut described = convert::topic_to_wire(&meta);
+        let backlog = described.config.as_mut().and_then(|config| config.backlog.as_mut());
+        backlog.into_iter().for_each(|backlog| backlog.group_unknown = topic.gate().is_group_unknown());
         Ok(Response::new(v1::DescribeTopicResponse {
-            topic: Some(convert::topic_to_wire(&meta)),
+            topic: Some(described),
             partitions: convert::partitions_to_wire(&topic),
             groups: self.core.groups.groups_of_topic(meta.id).await?,
+            holds: convert::holds_to_wire(&topic),
         }))
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, watch};
 
 use self::settings::{NewTopic, TopicChange};
 use crate::{
+    backlog::{Backlog, Gate},
     budget::Budget,
     clock::Clock,
     delays::Destination,
@@ -35,6 +36,7 @@ pub(crate) mod settings;
 pub(crate) struct Topic {
     meta: RwLock<Arc<TopicMeta>>,
     partitions: RwLock<Arc<[Arc<Partition>]>>,
+    gate: Arc<Gate>,
     deleted: watch::Sender<bool>,
 }
 
@@ -62,6 +64,11 @@ impl Topic {
                 partitions: partitions.len(),
             }
         })
+    }
+
+    /// Through which everything passes that is published here.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Becomes `true` once, when the topic is deleted.
@@ -105,6 +112,8 @@ pub(crate) struct Topics {
     fences: Arc<Fences>,
     clock: Clock,
     notice: FailureNotice,
+    /// Notified when a topic may have got a backlog.
+    backlogs: watch::Sender<()>,
 }
 
 impl Topics {
@@ -129,6 +138,7 @@ impl Topics {
             fences,
             clock,
             notice: FailureNotice::default(),
+            backlogs: watch::Sender::default(),
         };
         for logs in stored {
             topics.insert(logs);
@@ -176,6 +186,11 @@ impl Topics {
     #[cfg(feature = "server")]
     pub(crate) fn failures_changed(&self) -> watch::Receiver<()> {
         self.notice.subscribe()
+    }
+
+    /// Notified when a topic may have got a backlog.
+    pub(crate) fn backlogs_changed(&self) -> watch::Receiver<()> {
+        self.backlogs.subscribe()
     }
 
     /// Creates a topic.
@@ -231,7 +246,9 @@ impl Topics {
             partitions.push(self.partition_of(&meta, partitions.len(), Ok(log), &budget));
         }
         *topic.partitions.write() = partitions.into();
+        topic.gate.set(backlog_of(&meta));
         *topic.meta.write() = Arc::new(meta);
+        self.backlogs.send_replace(());
         Ok(topic)
     }
 
@@ -269,13 +286,16 @@ impl Topics {
         let budget = topic_budget(&name, self.budget_bytes);
         let partitions =
             logs.partitions.into_iter().enumerate().map(|(i, log)| self.partition_of(meta, i, log, &budget)).collect();
+        let gate = Arc::new(Gate::new(backlog_of(&logs.meta)));
         let topic = Arc::new(Topic {
+            gate,
             meta: RwLock::new(Arc::new(logs.meta)),
             partitions: RwLock::new(partitions),
             deleted: watch::Sender::new(false),
         });
         self.by_name.write().insert(name, Arc::clone(&topic));
         self.notice.give();
+        self.backlogs.send_replace(());
         topic
     }
 
@@ -324,13 +344,19 @@ async fn apply_retention(topic: &Topic, now_us: i64) {
         if let Err(error) = log.enforce_retention(now_us).await {
             tracing::error!(topic = %meta.name, partition = partition.index(), "retention failed: {error}");
         }
-        drop(topics);
-        clock.sleep_until(clock.now() + interval).await;
     }
 }
 
 fn check_name(name: &str) -> Result<(), TopicError> {
     names::check(name).map_err(|source| TopicError::Name { name: name.chars().take(260).collect(), source })
+}
+
+/// One that makes no sense holds nobody: somebody has edited the file.
+fn backlog_of(meta: &TopicMeta) -> Option<Backlog> {
+    Backlog::from_settings(&meta.settings).unwrap_or_else(|what| {
+        tracing::error!(topic = meta.name, "the backlog of the topic is not understood and holds nobody: {what}");
+        None
+    })
 }
 
 fn topic_budget(name: &str, bytes: u64) -> Arc<Budget> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aqueduct_storage::{Durability, TopicMeta};
 
-use crate::error::TopicError;
+use crate::{backlog::Backlog, error::TopicError, names};
 
 /// Most partitions of one topic.
 pub(crate) const PARTITIONS_MAX: u32 = 10_000;
@@ -32,6 +32,8 @@ pub(crate) struct NewTopic {
     pub segment_bytes: Option<u64>,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// What happens to publishers while a group is too far behind.
+    pub backlog: Option<Backlog>,
 }
 
 impl Default for NewTopic {
@@ -43,6 +45,7 @@ impl Default for NewTopic {
             durability: Durability::Fsync,
             segment_bytes: None,
             owner: None,
+            backlog: None,
         }
     }
 }
@@ -59,10 +62,13 @@ impl NewTopic {
             let reason = format!("must be between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}, not {bytes}");
             return Err(TopicError::Config { field: "segment_bytes", reason });
         }
-        Ok(self)
+        let backlog = self.backlog.map(Backlog::checked).transpose()?;
+        Ok(Self { backlog, ..self })
     }
 
     pub(super) fn into_meta(self, name: &str, id: [u8; 16], created_us: i64) -> TopicMeta {
+        let mut settings = BTreeMap::new();
+        Backlog::store(self.backlog.as_ref(), &mut settings);
         TopicMeta {
             name: name.to_owned(),
             id,
@@ -73,7 +79,7 @@ impl NewTopic {
             segment_bytes: self.segment_bytes,
             owner: self.owner,
             created_us,
-            settings: BTreeMap::new(),
+            settings,
         }
     }
 }
@@ -91,6 +97,8 @@ pub(crate) struct TopicChange {
     pub durability: Option<Durability>,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// `Some(None)`: nobody holds publishers from now on.
+    pub backlog: Option<Option<Backlog>>,
 }
 
 impl TopicChange {
@@ -110,7 +118,22 @@ impl TopicChange {
         check_owner(self.owner.as_deref())?;
         changed.durability = self.durability.unwrap_or(changed.durability);
         changed.owner = self.owner.or(changed.owner);
+        if let Some(backlog) = self.backlog {
+            check_has_publishers(&meta.name)?;
+            Backlog::store(backlog.map(Backlog::checked).transpose()?.as_ref(), &mut changed.settings);
+        }
         Ok(changed)
+    }
+}
+
+/// The broker's own topics have none that could wait: what goes there must not depend on who reads it.
+fn check_has_publishers(topic: &str) -> Result<(), TopicError> {
+    match names::check(topic) {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            let reason = "the broker's own topics take no backlog".to_owned();
+            Err(TopicError::Config { field: "backlog", reason })
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aqueduct_proto::v1;
 
 use super::{
+    backlog::PublisherHold,
     hours::DeliveryHours,
     lag::{LagWatch, PartitionLag},
     letters::{self, DeadLettersInfo},
@@ -44,6 +45,8 @@ pub struct GroupDescription {
     pub failed: Vec<FailedRecords>,
     /// Until when nothing is delivered, because of the group's hours; `None`: they are now.
     pub closed_until: Option<Timestamp>,
+    /// Publishers that it holds, because it is too far behind in their topics.
+    pub holds: Vec<PublisherHold>,
 }
 
 /// Neighbouring records that have failed together and are not handled yet.
@@ -254,6 +257,7 @@ impl Group {
             lag: answer.lag.into_iter().map(PartitionLag::from).collect(),
             failed: answer.failed.into_iter().map(read_failed).collect(),
             closed_until: (answer.closed_until_us != 0).then(|| Timestamp::from_micros(answer.closed_until_us)),
+            holds: answer.holds.into_iter().map(PublisherHold::from).collect(),
         })
     }
 

@@ -14,7 +14,7 @@ use tonic::Streaming;
 use crate::{
     error::{BrokerError, RequestError},
     transport::link::Link,
-    types::{Offset, TopicId},
+    types::{Offset, Timestamp, TopicId},
 };
 
 /// How far one group is behind in one partition.
@@ -42,6 +42,8 @@ pub struct PartitionLag {
     pub lag_seconds: f64,
     /// The member that has this partition.
     pub member: Option<String>,
+    /// Since when publishers of the topic are held because this group is too far behind; `None`: they are not.
+    pub holds_publishers_since: Option<Timestamp>,
     /// Where that leads.
     pub forecast: LagForecast,
 }
@@ -132,6 +134,7 @@ impl From<v1::PartitionLag> for PartitionLag {
                     Ok(v1::RetentionRisk::Unspecified) | Err(_) => None,
                 },
             },
+            holds_publishers_since: lag.holds_publishers_since_us.map(Timestamp::from_micros),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Administration: topics, groups, and what the broker is.
 
+mod backlog;
 mod groups;
 mod hours;
 mod info;
@@ -9,6 +10,7 @@ mod policy;
 mod topics;
 mod verify;
 
+pub use backlog::{Backlog, BacklogMode, GroupBehind, PublisherHold};
 pub use groups::{
     AlterGroup, FailedRecords, Group, GroupDescription, GroupInfo, Groups, Member, PartitionReset, ResetGroup,
 };

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use aqueduct_proto::v1;
 
-use super::verify::VerifyTopic;
+use super::{
+    backlog::{self, Backlog, PublisherHold},
+    verify::VerifyTopic,
+};
 use crate::{
     error::RequestError,
     transport::link::Link,
@@ -45,6 +48,8 @@ pub struct TopicConfig {
     pub segment_bytes: Option<u64>,
     /// Who answers for this topic; informational.
     pub owner: Option<String>,
+    /// What happens to publishers while a group is too far behind. Default: nothing.
+    pub backlog: Option<Backlog>,
 }
 
 impl Default for TopicConfig {
@@ -56,6 +61,7 @@ impl Default for TopicConfig {
             durability: Durability::Fsync,
             segment_bytes: None,
             owner: None,
+            backlog: None,
         }
     }
 }
@@ -69,6 +75,10 @@ pub struct TopicDescription {
     pub partitions: Vec<PartitionInfo>,
     /// The groups that consume it.
     pub groups: Vec<String>,
+    /// What holds its publishers now.
+    pub holds: Vec<PublisherHold>,
+    /// The group of its [`backlog`](TopicConfig::backlog) does not exist now, so that nobody is held.
+    pub backlog_group_unknown: bool,
 }
 
 /// The state of one partition.
@@ -120,10 +130,13 @@ impl Topics {
             failure: Some(partition.failure).filter(|failure| !failure.is_empty()),
             retry_in: partition.retry_in_ms.map(Duration::from_millis),
         };
+        let backlog = answer.topic.as_ref().and_then(|topic| topic.config.as_ref()?.backlog.as_ref());
         Ok(TopicDescription {
+            backlog_group_unknown: backlog.is_some_and(|backlog| backlog.group_unknown),
             topic: read_topic(answer.topic)?,
             partitions: answer.partitions.into_iter().map(partition).collect(),
             groups: answer.groups,
+            holds: answer.holds.into_iter().map(PublisherHold::from).collect(),
         })
     }
 
@@ -249,6 +262,12 @@ impl CreateTopic {
         self
     }
 
+    /// What happens to publishers while a group is too far behind. Default: nothing.
+    pub fn backlog(mut self, backlog: Backlog) -> Self {
+        self.config.backlog = Some(backlog);
+        self
+    }
+
     /// Makes the topic.
     ///
     /// # Errors
@@ -299,6 +318,12 @@ impl AlterTopic {
         self
     }
 
+    /// What happens to publishers while a group is too far behind; `None`: nothing. Replaces what was set as a whole.
+    pub fn backlog(mut self, backlog: Option<Backlog>) -> Self {
+        self.request.backlog = Some(backlog.map_or_else(backlog::none, v1::Backlog::from));
+        self
+    }
+
     /// Changes the topic.
     ///
     /// # Errors
@@ -310,7 +335,7 @@ impl AlterTopic {
     }
 }
 
-fn age_millis(age: Duration) -> u64 {
+pub(super) fn age_millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -333,6 +358,7 @@ impl From<TopicConfig> for v1::TopicConfig {
             durability: v1::Durability::from(config.durability).into(),
             segment_bytes: config.segment_bytes,
             owner: config.owner,
+            backlog: config.backlog.map(v1::Backlog::from),
         }
     }
 }
@@ -346,6 +372,7 @@ impl From<v1::TopicConfig> for TopicConfig {
             durability: Durability::from_proto(config.durability).unwrap_or_default(),
             segment_bytes: config.segment_bytes,
             owner: config.owner,
+            backlog: config.backlog.and_then(Backlog::from_proto),
         }
     }
 }

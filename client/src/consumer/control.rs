@@ -138,7 +138,7 @@ impl Shared {
 
     /// The group's policy as the broker has said it.
     pub(super) fn policy_in(&self, state: &State) -> GroupPolicy {
-        state.member.as_ref().and_then(|joined| joined.policy).map(GroupPolicy::from).unwrap_or_default()
+        state.member.as_ref().and_then(|joined| joined.policy.clone()).map(GroupPolicy::from).unwrap_or_default()
     }
 
     pub(super) fn stats(&self) -> ConsumerStats {

@@ -402,7 +402,7 @@ impl State {
 
 /// For a new session. The group's ack time-out is not known yet, and is followed once it is.
 fn room(join: &v1::Join, pace: &Pace) -> Room {
-    let opinion = join.policy.map(GroupPolicy::from).and_then(|policy| policy.ack_timeout);
+    let opinion = join.policy.clone().map(GroupPolicy::from).and_then(|policy| policy.ack_timeout);
     let records_max = pace.prefetch_records(opinion.unwrap_or(ACK_TIMEOUT_DEFAULT));
     Room::new(join.credit.unwrap_or_default(), records_max)
 }

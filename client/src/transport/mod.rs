@@ -17,6 +17,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::{HeaderName, HeaderValue};
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -41,6 +42,11 @@ impl Channel {
         S::Future: Send,
     {
         Self { inner: Arc::new(Dispatcher(service)) }
+    }
+
+    /// With who asks in every request: the broker knows what comes from one program, whatever connections it takes.
+    pub(crate) fn identified(self, client: &HeaderValue) -> Self {
+        Self { inner: Arc::new(Identified { inner: self.inner, client: client.clone() }) }
     }
 }
 
@@ -67,6 +73,21 @@ impl Service<http::Request<Body>> for Channel {
 /// Object-safe face of a cloneable service.
 trait Dispatch: Send + Sync {
     fn dispatch(&self, request: http::Request<Body>) -> ResponseFuture;
+}
+
+/// Names the client of a request: 32 hexadecimal digits of its choice.
+const CLIENT_HEADER: HeaderName = HeaderName::from_static("aqueduct-client");
+
+struct Identified {
+    inner: Arc<dyn Dispatch>,
+    client: HeaderValue,
+}
+
+impl Dispatch for Identified {
+    fn dispatch(&self, mut request: http::Request<Body>) -> ResponseFuture {
+        request.headers_mut().insert(CLIENT_HEADER, self.client.clone());
+        self.inner.dispatch(request)
+    }
 }
 
 struct Dispatcher<S>(S);

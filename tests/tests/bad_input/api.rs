@@ -92,7 +92,7 @@ async fn an_unknown_partition_is_not_found_and_the_answer_says_how_many_there_ar
 }
 
 #[tokio::test]
-async fn a_topic_needs_a_sensible_number_of_partitions() {
+async fn a_topic_needs_sensible_settings() {
     let mut victim = Victim::start().await;
     for partitions in [0, u32::MAX] {
         let config = Some(v1::TopicConfig { partitions, ..v1::TopicConfig::default() });
@@ -101,6 +101,17 @@ async fn a_topic_needs_a_sensible_number_of_partitions() {
         assert!(refusal.message.contains("partitions"), "{}", refusal.message);
         let alter =
             v1::AlterTopicRequest { name: "orders".to_owned(), partitions: Some(partitions), ..Default::default() };
+        Refusal::of(victim.raw.topics.alter(alter).await).expect(Code::InvalidArgument, "INVALID_CONFIG");
+    }
+    for (mode, group) in [(0, "billing"), (77, "billing"), (-1, "billing"), (1, "billing"), (2, "")] {
+        let backlog = v1::Backlog { mode, group: group.to_owned(), max_records: Some(7), ..v1::Backlog::default() };
+        let config = v1::TopicConfig { partitions: 1, backlog: Some(backlog.clone()), ..v1::TopicConfig::default() };
+        let create = v1::CreateTopicRequest { name: "t".to_owned(), config: Some(config) };
+        let refusal =
+            Refusal::of(victim.raw.topics.create(create).await).expect(Code::InvalidArgument, "INVALID_CONFIG");
+        assert!(refusal.message.contains("backlog"), "{}", refusal.message);
+        let name = "orders".to_owned();
+        let alter = v1::AlterTopicRequest { name, backlog: Some(backlog), ..v1::AlterTopicRequest::default() };
         Refusal::of(victim.raw.topics.alter(alter).await).expect(Code::InvalidArgument, "INVALID_CONFIG");
     }
     for segment_bytes in [0, 1, u64::MAX] {

@@ -1,5 +1,6 @@
 //! What the client promises, shown on both transports: a broker inside this process, and one across a socket.
 
+mod backlog;
 mod clockwork;
 mod consuming;
 mod dead_letters;
@@ -144,5 +145,17 @@ on_both_transports! {
         a_member_that_disagrees_with_the_policy_is_refused,
         a_group_can_begin_at_the_end,
         a_group_is_made_altered_listed_and_deleted,
+    }
+    backlog {
+        publishers_wait_for_a_group_and_everybody_is_told,
+        publishers_are_refused_with_all_the_facts_and_then_not_any_more,
+        a_consumer_that_publishes_to_the_topic_it_reads_never_waits_for_itself,
+        a_publisher_that_becomes_a_member_while_it_waits_is_let_go,
+        a_group_that_does_not_exist_holds_nobody_and_that_is_told,
+        a_group_that_begins_at_the_end_has_nothing_unread,
+        a_backlog_is_altered_and_switched_off_while_it_holds,
+        bytes_and_ages_bind_as_records_do,
+        the_lag_of_all_partitions_counts_together,
+        what_makes_no_sense_as_a_backlog_is_refused_by_name,
     }
 }

@@ -119,6 +119,10 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
     let raw = &mut Raw::connect(&siege.broker.url()).await;
     for (n, edge) in EDGES.into_iter().enumerate() {
         let name = format!("edge-{n}");
+        let backlog = |mode: i32| {
+            let (group, max) = (format!("edge-{edge}"), Some(edge));
+            v1::Backlog { mode, group, max_records: max, max_bytes: max, max_ms: max, group_unknown: true }
+        };
         let config = |partitions| v1::TopicConfig {
             partitions,
             retention_bytes: Some(edge),
@@ -126,6 +130,7 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
             durability: 7,
             owner: Some("o".repeat(100_000)),
             segment_bytes: Some(edge),
+            backlog: Some(backlog(i32::MIN)),
         };
         for partitions in [1, u32::MAX] {
             let create = v1::CreateTopicRequest { name: name.clone(), config: Some(config(partitions)) };
@@ -141,8 +146,15 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
             durability: Some(-1),
             owner: Some("\0".repeat(1000)),
             partitions: Some(1),
+            backlog: Some(v1::Backlog { group: "g".repeat(100_000), ..backlog(2) }),
         };
         sensible("alter", raw.topics.alter(alter.clone()).await);
+        for mode in [0, 1, 2, 3, i32::MAX] {
+            let backlog = Some(backlog(mode));
+            let alter = v1::AlterTopicRequest { name: name.clone(), backlog, ..Default::default() };
+            sensible("alter", raw.topics.alter(alter).await);
+            sensible("publish", raw.publish(raw::publish_records(&name, vec![raw::record("x")])).await);
+        }
         sensible("alter", raw.topics.alter(v1::AlterTopicRequest { durability: None, owner: None, ..alter }).await);
     }
     siege.publish(10).await;

@@ -51,6 +51,13 @@ async fn a_full_disk_refuses_publishes_while_the_rest_goes_on_and_resumes_by_its
         group.commit("orders", [(0, offset)]).await.expect("commits go on");
     }
     assert_eq!(group.lag("orders").await.expect("a report")[0].committed_offset, 9);
+    let mut consumer = client.consumer("orders", "billing").build().await.expect("a member");
+    let delivery = within("a delivery", consumer.next()).await.expect("it goes on").expect("a delivery");
+    assert_eq!(delivery.offset, 9);
+    within("the ack", delivery.ack_durable()).await.expect("acks go on");
+    consumer.close().await.expect("a clean end");
+    let altered = client.topics().alter("orders").owner("team").build().await.expect("administration goes on");
+    assert_eq!(altered.config.owner.as_deref(), Some("team"));
     let described = client.topics().describe("orders").await.expect("a description").partitions.remove(0);
     assert_eq!(described.high_watermark, stored);
     Refusal::of(raw.publish(large()).await).expect(Code::ResourceExhausted, "DISK_FULL");

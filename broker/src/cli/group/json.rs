@@ -3,6 +3,7 @@
 use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo, Timestamp};
 use serde::Serialize;
 
+use crate::cli::backlog::HoldJson;
 use crate::cli::lag::LagJson;
 use crate::cli::start;
 
@@ -49,6 +50,7 @@ pub(super) struct DescriptionJson<'a> {
     pub(super) lag: Vec<LagJson<'a>>,
     pub(super) failed: Vec<FailedJson<'a>>,
     pub(super) closed_until_us: Option<i64>,
+    pub(super) holds: Vec<HoldJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -123,6 +125,7 @@ impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
             lag: description.lag.iter().map(LagJson::from).collect(),
             failed: description.failed.iter().map(FailedJson::from).collect(),
             closed_until_us: description.closed_until.map(Timestamp::as_micros),
+            holds: description.holds.iter().map(HoldJson::from).collect(),
         }
     }
 }

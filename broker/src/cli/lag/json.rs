@@ -16,6 +16,7 @@ pub(in crate::cli) struct LagJson<'a> {
     lag_bytes: u64,
     lag_seconds: f64,
     member: Option<&'a str>,
+    holds_publishers_since_us: Option<i64>,
     #[serde(flatten)]
     forecast: ForecastJson,
 }
@@ -44,6 +45,7 @@ impl<'a> From<&'a PartitionLag> for LagJson<'a> {
             lag_bytes: lag.lag_bytes,
             lag_seconds: lag.lag_seconds,
             member: lag.member.as_deref(),
+            holds_publishers_since_us: lag.holds_publishers_since.map(|since| since.as_micros()),
             forecast: ForecastJson::from(&lag.forecast),
         }
     }
@@ -79,7 +81,7 @@ mod tests {
             render::json_line(&LagJson::from(&sample(7, 1.5))),
             concat!(
                 r#"{"group":"billing","topic":"orders","partition":3,"log_start_offset":0,"committed_offset":10,"#,
-                r#""high_watermark":17,"lag_records":7,"lag_bytes":2048,"lag_seconds":1.5,"member":null,"#,
+                r#""high_watermark":17,"lag_records":7,"lag_bytes":2048,"lag_seconds":1.5,"member":null,"holds_publishers_since_us":null,"#,
                 r#""rate_in":null,"rate_out":null,"bytes_in":null,"catch_up_seconds":null,"#,
                 r#""retention_loss_seconds":null,"retention_risk":null}"#,
                 "\n"

@@ -68,6 +68,8 @@ pub(crate) struct Coordinator {
     departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
     last_member: MemberId,
     generations: Generations,
+    /// Notified when a group's positions may have changed.
+    moved: watch::Sender<()>,
     /// Set while stopping.
     drain_until: Option<Instant>,
 }
@@ -120,7 +122,7 @@ struct Hub {
 
 impl Coordinator {
     /// With what the journal held.
-    pub(crate) fn new(journal: Journal, state: State, clock: Clock) -> Self {
+    pub(crate) fn new(journal: Journal, state: State, clock: Clock, moved: watch::Sender<()>) -> Self {
         let mut generations = Generations { last: 0 };
         journal.epoch().into_iter().for_each(|epoch| generations.raise_to(epoch));
         Self {
@@ -134,6 +136,7 @@ impl Coordinator {
             departures: FuturesUnordered::new(),
             last_member: 0,
             generations,
+            moved,
             drain_until: None,
         }
     }
@@ -277,6 +280,7 @@ impl Coordinator {
             self.state.advance(&key, &progress);
             self.journal.moved(key);
         }
+        self.moved.send_replace(());
         if let Some(roster) = self.rosters.get_mut(&member.consumption) {
             let mut steps = Vec::new();
             for PartitionGeneration { partition, generation } in given_up {
@@ -411,6 +415,7 @@ impl Coordinator {
     /// The log was taken over again: what it holds is the truth, and members commit again what it lacks.
     fn recovered(&mut self, state: State) {
         self.state = state;
+        self.moved.send_replace(());
         self.journal.epoch().into_iter().for_each(|epoch| self.generations.raise_to(epoch));
     }
 
@@ -418,6 +423,7 @@ impl Coordinator {
     async fn write(&mut self, changes: Vec<Change>) -> Result<(), GroupError> {
         self.journal.write(&changes).await?;
         changes.into_iter().for_each(|change| self.state.apply(change));
+        self.moved.send_replace(());
         Ok(())
     }
 

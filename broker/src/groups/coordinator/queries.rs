@@ -8,9 +8,10 @@ use super::{Coordinator, Role};
 use crate::groups::{
     assignment::MemberId,
     error::GroupError,
+    policy::StartAt,
     progress::Progress,
     roster::{Roster, Standing},
-    state::{Group, PositionKey, TopicId},
+    state::{Group, PositionKey, REDRIVEN, TopicId},
 };
 
 /// A group and how many consume in its name.
@@ -40,6 +41,14 @@ pub(crate) struct MemberView {
     pub(crate) keep: Duration,
     /// Set while it is away: until when its partitions wait.
     pub(crate) away_until_us: Option<i64>,
+}
+
+/// How far a group has got in one topic, and where it begins what it has not begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) start: StartAt,
+    /// By partition, those of the topic itself only.
+    pub(crate) committed: Vec<(u32, Offset)>,
 }
 
 /// Where a group stands, and who is at it.
@@ -175,6 +184,14 @@ impl Coordinator {
     pub(crate) fn committed(&self, group: &str, topic: TopicId) -> Result<Vec<(u32, Offset)>, GroupError> {
         let positions = self.known(group)?.positions_in(topic);
         Ok(positions.map(|(partition, progress): (u32, &Progress)| (partition, progress.committed())).collect())
+    }
+
+    /// See [`Reading`]; `None`: there is no such group.
+    pub(crate) fn reading(&self, group: &str, topic: TopicId) -> Option<Reading> {
+        let group = self.state.group(group)?;
+        let positions = group.positions_in(topic).filter(|(partition, _)| *partition != REDRIVEN);
+        let committed = positions.map(|(partition, progress)| (partition, progress.committed())).collect();
+        Some(Reading { start: group.policy.start, committed })
     }
 
     /// Refuses what is not done while members of the group consume the topic.

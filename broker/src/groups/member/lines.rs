@@ -26,7 +26,7 @@ use super::{
     session::{End, Session},
 };
 use crate::{
-    groups::{assignment::MemberId, coordinator::Target, error::GroupError},
+    groups::{assignment::MemberId, clients::Present, coordinator::Target, error::GroupError},
     outgoing::{Allowance, Outgoing},
 };
 
@@ -47,6 +47,7 @@ pub(super) struct Line {
     requests: Requests,
     outbound: Outbound,
     outgoing: Outgoing,
+    _present: Present,
     /// Resolves when the stream is to end.
     end: Option<BoxFuture<'static, GroupError>>,
     /// Resolves when the client has gone.
@@ -55,6 +56,14 @@ pub(super) struct Line {
     sendable: Option<BoxFuture<'static, ()>>,
     /// Resolves when the connection has taken enough to read for it again.
     readable: Option<BoxFuture<'static, ()>>,
+}
+
+/// What says that a stream goes on.
+pub(super) struct Attendance {
+    /// The client is a member for as long.
+    pub(super) present: Present,
+    /// Absent where the session is told itself when the stream is to end.
+    pub(super) target: Option<watch::Receiver<Target>>,
 }
 
 /// What [`Lines::next`] has heard.
@@ -70,13 +79,8 @@ pub(super) enum Heard {
 }
 
 impl Line {
-    /// Without a `target`, the session is told itself when the stream is to end.
-    pub(super) fn new(
-        requests: Requests,
-        outbound: Outbound,
-        outgoing: Outgoing,
-        target: Option<watch::Receiver<Target>>,
-    ) -> Self {
+    pub(super) fn new(requests: Requests, outbound: Outbound, outgoing: Outgoing, attendance: Attendance) -> Self {
+        let Attendance { present, target } = attendance;
         let end = target.map(|mut target| {
             let ended = async move {
                 match target.wait_for(|target| target.end.is_some()).await {
@@ -88,7 +92,7 @@ impl Line {
         });
         let to_client = outbound.clone();
         let closed = Some(async move { to_client.closed().await }.boxed());
-        Self { requests, outbound, outgoing, end, closed, sendable: None, readable: None }
+        Self { requests, outbound, outgoing, _present: present, end, closed, sendable: None, readable: None }
     }
 
     fn poll(&mut self, takes_requests: Listening, cx: &mut Context<'_>) -> Poll<Heard> {

@@ -24,13 +24,14 @@ pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, L
 pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
-    lines::{Heard, Line, Lines, Requests},
+    lines::{Attendance, Heard, Line, Lines, Requests},
     session::{End, SeatTerms, Session, WallClock},
     tidying::Tidying,
 };
 use super::{
     Handle,
     assignment::MemberId,
+    clients::Present,
     coordinator::{Membership, Owner, PartitionGeneration},
     error::GroupError,
     leaving::Carrier,
@@ -79,6 +80,7 @@ pub(super) struct Newcomer {
     pub(super) requests: Requests,
     pub(super) outbound: Outbound,
     pub(super) outgoing: Outgoing,
+    pub(super) present: Present,
 }
 
 /// What streams are served with.
@@ -199,13 +201,13 @@ enum Entry {
 }
 
 fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &Sources, clock: &Clock) {
-    let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing } = newcomer;
+    let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing, present } = newcomer;
     let Membership { id, policy, target, stats, generation } = membership;
     let meta = sources.topic.meta();
     let joined = Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
     let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
     session.join(id, policy, terms, joined, clock.now());
-    lines.insert(id, Line::new(requests, outbound, outgoing, target));
+    lines.insert(id, Line::new(requests, outbound, outgoing, Attendance { present, target }));
 }
 
 /// A settlement on its way.

@@ -235,6 +235,7 @@ pub(crate) fn lag(lag: PartitionLag) -> v1::PartitionLag {
         retention_loss_seconds: loss.map(|loss| loss.within.as_secs_f64()),
         retention_loss_cause: cause.into(),
         retention_risk: risk.into(),
+        holds_publishers_since_us: lag.holds_since_us,
     }
 }
 
