@@ -23,7 +23,7 @@ use super::{
     near::Near,
     reading::{Found, Reading},
     shelf::Tier,
-    state::{Settled, Step, Target},
+    state::{Intent, Settled, Step, Target},
     tiers::{dwell_us, nothing_due_before_us, tier_for},
     transfer::{Finished, Outcome, Place, transfer},
 };
@@ -271,7 +271,8 @@ impl Mover {
 /// Lanes and transfers.
 impl Mover {
     fn lane(&mut self, to: Target) -> &mut Lane {
-        self.lanes.entry(to).or_insert_with(Lane::new)
+        let epoch = self.journal.epoch();
+        self.lanes.entry(to).or_insert_with(|| Lane::new(epoch))
     }
 
     fn push(&mut self, to: Target, ready: Ready) {
@@ -290,7 +291,7 @@ impl Mover {
         let now = self.clock.now();
         for _ in 0..self.active.len() {
             let Some(to) = self.active.pop_front() else { return };
-            let (next_intent, epoch) = (self.next_intent(), self.journal.epoch());
+            let next_intent = self.next_intent();
             let has_room = self.transfers.len() + self.undecided < TRANSFERS_MAX;
             let lane = self.lane(to);
             if !lane.has_work() {
@@ -303,8 +304,8 @@ impl Mover {
                 Phase::Idle | Phase::Resting { .. } if !has_room => {}
                 Phase::Idle | Phase::Resting { .. } if lane.intent().is_some() => self.begin(to),
                 Phase::Idle | Phase::Resting { .. } => {
-                    if let Some(intent) = lane.decide(next_intent, epoch, to) {
-                        self.intend(Step::Intended(intent));
+                    if let Some(intent) = lane.decide(next_intent, to) {
+                        self.intend(intent);
                     }
                 }
             }
@@ -321,9 +322,13 @@ impl Mover {
         decided.max().unwrap_or(0).max(self.journal.state().next_intent())
     }
 
-    fn intend(&mut self, step: Step) {
-        self.steps.push(step);
+    fn intend(&mut self, intent: Intent) {
+        self.steps.push(Step::Intended(intent));
         self.undecided += 1;
+    }
+
+    fn intend_anew(&mut self, intent: Option<Intent>) {
+        intent.into_iter().for_each(|intent| self.intend(intent));
     }
 
     /// What is due for a partition in trouble goes back into a tier: it holds up nobody there, and takes no memory.
@@ -384,7 +389,7 @@ impl Mover {
     }
 
     fn finish(&mut self, Finished { to, outcome }: Finished) {
-        let (now, epoch) = (self.clock.now(), self.journal.epoch());
+        let now = self.clock.now();
         let lane = self.lane(to);
         match outcome {
             Outcome::Made => {
@@ -392,35 +397,31 @@ impl Mover {
                     self.moved(intent.id, intent.from, intent.offsets.len());
                 }
             }
-            Outcome::Renumber { expected } => self.decide_anew(to, expected),
+            Outcome::Renumber { expected } => {
+                let intent = lane.renumber(expected);
+                self.intend_anew(intent);
+            }
+            Outcome::Fenced { current } => {
+                let intent = lane.fenced(current);
+                self.intend_anew(intent);
+            }
             Outcome::NotInTime => {
-                let Some(intent) = lane.withdraw(epoch) else { return };
+                let Some(intent) = lane.withdraw() else { return };
                 self.steps.push(Step::Withdrawn { intent: intent.id });
                 for offset in intent.offsets {
                     self.push(Target::Tier(0), Ready { from: intent.from, offset, bytes: 0, cached: None });
                 }
             }
-            Outcome::Fenced { current } if current <= epoch => self.decide_anew(to, 0),
-            Outcome::Fenced { current } => {
-                self.failed(to, now, &format!("it knows epoch {current} of the store, which is in epoch {epoch}"));
-            }
             Outcome::Lost(offsets) => {
                 let Some(from) = lane.intent().map(|intent| intent.from) else { return };
-                let intent = lane.lose(epoch, &offsets);
+                let intent = lane.lose(&offsets);
                 self.reading(from).arrived(offsets.len());
                 for offset in offsets {
                     self.lose(from, offset, offset + 1, "not readable");
                 }
-                intent.into_iter().for_each(|intent| self.intend(Step::Intended(intent)));
+                self.intend_anew(intent);
             }
             Outcome::Failed(what) => self.failed(to, now, &what),
-        }
-    }
-
-    fn decide_anew(&mut self, to: Target, expected: u64) {
-        let epoch = self.journal.epoch();
-        if let Some(intent) = self.lane(to).renumber(epoch, expected) {
-            self.intend(Step::Intended(intent));
         }
     }
 
@@ -485,7 +486,7 @@ impl Mover {
     }
 
     fn tell_settled(&self) {
-        let settled = self.journal.state().tiers().map(|(_, settled)| settled.count()).sum();
+        let settled = self.journal.state().tiers().map(|(_, settled)| settled.count()).fold(0, u64::saturating_add);
         self.shared.settled.store(settled, Ordering::Relaxed);
     }
 
