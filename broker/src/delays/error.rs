@@ -6,7 +6,10 @@ use crate::{engine::EngineError, error::PublishError};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DelaysError {
     /// What it has moved cannot be told any more: nothing is moved, lest it be moved twice.
-    #[error("the store of delayed records is damaged: {0}")]
+    #[error(
+        "the store of delayed records is damaged: {0}; nothing of it is delivered. To go on without what waits, stop the \
+         broker and move system/delays* away"
+    )]
     Damaged(String),
     /// Its journal takes no writes, or gives nothing to read.
     #[error("the journal of delayed records: {0}")]

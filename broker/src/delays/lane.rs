@@ -61,7 +61,9 @@ pub(super) struct Lane {
     intents: VecDeque<Intent>,
     /// The records of the first intent, if all of them are in memory.
     pub(super) cached: Option<Vec<Entry>>,
-    /// Of the next intent of this life.
+    /// Of its intents of this life, unless the target knows a later one.
+    epoch: u32,
+    /// Of the next of those.
     next_sequence: u64,
     trouble: Option<Trouble>,
     /// Whether it is in the mover's round of lanes that have work.
@@ -72,12 +74,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new() -> Self {
+    /// In a life of the store with that epoch.
+    pub(super) fn new(epoch: u32) -> Self {
         Self {
             phase: Phase::Idle,
             queue: VecDeque::new(),
             intents: VecDeque::new(),
             cached: None,
+            epoch,
             next_sequence: 0,
             trouble: None,
             is_active: false,
@@ -105,7 +109,7 @@ impl Lane {
     }
 
     /// Decides what goes next: the first records of the queue that lie in one tier.
-    pub(super) fn decide(&mut self, id: u64, epoch: u32, to: Target) -> Option<Intent> {
+    pub(super) fn decide(&mut self, id: u64, to: Target) -> Option<Intent> {
         let from = self.queue.front()?.from;
         let (mut offsets, mut cached, mut bytes) = (Vec::new(), Some(Vec::new()), 0);
         while let Some(ready) = self.queue.front()
@@ -121,7 +125,7 @@ impl Lane {
                 entries
             });
         }
-        let intent = Intent { id, from, to, epoch, sequence: self.next_sequence, offsets };
+        let intent = Intent { id, from, to, epoch: self.epoch, sequence: self.next_sequence, offsets };
         self.next_sequence += intent.offsets.len() as u64;
         self.intents.push_back(intent.clone());
         self.cached = cached;
@@ -137,30 +141,39 @@ impl Lane {
     }
 
     /// The first intent is not carried out, and nothing of it was.
-    pub(super) fn withdraw(&mut self, epoch: u32) -> Option<Intent> {
+    pub(super) fn withdraw(&mut self) -> Option<Intent> {
         let intent = self.made()?;
-        if intent.epoch == epoch {
+        if intent.epoch == self.epoch {
             self.next_sequence = intent.sequence;
         }
         Some(intent)
     }
 
     /// The target misses numbers before the first intent's, so nothing of that is there: it is decided anew.
-    pub(super) fn renumber(&mut self, epoch: u32, expected: u64) -> Option<Intent> {
+    pub(super) fn renumber(&mut self, expected: u64) -> Option<Intent> {
         let intent = self.intents.front_mut()?;
-        let sequence = if intent.epoch == epoch { expected } else { self.next_sequence };
-        (intent.epoch, intent.sequence) = (epoch, sequence);
+        let sequence = if intent.epoch == self.epoch { expected } else { self.next_sequence };
+        (intent.epoch, intent.sequence) = (self.epoch, sequence);
         self.next_sequence = sequence + intent.offsets.len() as u64;
         self.phase = Phase::Deciding;
         Some(intent.clone())
     }
 
+    /// The target knows a later epoch than the first intent's: of this life, if that is of an earlier one and something
+    /// before it was missing, or of a store that was there before this one. Nothing of the intent is there.
+    pub(super) fn fenced(&mut self, current: u32) -> Option<Intent> {
+        if current > self.epoch {
+            (self.epoch, self.next_sequence) = (current.saturating_add(1), 0);
+        }
+        self.renumber(0)
+    }
+
     /// Some records of the first intent are lost: it is decided anew without them.
-    pub(super) fn lose(&mut self, epoch: u32, lost: &[Offset]) -> Option<Intent> {
+    pub(super) fn lose(&mut self, lost: &[Offset]) -> Option<Intent> {
         let intent = self.intents.front_mut()?;
         let before = intent.offsets.len();
         intent.offsets.retain(|offset| !lost.contains(offset));
-        if intent.epoch == epoch {
+        if intent.epoch == self.epoch {
             self.next_sequence -= (before - intent.offsets.len()) as u64;
         }
         self.phase = Phase::Deciding;
@@ -199,7 +212,7 @@ mod tests {
     }
 
     fn lane(records: impl IntoIterator<Item = Ready>) -> Lane {
-        let mut lane = Lane::new();
+        let mut lane = Lane::new(7);
         records.into_iter().for_each(|ready| lane.push(ready));
         lane
     }
@@ -214,7 +227,7 @@ mod tests {
         let records = [ready(0, 5, 1), ready(0, 3, 1), ready(2, 9, 1), ready(2, 10, large), ready(2, 11, large)];
         let mut lane = lane(records);
         let mut decided = Vec::new();
-        while let Some(intent) = lane.decide(decided.len() as u64, 7, TO) {
+        while let Some(intent) = lane.decide(decided.len() as u64, TO) {
             assert_eq!(lane.phase, Phase::Deciding);
             decided.push((intent.from, intent.epoch, intent.sequence, intent.offsets));
             lane.made();
@@ -228,31 +241,33 @@ mod tests {
         let mut lane = lane((0..6).map(|offset| ready(0, offset, BYTES_MAX / 3)));
         let earlier = Intent { id: 1, from: 0, to: TO, epoch: 2, sequence: 40, offsets: vec![100, 101] };
         lane.resume(earlier);
-        let again = lane.renumber(3, 17).unwrap();
-        assert_eq!((again.id, again.epoch, again.sequence), (1, 3, 0), "an earlier life begins anew");
+        let again = lane.renumber(17).unwrap();
+        assert_eq!((again.id, again.epoch, again.sequence), (1, 7, 0), "an earlier life begins anew");
         lane.made();
-        let intent = lane.decide(2, 3, TO).unwrap();
+        let intent = lane.decide(2, TO).unwrap();
         assert_eq!((intent.sequence, intent.offsets.len()), (2, 3));
-        assert_eq!(offsets(lane.lose(3, &[1])), [0, 2]);
+        assert_eq!(offsets(lane.lose(&[1])), [0, 2]);
         lane.made();
-        let next = lane.decide(3, 3, TO).unwrap();
+        let next = lane.decide(3, TO).unwrap();
         assert_eq!((next.sequence, &next.offsets[..]), (4, &[3, 4, 5][..]));
-        assert_eq!(lane.renumber(3, 0).unwrap().sequence, 0, "the target forgot");
+        assert_eq!(lane.renumber(0).unwrap().sequence, 0, "the target forgot");
+        let later = lane.fenced(20).unwrap();
+        assert_eq!((later.epoch, later.sequence), (21, 0), "the target knows a store that was there before");
     }
 
     #[test]
     fn what_is_withdrawn_gives_its_numbers_back() {
         let mut lane = lane([ready(0, 0, 1)]);
-        lane.decide(0, 1, TO);
-        assert_eq!(offsets(lane.withdraw(1)), [0]);
+        lane.decide(0, TO);
+        assert_eq!(offsets(lane.withdraw()), [0]);
         lane.push(ready(0, 1, 1));
-        assert_eq!(lane.decide(1, 1, TO).unwrap().sequence, 0);
+        assert_eq!(lane.decide(1, TO).unwrap().sequence, 0);
     }
 
     #[test]
     fn a_target_in_trouble_is_tried_less_and_less_often_and_what_waits_for_it_goes_after_a_while() {
         let mut lane = lane([ready(0, 0, BYTES_MAX), ready(0, 1, 1)]);
-        lane.decide(0, 1, TO);
+        lane.decide(0, TO);
         let start = Instant::now();
         let mut now = start;
         assert!(lane.failed(now), "somebody is told once");

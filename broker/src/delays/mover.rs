@@ -11,23 +11,21 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_storage::Offset;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Shared,
-    entry::Placed,
     journal::Journal,
     lane::{Lane, Phase, Ready},
     near::Near,
-    reading::{Found, Reading},
-    shelf::Tier,
-    state::{Settled, Step, Target},
-    tiers::{dwell_us, nothing_due_before_us, tier_for},
+    reading::Reading,
+    state::{Intent, Settled, Step, Target},
     transfer::{Finished, Outcome, Place, transfer},
 };
-use crate::{clock::Clock, engine::ReadError};
+use crate::clock::Clock;
+
+mod reads;
 
 /// Entries of tier 0 that are known in memory.
 const NEAR_ENTRIES_MAX: usize = 256 << 10;
@@ -158,120 +156,11 @@ impl Mover {
     }
 }
 
-/// Reading tiers.
-impl Mover {
-    async fn read(&mut self, now_us: i64) {
-        for (number, tier) in self.shared.shelf.list() {
-            let read =
-                if number == 0 { self.read_near(&tier).await } else { self.look_at(number, &tier, now_us).await };
-            if let Err(what) = read {
-                tracing::warn!(tier = number, "delayed records cannot be read now: {what}");
-                match number {
-                    0 => self.resting_until = Some(self.clock.now() + RETRY_MAX),
-                    _ => self.reading(number).next_look_us = Some(self.clock.now_us() + LOOK_AGAIN_US),
-                }
-            }
-        }
-    }
-
-    /// Takes in what is new in tier 0, or everything if something of it was forgotten.
-    async fn read_near(&mut self, tier: &Tier) -> Result<(), String> {
-        if self.near.needs_rereading() {
-            self.near.rereads();
-            self.reading(0).cursor = self.journal.state().settled(0).map_or(0, Settled::below);
-        }
-        let end = tier.log.window().high_watermark;
-        while self.reading(0).cursor < end {
-            for placed in self.read_some(0, tier, i64::MAX).await? {
-                self.near.insert(placed);
-            }
-        }
-        Ok(())
-    }
-
-    /// Carries on what the tier lets go of now, some of it at a time.
-    async fn look_at(&mut self, number: u8, tier: &Tier, now_us: i64) -> Result<(), String> {
-        let end = tier.log.window().high_watermark;
-        while self.reading(number).is_to_be_looked_at(now_us, end) {
-            for Placed { offset, entry } in self.read_some(number, tier, now_us).await? {
-                let shelf = &self.shared.shelf;
-                let to = tier_for(entry.due_us, now_us, |tier| shelf.last_append_us(tier));
-                self.reading(number).take(std::iter::once(offset));
-                let ready = Ready { from: number, offset, bytes: entry.record.len(), cached: Some(entry) };
-                self.push(Target::Tier(to), ready);
-            }
-        }
-        Ok(())
-    }
-
-    /// Up to when everything that is due is known to be in tier 0. Later than now, unless a tier has something to let go
-    /// of that is not there yet: after a start, or when the clock has jumped.
-    fn complete_until_us(&self) -> i64 {
-        let under_way = self.readings.iter().filter(|(number, reading)| **number > 0 && reading.under_way > 0);
-        under_way.map(|(_, reading)| nothing_due_before_us(reading.let_go_us)).min().unwrap_or(i64::MAX)
-    }
-
-    /// The next entries of a tier that it lets go of by `now_us`.
-    async fn read_some(&mut self, number: u8, tier: &Tier, now_us: i64) -> Result<Vec<Placed>, String> {
-        let from = self.reading(number).cursor;
-        let batches = match tier.log.read(from, READ_BYTES).await {
-            Ok(batches) => batches,
-            Err(ReadError::Damaged { to, what, .. }) => {
-                self.lose(number, from, to, &what);
-                return Ok(Vec::new());
-            }
-            Err(ReadError::Lost { to, .. }) => {
-                self.lose(number, from, to, "taken out by a repair");
-                return Ok(Vec::new());
-            }
-            Err(ReadError::OutOfRange { window, .. }) => {
-                self.reading(number).cursor = window.log_start.max(from + 1);
-                return Ok(Vec::new());
-            }
-            Err(ReadError::Failed(what)) => return Err(what),
-        };
-        let settled = self.journal.state().settled(number);
-        let reading = self.readings.entry(number).or_insert_with(|| Reading::starting(settled));
-        let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
-        reading.next_look_us = None;
-        for batch in batches {
-            let look_us = batch.header.append_time_us.saturating_add(dwell_us(number));
-            if look_us > now_us {
-                reading.next_look_us = Some(look_us);
-                break;
-            }
-            if entries.is_empty() {
-                reading.let_go_us = look_us;
-            }
-            match reading.read(&batch, settled) {
-                Found::Entries(found) => entries.extend(found),
-                Found::Unreadable => unreadable.push(batch.header.base_offset..batch.header.next_offset()),
-            }
-        }
-        for offsets in unreadable {
-            self.lose(number, offsets.start, offsets.end, "not readable");
-        }
-        Ok(entries)
-    }
-
-    fn lose(&mut self, number: u8, from: Offset, to: Offset, what: &str) {
-        let to = to.max(from + 1);
-        tracing::error!(tier = number, from, to, "delayed records are lost: {what}");
-        self.steps.push(Step::Lost { tier: number, offsets: from..to });
-        let reading = self.reading(number);
-        reading.cursor = reading.cursor.max(to);
-    }
-
-    fn reading(&mut self, number: u8) -> &mut Reading {
-        let settled = self.journal.state().settled(number);
-        self.readings.entry(number).or_insert_with(|| Reading::starting(settled))
-    }
-}
-
 /// Lanes and transfers.
 impl Mover {
     fn lane(&mut self, to: Target) -> &mut Lane {
-        self.lanes.entry(to).or_insert_with(Lane::new)
+        let epoch = self.journal.epoch();
+        self.lanes.entry(to).or_insert_with(|| Lane::new(epoch))
     }
 
     fn push(&mut self, to: Target, ready: Ready) {
@@ -290,7 +179,7 @@ impl Mover {
         let now = self.clock.now();
         for _ in 0..self.active.len() {
             let Some(to) = self.active.pop_front() else { return };
-            let (next_intent, epoch) = (self.next_intent(), self.journal.epoch());
+            let next_intent = self.next_intent();
             let has_room = self.transfers.len() + self.undecided < TRANSFERS_MAX;
             let lane = self.lane(to);
             if !lane.has_work() {
@@ -303,8 +192,8 @@ impl Mover {
                 Phase::Idle | Phase::Resting { .. } if !has_room => {}
                 Phase::Idle | Phase::Resting { .. } if lane.intent().is_some() => self.begin(to),
                 Phase::Idle | Phase::Resting { .. } => {
-                    if let Some(intent) = lane.decide(next_intent, epoch, to) {
-                        self.intend(Step::Intended(intent));
+                    if let Some(intent) = lane.decide(next_intent, to) {
+                        self.intend(intent);
                     }
                 }
             }
@@ -321,9 +210,13 @@ impl Mover {
         decided.max().unwrap_or(0).max(self.journal.state().next_intent())
     }
 
-    fn intend(&mut self, step: Step) {
-        self.steps.push(step);
+    fn intend(&mut self, intent: Intent) {
+        self.steps.push(Step::Intended(intent));
         self.undecided += 1;
+    }
+
+    fn intend_anew(&mut self, intent: Option<Intent>) {
+        intent.into_iter().for_each(|intent| self.intend(intent));
     }
 
     /// What is due for a partition in trouble goes back into a tier: it holds up nobody there, and takes no memory.
@@ -384,7 +277,7 @@ impl Mover {
     }
 
     fn finish(&mut self, Finished { to, outcome }: Finished) {
-        let (now, epoch) = (self.clock.now(), self.journal.epoch());
+        let now = self.clock.now();
         let lane = self.lane(to);
         match outcome {
             Outcome::Made => {
@@ -392,35 +285,31 @@ impl Mover {
                     self.moved(intent.id, intent.from, intent.offsets.len());
                 }
             }
-            Outcome::Renumber { expected } => self.decide_anew(to, expected),
+            Outcome::Renumber { expected } => {
+                let intent = lane.renumber(expected);
+                self.intend_anew(intent);
+            }
+            Outcome::Fenced { current } => {
+                let intent = lane.fenced(current);
+                self.intend_anew(intent);
+            }
             Outcome::NotInTime => {
-                let Some(intent) = lane.withdraw(epoch) else { return };
+                let Some(intent) = lane.withdraw() else { return };
                 self.steps.push(Step::Withdrawn { intent: intent.id });
                 for offset in intent.offsets {
                     self.push(Target::Tier(0), Ready { from: intent.from, offset, bytes: 0, cached: None });
                 }
             }
-            Outcome::Fenced { current } if current <= epoch => self.decide_anew(to, 0),
-            Outcome::Fenced { current } => {
-                self.failed(to, now, &format!("it knows epoch {current} of the store, which is in epoch {epoch}"));
-            }
             Outcome::Lost(offsets) => {
                 let Some(from) = lane.intent().map(|intent| intent.from) else { return };
-                let intent = lane.lose(epoch, &offsets);
+                let intent = lane.lose(&offsets);
                 self.reading(from).arrived(offsets.len());
                 for offset in offsets {
                     self.lose(from, offset, offset + 1, "not readable");
                 }
-                intent.into_iter().for_each(|intent| self.intend(Step::Intended(intent)));
+                self.intend_anew(intent);
             }
             Outcome::Failed(what) => self.failed(to, now, &what),
-        }
-    }
-
-    fn decide_anew(&mut self, to: Target, expected: u64) {
-        let epoch = self.journal.epoch();
-        if let Some(intent) = self.lane(to).renumber(epoch, expected) {
-            self.intend(Step::Intended(intent));
         }
     }
 
@@ -485,7 +374,7 @@ impl Mover {
     }
 
     fn tell_settled(&self) {
-        let settled = self.journal.state().tiers().map(|(_, settled)| settled.count()).sum();
+        let settled = self.journal.state().tiers().map(|(_, settled)| settled.count()).fold(0, u64::saturating_add);
         self.shared.settled.store(settled, Ordering::Relaxed);
     }
 

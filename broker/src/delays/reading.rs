@@ -51,7 +51,7 @@ impl Reading {
     /// These offsets are on their way.
     pub(super) fn take(&mut self, offsets: impl Iterator<Item = Offset>) {
         for offset in offsets {
-            self.taken.insert(offset..offset + 1);
+            self.taken.insert(offset..offset.saturating_add(1));
             self.under_way += 1;
         }
     }
@@ -74,7 +74,7 @@ impl Reading {
         entries.retain(|placed| {
             let offset = placed.offset;
             offset >= from
-                && self.taken.within(&(offset..offset + 1)).is_empty()
+                && self.taken.within(&(offset..offset.saturating_add(1))).is_empty()
                 && !settled.is_some_and(|settled| settled.contains(offset))
         });
         Found::Entries(entries)

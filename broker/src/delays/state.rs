@@ -69,7 +69,7 @@ pub(super) struct Settled {
 
 impl Settled {
     pub(super) fn new(below: Offset, above: RangeSet) -> Self {
-        let count = below + above.iter().map(|range| range.end - range.start).sum::<u64>();
+        let count = above.iter().fold(below, |count, range| count.saturating_add(range.end - range.start));
         Self { below, above, count }
     }
 
@@ -87,13 +87,13 @@ impl Settled {
     }
 
     pub(super) fn contains(&self, offset: Offset) -> bool {
-        offset < self.below || !self.above.within(&(offset..offset + 1)).is_empty()
+        offset < self.below || !self.above.within(&(offset..offset.saturating_add(1))).is_empty()
     }
 
     fn insert(&mut self, range: Range<Offset>) {
         let new = self.above.missing_in(&(range.start.max(self.below)..range.end));
         for range in new {
-            self.count += range.end - range.start;
+            self.count = self.count.saturating_add(range.end - range.start);
             self.above.insert(range);
         }
         while let Some(end) = self.above.take_reached(self.below) {
@@ -120,13 +120,13 @@ impl State {
         match step {
             Step::Opened => {}
             Step::Intended(intent) => {
-                self.next_intent = self.next_intent.max(intent.id + 1);
+                self.next_intent = self.next_intent.max(intent.id.saturating_add(1));
                 self.intents.insert(intent.id, intent);
             }
             Step::Moved { intent } => {
                 if let Some(Intent { from, offsets, .. }) = self.intents.remove(&intent) {
                     let settled = self.settled.entry(from).or_default();
-                    offsets.into_iter().for_each(|offset| settled.insert(offset..offset + 1));
+                    offsets.into_iter().for_each(|offset| settled.insert(offset..offset.saturating_add(1)));
                 }
             }
             Step::Withdrawn { intent } => drop(self.intents.remove(&intent)),

@@ -143,7 +143,7 @@ pub(crate) fn is_intact_snapshot(bytes: &[u8]) -> bool {
 }
 
 fn settled_in(state: &State) -> u64 {
-    state.tiers().map(|(_, settled)| settled.count()).sum()
+    state.tiers().fold(0, |sum, (_, settled)| sum.saturating_add(settled.count()))
 }
 
 fn batch_of(steps: &[Step]) -> Batch {

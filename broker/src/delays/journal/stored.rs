@@ -10,6 +10,7 @@ use crate::{
     delays::{
         Destination,
         state::{Intent, Settled, State, Step, Target},
+        tiers::TIERS,
     },
     groups::ranges::RangeSet,
 };
@@ -61,7 +62,7 @@ impl Snapshot {
         let StoredSnapshot { tiers, intents, next_intent, journal_from } = StoredSnapshot::decode(body).ok()?;
         let tier = |StoredTier { tier, below, above }| {
             let above: RangeSet = above.into_iter().map(Range::from).collect();
-            Some((u8::try_from(tier).ok()?, Settled::new(below, above)))
+            Some((tier_number(tier)?, Settled::new(below, above)))
         };
         let settled = tiers.into_iter().map(tier).collect::<Option<_>>()?;
         let intents = intents.into_iter().map(StoredIntent::into_intent).collect::<Option<_>>()?;
@@ -172,6 +173,11 @@ struct StoredDestination {
     partition: u32,
 }
 
+/// `None` for a tier that there cannot be.
+fn tier_number(number: u32) -> Option<u8> {
+    u8::try_from(number).ok().filter(|number| *number < TIERS)
+}
+
 impl From<&Range<Offset>> for StoredRange {
     fn from(range: &Range<Offset>) -> Self {
         Self { from: range.start, to: range.end }
@@ -207,7 +213,7 @@ impl StoredStep {
             Stored::Moved(intent) => Step::Moved { intent },
             Stored::Withdrawn(intent) => Step::Withdrawn { intent },
             Stored::Lost(StoredLoss { tier, offsets }) => {
-                Step::Lost { tier: u8::try_from(tier).ok()?, offsets: offsets?.into() }
+                Step::Lost { tier: tier_number(tier)?, offsets: offsets?.into() }
             }
         })
     }
@@ -236,7 +242,7 @@ impl StoredIntent {
             StoredTarget::Partition(StoredDestination { topic, partition }) => {
                 Target::Partition(Destination { topic: topic.try_into().ok()?, partition })
             }
-            StoredTarget::Tier(tier) => Target::Tier(u8::try_from(tier).ok()?),
+            StoredTarget::Tier(tier) => Target::Tier(tier_number(tier)?),
         };
         let mut at: Offset = 0;
         let offset = |distance: i64| {
@@ -244,7 +250,7 @@ impl StoredIntent {
             at
         };
         let offsets = offsets.into_iter().map(offset).collect();
-        Some(Intent { id, from: u8::try_from(from).ok()?, to, epoch, sequence, offsets })
+        Some(Intent { id, from: tier_number(from)?, to, epoch, sequence, offsets })
     }
 }
 
