@@ -38,7 +38,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What is the client's follows the clock of tokio, which tests may [pause](tokio::time::pause) in a runtime of one thread:
+//! What is the client's follows the clock of tokio, which tests may pause (`tokio::time::pause`) in a runtime of one thread:
 //! time-outs of handlers, rate limits, reconnecting. The connection between the two is never taken for dead because the
 //! broker's clock was set forward.
 
