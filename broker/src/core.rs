@@ -55,6 +55,7 @@ impl BrokerCore {
         warn_of_os_durability(&topics);
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), config.retention_interval));
+        tokio::spawn(topics::compaction::compact_regularly(Arc::downgrade(&topics), config.retention_interval));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock.now_us();
         let draining = watch::Sender::new(false);

@@ -44,10 +44,11 @@ mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition, FailedRecords, Group,
-    GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch, LetterFilter, Limits, Member,
-    OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetryPolicy, Topic, TopicConfig,
-    TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic,
+    AlterGroup, AlterTopic, Cleanup, Compacted, CreateTopic, DeadLetters, DeadLettersInfo, FailedPartition,
+    FailedRecords, Group, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Groups, Info, LagWatch, LetterFilter,
+    Limits, Member, OnExhausted, PartitionInfo, PartitionLag, PartitionReset, ResetGroup, RetryPolicy, Topic,
+    TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
+    VerifyTopic,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

@@ -84,8 +84,18 @@ pub trait RecordFormat: Send + Sync {
     /// The records of `batch` in order, unpacked; `None` if they cannot be told apart: then it stays as it is.
     fn unpack(&self, batch: &Batch) -> Option<Vec<Unpacked>>;
 
-    /// A payload of `records`, packed with `codec`; `None` if that fails: then the batch stays as it is.
-    fn pack(&self, codec: Codec, records: &[Unpacked]) -> Option<Bytes>;
+    /// A payload of `records`, packed with `codec`, or not at all if that makes it no smaller; `None` if that fails: then
+    /// the batch stays as it is.
+    fn pack(&self, codec: Codec, records: &[Unpacked]) -> Option<Packed>;
+}
+
+/// A payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// How it is compressed.
+    pub codec: Codec,
+    /// Its bytes.
+    pub payload: Bytes,
 }
 
 /// Why a compaction ended before it was through. What it has installed stays.

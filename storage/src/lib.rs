@@ -33,10 +33,10 @@ pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payl
 pub use cache::CacheBudget;
 pub use commit::{Committer, SyncEachGroup, SyncFailed, Synced, Written};
 pub use compaction::{
-    Compaction, CompactionError, CompactionPolicy, Pace, RecordFormat, Rewritten, Uncompacted, Unpacked, Urgency,
-    ValueKind,
+    Compaction, CompactionError, CompactionPolicy, Pace, Packed, RecordFormat, Rewritten, Uncompacted, Unpacked,
+    Urgency, ValueKind,
 };
-pub use data_dir::{DataDir, DataDirError, TopicMeta};
+pub use data_dir::{Cleanup, DataDir, DataDirError, TopicMeta};
 pub use disk::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, EntryKind, LockError, RealDisk};
 pub use error::{AppendError, DamagedRange, OpenError, ReadError, Rejection, StorageError};
 pub use log::{Installed, PartitionLog, RetentionOutcome};

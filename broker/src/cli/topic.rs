@@ -1,5 +1,7 @@
 //! `aqueduct topic …`: make, look at, change and delete topics.
 
+mod cleanup;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use super::render::{self, Align, Format};
 use super::session::{Session, changed};
 use super::size::{self, grouped, human_bytes};
 use super::{stdout, time, verify};
+use cleanup::CleanupArgs;
 
 /// Make, look at, change and delete topics
 #[derive(Debug, Subcommand)]
@@ -30,6 +33,7 @@ pub(super) enum TopicCommand {
     Describe(DescribeArgs),
     Alter(AlterArgs),
     Delete(DeleteArgs),
+    Compact(cleanup::CompactArgs),
     Verify(verify::topic::VerifyTopicArgs),
 }
 
@@ -39,7 +43,8 @@ pub(super) enum TopicCommand {
 Examples:
   aqueduct topic create orders
   aqueduct topic create clicks --partitions 8 --retention-age 30d
-  aqueduct topic create traces --retention-bytes 50GiB --durability os")]
+  aqueduct topic create traces --retention-bytes 50GiB --durability os
+  aqueduct topic create prices --cleanup compact     # of each key the latest")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     name: String,
@@ -55,6 +60,8 @@ pub(super) struct CreateArgs {
     /// What an ack means: on disk, or (os) in the page cache, which a power cut empties
     #[arg(long, value_enum, default_value = "fsync")]
     durability: DurabilityArg,
+    #[command(flatten)]
+    cleanup: CleanupArgs,
     /// Who answers for this topic; informational
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -100,6 +107,8 @@ pub(super) struct AlterArgs {
     /// What an ack means
     #[arg(long, value_enum)]
     durability: Option<DurabilityArg>,
+    #[command(flatten)]
+    cleanup: CleanupArgs,
     /// Who answers for this topic
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -169,6 +178,7 @@ pub(super) async fn run(global: &Global, command: TopicCommand) -> anyhow::Resul
         TopicCommand::Describe(args) => describe(global, &args).await,
         TopicCommand::Alter(args) => alter(global, args).await,
         TopicCommand::Delete(args) => delete(global, args).await,
+        TopicCommand::Compact(args) => cleanup::compact(global, &args).await,
         TopicCommand::Verify(args) => verify::topic::run(global, args).await,
     }
 }
@@ -176,7 +186,7 @@ pub(super) async fn run(global: &Global, command: TopicCommand) -> anyhow::Resul
 async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
     let session = Session::open_server(global, "topic create").await?;
     let mut request = session.client.topics().create(&args.name).partitions(args.partitions);
-    request = request.durability(args.durability.into());
+    request = args.cleanup.create(request.durability(args.durability.into()));
     if let Some(bytes) = args.retention_bytes {
         request = request.retention_bytes(bytes);
     }
@@ -240,10 +250,11 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
         && args.retention_bytes.is_none()
         && args.retention_age.is_none()
         && args.durability.is_none()
+        && args.cleanup.is_empty()
         && args.owner.is_none();
     if nothing {
         let what = "nothing to change: name at least one of --partitions, --retention-bytes, --retention-age, \
-                    --durability, --owner";
+                    --durability, --cleanup, --tombstone-retention, --min-compaction-lag, --owner";
         return Err(CliError::Usage(what.to_owned()).into());
     }
     let session = Session::open_server(global, "topic alter").await?;
@@ -260,6 +271,7 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
     if let Some(durability) = args.durability {
         request = request.durability(durability.into());
     }
+    request = args.cleanup.alter(request);
     if let Some(owner) = args.owner {
         request = request.owner(owner);
     }
@@ -338,6 +350,7 @@ fn describe_text(description: &TopicDescription) -> String {
         ("id", topic.id.to_string()),
         ("created", time::rfc3339_seconds(topic.created.as_micros())),
         ("retention", retention(topic)),
+        ("cleanup", cleanup::text(topic)),
         ("durability", topic.config.durability.to_string()),
         ("owner", render::or_dash(topic.config.owner.clone())),
         ("groups", groups),
@@ -379,6 +392,9 @@ struct TopicJson<'a> {
     retention_bytes: Option<u64>,
     retention_age_seconds: Option<f64>,
     durability: String,
+    cleanup: String,
+    tombstone_retention_seconds: Option<f64>,
+    min_compaction_lag_seconds: Option<f64>,
     owner: Option<&'a str>,
     created_us: i64,
 }
@@ -392,6 +408,9 @@ impl<'a> From<&'a Topic> for TopicJson<'a> {
             retention_bytes: topic.config.retention_bytes,
             retention_age_seconds: topic.config.retention_age.map(|age| age.as_secs_f64()),
             durability: topic.config.durability.to_string(),
+            cleanup: topic.config.cleanup.to_string(),
+            tombstone_retention_seconds: topic.config.tombstone_retention.map(|retention| retention.as_secs_f64()),
+            min_compaction_lag_seconds: topic.config.min_compaction_lag.map(|lag| lag.as_secs_f64()),
             owner: topic.config.owner.as_deref(),
             created_us: topic.created.as_micros(),
         }

@@ -28,6 +28,7 @@ use crate::{
     producer_names::Fences,
 };
 
+pub(crate) mod compaction;
 pub(crate) mod settings;
 
 /// A topic that is open.
@@ -99,6 +100,8 @@ pub(crate) struct Topics {
     meta: Arc<dyn MetaStore>,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
+    /// One compaction at a time: it reads and writes as much as the disk can spare.
+    compacting: Mutex<()>,
     closed: AtomicBool,
     budget_bytes: u64,
     fences: Arc<Fences>,
@@ -123,6 +126,7 @@ impl Topics {
             meta,
             by_name: RwLock::default(),
             changing: Mutex::default(),
+            compacting: Mutex::default(),
             closed: AtomicBool::new(false),
             budget_bytes,
             fences,

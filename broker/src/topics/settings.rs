@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aqueduct_storage::{Durability, TopicMeta};
+use aqueduct_storage::{Cleanup, Durability, TopicMeta};
 
 use crate::error::TopicError;
 
@@ -14,6 +14,10 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Largest segment, in bytes.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 30;
+
+/// How long a compaction keeps a tombstone, unless the topic says otherwise: whoever reads the topic from its beginning
+/// within that time learns of every key that has gone.
+pub(crate) const TOMBSTONE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 const OWNER_BYTES_MAX: usize = 1024;
 
@@ -32,6 +36,12 @@ pub(crate) struct NewTopic {
     pub segment_bytes: Option<u64>,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// What becomes of old records.
+    pub cleanup: Cleanup,
+    /// How long a compaction keeps a tombstone; `None`: [`TOMBSTONE_RETENTION`].
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted; `None`: all may be.
+    pub min_compaction_lag: Option<Duration>,
 }
 
 impl Default for NewTopic {
@@ -43,6 +53,9 @@ impl Default for NewTopic {
             durability: Durability::Fsync,
             segment_bytes: None,
             owner: None,
+            cleanup: Cleanup::Delete,
+            tombstone_retention: None,
+            min_compaction_lag: None,
         }
     }
 }
@@ -72,6 +85,9 @@ impl NewTopic {
             durability: self.durability,
             segment_bytes: self.segment_bytes,
             owner: self.owner,
+            cleanup: self.cleanup,
+            tombstone_retention: self.tombstone_retention,
+            min_compaction_lag: self.min_compaction_lag,
             created_us,
             settings: BTreeMap::new(),
         }
@@ -91,6 +107,12 @@ pub(crate) struct TopicChange {
     pub durability: Option<Durability>,
     /// Who answers for it.
     pub owner: Option<String>,
+    /// What becomes of old records from now on.
+    pub cleanup: Option<Cleanup>,
+    /// How long a compaction keeps a tombstone.
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted.
+    pub min_compaction_lag: Option<Duration>,
 }
 
 impl TopicChange {
@@ -110,6 +132,9 @@ impl TopicChange {
         check_owner(self.owner.as_deref())?;
         changed.durability = self.durability.unwrap_or(changed.durability);
         changed.owner = self.owner.or(changed.owner);
+        changed.cleanup = self.cleanup.unwrap_or(changed.cleanup);
+        changed.tombstone_retention = self.tombstone_retention.or(changed.tombstone_retention);
+        changed.min_compaction_lag = self.min_compaction_lag.or(changed.min_compaction_lag);
         Ok(changed)
     }
 }

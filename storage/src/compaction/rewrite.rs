@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::keys::{self, Emptied, Horizon, Keys};
 use super::plan::Group;
 use super::source::{Found, Source, tell};
-use super::{CompactionError, Pace, RecordFormat, Unpacked};
+use super::{CompactionError, Pace, Packed, RecordFormat, Unpacked};
 use crate::batch::encoding::{self, HEADER_BYTES_MAX};
 use crate::disk::{Disk, DiskFile};
 use crate::rewrite::{create_anew, new_path};
@@ -170,9 +170,10 @@ fn shrunk(header: &BatchHeader, unpacked: Vec<Unpacked>, kept: &[bool], records:
         false => Vec::new(),
     };
     let unpacked: Vec<Unpacked> = only(unpacked.into_iter(), kept).collect();
-    let payload = records.pack(header.codec, &unpacked)?;
+    let Packed { codec, payload } = records.pack(header.codec, &unpacked)?;
     let header = BatchHeader {
         record_count: u32::try_from(unpacked.len()).ok()?,
+        codec,
         payload_crc: payload_crc(&payload),
         offset_span: header.span(),
         offset_deltas,

@@ -1,6 +1,6 @@
 //! Records for these tests: a payload is lines, `key=value`, `key` for a tombstone, `=value` without a key.
 
-use aqueduct_storage::{Batch, Codec, Offset, RecordFormat, Unpacked, ValueKind};
+use aqueduct_storage::{Batch, Codec, Offset, Packed, RecordFormat, Unpacked, ValueKind};
 use bytes::Bytes;
 
 /// One record, as it was appended.
@@ -27,9 +27,9 @@ impl RecordFormat for Lines {
         lines.map(|line| unpacked(&line[..line.len() - 1], line)).collect()
     }
 
-    fn pack(&self, codec: Codec, records: &[Unpacked]) -> Option<Bytes> {
+    fn pack(&self, codec: Codec, records: &[Unpacked]) -> Option<Packed> {
         let body: Vec<u8> = records.iter().flat_map(|record| record.encoded.to_vec()).collect();
-        Some(turned_over(codec, &body).into())
+        Some(Packed { codec, payload: turned_over(codec, &body).into() })
     }
 }
 
