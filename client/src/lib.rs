@@ -40,6 +40,7 @@ mod partitioner;
 mod producer;
 mod record;
 mod subscription;
+mod table;
 mod transport;
 mod types;
 
@@ -71,6 +72,7 @@ pub use record::{Event, Header, Record};
 pub use subscription::{
     FetchBuilder, Fetched, Item, Position, Subscription, SubscriptionBuilder, SubscriptionStats, Window,
 };
+pub use table::{Change, Changes, ChangesMissed, Table, TableBuilder, TableError, TableStats};
 pub use transport::Channel;
 #[cfg(feature = "grpc")]
 pub use transport::connect::ClientBuilder;

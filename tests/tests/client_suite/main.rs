@@ -6,6 +6,7 @@ mod groups;
 mod producing;
 mod reading;
 mod stage;
+mod tables;
 mod topics;
 
 /// Runs every test twice: `embedded::…` and `networked::…`.
@@ -86,6 +87,15 @@ on_both_transports! {
         a_handler_that_extends_keeps_its_delivery,
         redriven_letters_go_back_to_their_group_alone,
         redriven_letters_wait_for_a_member_and_keep_their_order,
+    }
+    tables {
+        a_table_holds_the_latest_of_each_key_and_follows,
+        a_table_that_would_hold_too_much_says_which_limit,
+        a_topic_deleted_under_a_table_ends_it_with_an_error,
+        a_compacted_topic_keeps_the_latest_of_each_key_and_its_readers_notice_nothing,
+        tombstones_go_when_their_time_is_over,
+        a_compacted_topic_takes_no_record_without_a_key,
+        cleanup_is_set_shown_and_altered,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,
