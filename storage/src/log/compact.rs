@@ -102,6 +102,7 @@ impl PartitionLog {
         let at = list.partition_point(|segment| segment.base < base);
         list.insert(at, Arc::new(Segment::sealed(&self.shared.dir, base, rewritten.bytes)));
         self.shared.publish_segments(list);
+        self.shared.cache.forget_below(rewritten.offsets.end);
         rewritten.changes.iter().for_each(|segment| self.shared.forget_index(segment.base));
     }
 
