@@ -4,6 +4,7 @@
 mod support;
 
 mod crash;
+mod faults;
 mod lines;
 mod outcome;
 mod world;
