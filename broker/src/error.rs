@@ -189,9 +189,6 @@ pub(crate) enum PublishError {
     /// It may have been written, and it may not.
     #[error("the outcome is unknown: {0}; a retry with the same producer sequence is stored once")]
     Unknown(String),
-    /// An ability that this broker does not have.
-    #[error("{0} is not supported by this broker")]
-    Unsupported(&'static str),
 }
 
 /// Why events could not be read.

@@ -49,6 +49,7 @@ mod groups;
 #[doc(hidden)]
 pub mod hot_paths;
 mod in_process;
+mod keyed_records;
 mod names;
 mod outgoing;
 mod partition;

@@ -184,9 +184,6 @@ impl From<PublishError> for Status {
             )
             .retry_after(RETRY_DELAY),
             PublishError::Unknown(_) => StatusParts::new(Code::Unknown, "OUTCOME_UNKNOWN", &[]),
-            PublishError::Unsupported(what) => {
-                StatusParts::new(Code::Unimplemented, "UNSUPPORTED", &[("what", (*what).to_owned())])
-            }
         };
         parts.status(error.to_string())
     }

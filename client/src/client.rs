@@ -18,6 +18,7 @@ use crate::{
     record::Record,
     schedule::{Due, ScheduleError, Scheduled, Scheduler},
     subscription::{FetchBuilder, SubscriptionBuilder},
+    table::TableBuilder,
     transport::{Channel, link::Link},
     types::Offset,
 };
@@ -194,6 +195,24 @@ impl Client {
     /// Reads a topic without a group: history first, then live.
     pub fn subscribe(&self, topic: impl Into<String>) -> SubscriptionBuilder {
         SubscriptionBuilder::new(self.clone(), topic.into())
+    }
+
+    /// A topic as a table: the latest event of each key, kept up to date.
+    ///
+    /// ```no_run
+    /// # async fn demo(client: aqueduct_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let prices = client.table("prices").build().await?;          // everything that is there
+    /// if let Some(event) = prices.get("anvil")? {
+    ///     println!("{:?}", event.record.value);
+    /// }
+    /// let mut changes = prices.changes();                          // and what comes
+    /// while let Some(change) = changes.next().await {
+    ///     println!("{:?}", change?.key);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn table(&self, topic: impl Into<String>) -> TableBuilder {
+        TableBuilder::new(self.clone(), topic.into())
     }
 
     /// Reads one piece of one partition.

@@ -43,13 +43,14 @@ mod producer;
 mod record;
 mod schedule;
 mod subscription;
+mod table;
 mod transport;
 mod types;
 
 pub use admin::{
-    AlterGroup, AlterTopic, Backlog, BacklogMode, CreateTopic, DailyWindow, DeadLetters, DeadLettersInfo,
-    DeliveryHours, FailedPartition, FailedRecords, Group, GroupBehind, GroupDescription, GroupInfo, GroupMode,
-    GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member, OnExhausted,
+    AlterGroup, AlterTopic, Backlog, BacklogMode, Cleanup, Compacted, CreateTopic, DailyWindow, DeadLetters,
+    DeadLettersInfo, DeliveryHours, FailedPartition, FailedRecords, Group, GroupBehind, GroupDescription, GroupInfo,
+    GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member, OnExhausted,
     PartitionInfo, PartitionLag, PartitionReset, PublisherHold, ResetGroup, RetentionRisk, RetryPolicy, Topic,
     TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
     VerifyTopic,
@@ -78,6 +79,7 @@ pub use schedule::{DUE_HEADER, Due, ScheduleError, Scheduled, Scheduler};
 pub use subscription::{
     FetchBuilder, Fetched, Item, Position, Subscription, SubscriptionBuilder, SubscriptionStats, Window,
 };
+pub use table::{Change, Changes, ChangesMissed, Table, TableBuilder, TableError, TableStats};
 pub use transport::Channel;
 #[cfg(feature = "grpc")]
 pub use transport::connect::ClientBuilder;

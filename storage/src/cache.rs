@@ -135,6 +135,15 @@ impl TailCache {
         (!out.is_empty()).then_some(out)
     }
 
+    /// Forgets the batches that begin below `end`: they are not on disk any more as they are here.
+    pub(crate) fn forget_below(&self, end: Offset) {
+        let mut batches = self.batches.lock();
+        let stale = batches.queue.partition_point(|batch| batch.header.base_offset < end);
+        let bytes: u64 = batches.queue.drain(..stale).map(|batch| batch.stored_bytes()).sum();
+        batches.bytes -= bytes;
+        self.refund(bytes);
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&self) {
         let mut batches = self.batches.lock();

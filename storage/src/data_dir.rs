@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::StorageError;
 use crate::disk::{Disk, DiskLock, EntryKind, LockError};
 use crate::sync::Mutex;
-pub use topic_meta::TopicMeta;
+pub use topic_meta::{Cleanup, TopicMeta};
 
 pub(crate) const LOCK: &str = "LOCK";
 const FORMAT: &str = "FORMAT";

@@ -10,6 +10,7 @@ mod age_clock;
 mod batch;
 mod cache;
 mod commit;
+mod compaction;
 mod data_dir;
 mod disk;
 mod error;
@@ -31,10 +32,14 @@ mod wire;
 pub use batch::{Batch, BatchHeader, Codec, LogId, Offset, ProducerSequence, payload_crc};
 pub use cache::CacheBudget;
 pub use commit::{Committer, SyncEachGroup, SyncFailed, Synced, Written};
-pub use data_dir::{DataDir, DataDirError, TopicMeta};
+pub use compaction::{
+    Compaction, CompactionError, CompactionPolicy, Pace, Packed, RecordFormat, Rewritten, Uncompacted, Unpacked,
+    Urgency, ValueKind,
+};
+pub use data_dir::{Cleanup, DataDir, DataDirError, TopicMeta};
 pub use disk::{Access, BootTime, DirEntry, Disk, DiskFile, DiskLock, EntryKind, LockError, RealDisk};
 pub use error::{AppendError, DamagedRange, OpenError, ReadError, Rejection, StorageError};
-pub use log::{PartitionLog, RetentionOutcome};
+pub use log::{Installed, PartitionLog, RetentionOutcome};
 pub use options::{Durability, LogOptions};
 pub use reader::LogReader;
 pub use recovery::{LastStop, RecoveryReport};

@@ -1,10 +1,11 @@
 //! [`PartitionLog`]: the one writer of a log.
 //!
 //! Ownership, not a lock, makes it the only one. It appends ([`append`]), seals and begins segments ([`roll`]), removes
-//! old ones ([`retain`]), and goes on after a failure ([`failure`]). How it begins is in [`crate::recovery`].
+//! old ones ([`retain`]), puts compacted ones in place ([`compact`]), and goes on after a failure ([`failure`]). How it begins is in [`crate::recovery`].
 
 mod active;
 mod append;
+mod compact;
 mod failure;
 mod retain;
 mod roll;
@@ -20,11 +21,12 @@ use crate::disk::Disk;
 use crate::options::LogOptions;
 use crate::reader::LogReader;
 use crate::recovery::{self, Recovered, RecoveryReport, segments_crc};
-use crate::segment::index_file_name;
+use crate::segment::{Segment, index_file_name};
 use crate::shared::{Shared, Window};
 use crate::state::{LastSegment, SegmentKind, State, StateFile, Stop};
 use crate::{Offset, OpenError, StorageError};
 use active::Tail;
+pub use compact::Installed;
 pub(crate) use failure::create_segment;
 pub use retain::RetentionOutcome;
 pub(crate) use retain::remove_segment;
@@ -71,6 +73,8 @@ pub struct PartitionLog {
     saved_age_us: u64,
     /// Appended since the durable end was last written.
     unsaved_bytes: u64,
+    /// Segments that another file stands for, and that are not removed yet, in order.
+    replaced: Vec<Arc<Segment>>,
 }
 
 impl PartitionLog {
@@ -159,6 +163,7 @@ impl PartitionLog {
             last_append_age_us,
             saved_age_us: state.age.age_us,
             unsaved_bytes: 0,
+            replaced: Vec::new(),
         }
     }
 
@@ -292,7 +297,7 @@ impl PartitionLog {
     }
 
     /// Writes the index of `segment`, which ends at `end`, if all of it is at hand.
-    fn save_index(&self, segment: &crate::segment::Segment, end: Offset) -> Result<(), StorageError> {
+    fn save_index(&self, segment: &Segment, end: Offset) -> Result<(), StorageError> {
         let path = self.shared.dir.join(index_file_name(segment.base));
         let disk = &*self.shared.disk;
         let mut entries = Vec::new();

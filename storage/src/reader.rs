@@ -61,6 +61,10 @@ impl LogReader {
         &self.shared
     }
 
+    pub(crate) fn shared_arc(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
     /// What can be read at this moment.
     #[must_use]
     pub fn window(&self) -> Window {

@@ -283,7 +283,7 @@ fn settle(
             Some(LastSegment { base, position: bytes, kind: SegmentKind::Sealed })
         }
         (tail::Ending::Superseded, previous @ Some(_)) => {
-            let header = SegmentHeader { epoch, base: outcome.end, age_us, previous };
+            let header = SegmentHeader { epoch, base: outcome.end, age_us, previous, compacted_span: None };
             create_segment(&**place.disk, place.dir, place.id, header)?;
             segments.push(Arc::new(Segment::new(place.dir, outcome.end, outcome.end, HEADER_BYTES)));
             Some(active(outcome.end, HEADER_BYTES))
@@ -294,7 +294,8 @@ fn settle(
                 // Without a trailer it ends where the next one begins: if there were none, what a failed sync has left
                 // behind its end would be taken for a tail.
                 Some(before) if chain::read_trailer(place, *before)?.is_none() => {
-                    let header = SegmentHeader { epoch, base, age_us, previous: Some(before.base) };
+                    let previous = Some(before.base);
+                    let header = SegmentHeader { epoch, base, age_us, previous, compacted_span: None };
                     create_segment(&**place.disk, place.dir, place.id, header)?;
                     segments.push(Arc::new(Segment::new(place.dir, base, base, HEADER_BYTES)));
                     Some(active(base, HEADER_BYTES))

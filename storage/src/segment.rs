@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Access, Disk, DiskFile};
-use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
 use crate::{Offset, StorageError};
 use index::IndexEntry;
 
@@ -50,6 +50,8 @@ pub(crate) struct Segment {
     handle: Mutex<Option<Arc<dyn DiskFile>>>,
     /// Index of what was appended since the segment was opened: batches from `recent_from` on.
     recent: RwLock<Vec<IndexEntry>>,
+    /// Another file takes its name, or will at any moment.
+    is_retired: AtomicBool,
     /// First offset that `recent` covers. What lies below is in the index file, or is found by scanning.
     pub(crate) recent_from: Offset,
 }
@@ -63,6 +65,7 @@ impl Segment {
             bytes: AtomicU64::new(bytes),
             handle: Mutex::new(None),
             recent: RwLock::new(Vec::new()),
+            is_retired: AtomicBool::new(false),
             recent_from,
         }
     }
@@ -91,6 +94,22 @@ impl Segment {
 
     pub(crate) fn set_handle(&self, file: Option<Arc<dyn DiskFile>>) {
         *self.handle.lock() = file;
+    }
+
+    /// Before another file takes its name: whoever has this segment goes on reading `file`, and no longer saves an index.
+    pub(crate) fn retire(&self, file: Arc<dyn DiskFile>) {
+        self.set_handle(Some(file));
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    /// No other file has taken its name after all.
+    pub(crate) fn reinstate(&self) {
+        self.is_retired.store(false, Ordering::Release);
+        self.set_handle(None);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
     }
 
     pub(crate) fn push_recent(&self, entries: &[IndexEntry]) {

@@ -43,6 +43,13 @@ pub(crate) struct BoundedSegment {
     pub(crate) end: Offset,
 }
 
+/// The index of a segment, in memory.
+#[derive(Debug)]
+struct CachedIndex {
+    segment: Arc<Segment>,
+    entries: Arc<Vec<IndexEntry>>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -52,7 +59,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<TailCache>,
     window: RwLock<Window>,
     segments: RwLock<SegmentList>,
-    indexes: Mutex<VecDeque<(Offset, Arc<Vec<IndexEntry>>)>>,
+    indexes: Mutex<VecDeque<CachedIndex>>,
     index_interval_bytes: AtomicU64,
 }
 
@@ -111,8 +118,10 @@ impl Shared {
     /// over the segment once.
     pub(crate) fn older_index(&self, bounded: &BoundedSegment) -> Result<Arc<Vec<IndexEntry>>, StorageError> {
         let base = bounded.segment.base;
-        if let Some((_, entries)) = self.indexes.lock().iter().find(|(of, _)| *of == base) {
-            return Ok(entries.clone());
+        // By identity: compaction puts another segment of the same base in its place.
+        let is_of_it = |cached: &&CachedIndex| Arc::ptr_eq(&cached.segment, &bounded.segment);
+        if let Some(cached) = self.indexes.lock().iter().find(is_of_it) {
+            return Ok(cached.entries.clone());
         }
         let end = bounded.segment.recent_from.min(bounded.end);
         let path = self.dir.join(index_file_name(base));
@@ -123,13 +132,13 @@ impl Shared {
         let entries = Arc::new(entries);
         let mut indexes = self.indexes.lock();
         indexes.truncate(INDEXES_MAX - 1);
-        indexes.push_front((base, entries.clone()));
+        indexes.push_front(CachedIndex { segment: bounded.segment.clone(), entries: entries.clone() });
         Ok(entries)
     }
 
     /// Forgets the index of a segment that changes its extent or goes away.
     pub(crate) fn forget_index(&self, base: Offset) {
-        self.indexes.lock().retain(|(of, _)| *of != base);
+        self.indexes.lock().retain(|cached| cached.segment.base != base);
     }
 
     fn rebuild_index(&self, segment: &Segment, end: Offset, path: &Path) -> Result<Vec<IndexEntry>, StorageError> {
@@ -154,8 +163,15 @@ impl Shared {
                 Step::End(_) => break,
             }
         }
+        if segment.is_retired() {
+            return Ok(entries);
+        }
         // Without room for the file the index is built again next time; it is never evidence.
         drop(index::save(&*self.disk, path, self.id, segment.base..end, &entries));
+        if segment.is_retired() {
+            // Retired since: its index must not stay beside the file that takes its name.
+            drop(self.disk.remove_file(path));
+        }
         Ok(entries)
     }
 }

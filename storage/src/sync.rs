@@ -3,15 +3,15 @@
 
 #[cfg(not(feature = "shuttle"))]
 mod machine {
-    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     pub(crate) use parking_lot::{Mutex, RwLock};
 }
 
 #[cfg(feature = "shuttle")]
 mod machine {
-    pub(crate) use shuttle::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(crate) use shuttle_parking_lot::{Mutex, RwLock};
 }
 
-pub(crate) use machine::{AtomicU64, Mutex, Ordering, RwLock};
+pub(crate) use machine::{AtomicBool, AtomicU64, Mutex, Ordering, RwLock};

@@ -69,6 +69,7 @@ fn topic() -> TopicMeta {
         owner: Some("shop".into()),
         created_us: 1_700_000_000_000_000,
         settings: [("backlog".to_owned(), "none".to_owned())].into(),
+        ..TopicMeta::default()
     }
 }
 

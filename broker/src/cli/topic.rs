@@ -1,5 +1,7 @@
 //! `aqueduct topic …`: make, look at, change and delete topics.
 
+mod cleanup;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use super::render::{self, Align, Format};
 use super::session::{Session, changed};
 use super::size::{self, grouped, human_bytes};
 use super::{stdout, time, verify};
+use cleanup::CleanupArgs;
 
 /// Make, look at, change and delete topics
 #[derive(Debug, Subcommand)]
@@ -31,6 +34,7 @@ pub(super) enum TopicCommand {
     Describe(DescribeArgs),
     Alter(AlterArgs),
     Delete(DeleteArgs),
+    Compact(cleanup::CompactArgs),
     Verify(verify::topic::VerifyTopicArgs),
 }
 
@@ -41,7 +45,8 @@ Examples:
   aqueduct topic create orders
   aqueduct topic create clicks --partitions 8 --retention-age 30d
   aqueduct topic create traces --retention-bytes 50GiB --durability os
-  aqueduct topic create orders --backlog hold --backlog-group billing --backlog-records 1000000")]
+  aqueduct topic create orders --backlog hold --backlog-group billing --backlog-records 1000000
+  aqueduct topic create prices --cleanup compact     # of each key the latest")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
     name: String,
@@ -57,6 +62,8 @@ pub(super) struct CreateArgs {
     /// What an ack means: on disk, or (os) in the page cache, which a power cut empties
     #[arg(long, value_enum, default_value = "fsync")]
     durability: DurabilityArg,
+    #[command(flatten)]
+    cleanup: CleanupArgs,
     /// Who answers for this topic; informational
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -106,6 +113,8 @@ pub(super) struct AlterArgs {
     /// What an ack means
     #[arg(long, value_enum)]
     durability: Option<DurabilityArg>,
+    #[command(flatten)]
+    cleanup: CleanupArgs,
     /// Who answers for this topic
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
@@ -177,6 +186,7 @@ pub(super) async fn run(global: &Global, command: TopicCommand) -> anyhow::Resul
         TopicCommand::Describe(args) => describe(global, &args).await,
         TopicCommand::Alter(args) => alter(global, args).await,
         TopicCommand::Delete(args) => delete(global, args).await,
+        TopicCommand::Compact(args) => cleanup::compact(global, &args).await,
         TopicCommand::Verify(args) => verify::topic::run(global, args).await,
     }
 }
@@ -185,7 +195,7 @@ async fn create(global: &Global, args: CreateArgs) -> anyhow::Result<Exit> {
     let backlog = args.backlog.wanted()?;
     let session = Session::open_server(global, "topic create").await?;
     let mut request = session.client.topics().create(&args.name).partitions(args.partitions);
-    request = request.durability(args.durability.into());
+    request = args.cleanup.create(request.durability(args.durability.into()));
     if let Some(bytes) = args.retention_bytes {
         request = request.retention_bytes(bytes);
     }
@@ -253,11 +263,12 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
         && args.retention_bytes.is_none()
         && args.retention_age.is_none()
         && args.durability.is_none()
+        && args.cleanup.is_empty()
         && args.owner.is_none()
         && backlog == Wanted::Unchanged;
     if nothing {
         let what = "nothing to change: name at least one of --partitions, --retention-bytes, --retention-age, \
-                    --durability, --owner, --backlog";
+                    --durability, --cleanup, --tombstone-retention, --min-compaction-lag, --owner, --backlog";
         return Err(CliError::Usage(what.to_owned()).into());
     }
     let session = Session::open_server(global, "topic alter").await?;
@@ -274,6 +285,7 @@ async fn alter(global: &Global, args: AlterArgs) -> anyhow::Result<Exit> {
     if let Some(durability) = args.durability {
         request = request.durability(durability.into());
     }
+    request = args.cleanup.alter(request);
     if let Some(owner) = args.owner {
         request = request.owner(owner);
     }
@@ -358,6 +370,7 @@ fn describe_text(description: &TopicDescription) -> String {
         ("id", topic.id.to_string()),
         ("created", time::rfc3339_seconds(topic.created.as_micros())),
         ("retention", retention(topic)),
+        ("cleanup", cleanup::text(topic)),
         ("durability", topic.config.durability.to_string()),
         ("owner", render::or_dash(topic.config.owner.clone())),
         ("groups", groups),
@@ -407,6 +420,9 @@ struct TopicJson<'a> {
     retention_bytes: Option<u64>,
     retention_age_seconds: Option<f64>,
     durability: String,
+    cleanup: String,
+    tombstone_retention_seconds: Option<f64>,
+    min_compaction_lag_seconds: Option<f64>,
     owner: Option<&'a str>,
     backlog: Option<BacklogJson<'a>>,
     created_us: i64,
@@ -421,6 +437,9 @@ impl<'a> From<&'a Topic> for TopicJson<'a> {
             retention_bytes: topic.config.retention_bytes,
             retention_age_seconds: topic.config.retention_age.map(|age| age.as_secs_f64()),
             durability: topic.config.durability.to_string(),
+            cleanup: topic.config.cleanup.to_string(),
+            tombstone_retention_seconds: topic.config.tombstone_retention.map(|retention| retention.as_secs_f64()),
+            min_compaction_lag_seconds: topic.config.min_compaction_lag.map(|lag| lag.as_secs_f64()),
             owner: topic.config.owner.as_deref(),
             backlog: topic.config.backlog.as_ref().map(BacklogJson::from),
             created_us: topic.created.as_micros(),

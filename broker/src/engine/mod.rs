@@ -6,7 +6,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use aqueduct_storage::{Batch, BatchHeader, Durability, Offset, Severity, TopicMeta, Window};
+use aqueduct_storage::{Batch, BatchHeader, CompactionPolicy, Durability, Offset, Severity, TopicMeta, Window};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -155,6 +155,15 @@ pub(crate) struct Verified {
     pub bytes: u64,
 }
 
+/// What a compaction has come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// Records taken out.
+    pub records_removed: u64,
+    /// Bytes freed.
+    pub bytes_freed: u64,
+}
+
 /// Bounds that the engine sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EngineLimits {
@@ -223,6 +232,10 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
 
     /// Applies the retention of the topic as of `now_us`.
     fn enforce_retention(&self, now_us: i64) -> BoxFuture<'static, Result<(), EngineError>>;
+
+    /// Takes out records that a later one of the same key stands for, if there are enough of them; the newest part of the
+    /// log stays as it is. Offsets do not change. Runs beside appends and reads, and paces itself.
+    fn compact(&self, policy: CompactionPolicy) -> BoxFuture<'static, Result<Compacted, EngineError>>;
 
     /// The small opaque state that the owner saved last.
     fn load_checkpoint(&self) -> BoxFuture<'static, Result<Option<Bytes>, EngineError>>;

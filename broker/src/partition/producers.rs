@@ -119,7 +119,8 @@ impl Producers {
         }
         producer.stored.push_back(Stored {
             base_offset: header.base_offset,
-            record_count: header.record_count,
+            // As it was published: compaction may have taken records out since.
+            record_count: header.span(),
             append_time_us: header.append_time_us,
             epoch: header.epoch,
             sequence: sequence.sequence,

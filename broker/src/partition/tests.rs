@@ -37,7 +37,7 @@ async fn stage_on(disk: &SimDisk) -> Stage {
         segment_bytes: None,
         owner: None,
         created_us: 0,
-        settings: std::collections::BTreeMap::new(),
+        ..TopicMeta::default()
     };
     let logs = match engine.open_topics().await.expect("topics").pop() {
         Some(topic) => topic,

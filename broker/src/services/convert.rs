@@ -7,7 +7,7 @@ use aqueduct_client::{
     codec::{self, DecodeError, EventBatch},
 };
 use aqueduct_proto::v1;
-use aqueduct_storage::{Batch, BatchHeader, Codec, Durability, ProducerSequence, TopicMeta};
+use aqueduct_storage::{Batch, BatchHeader, Cleanup, Codec, Durability, ProducerSequence, TopicMeta};
 
 use crate::{
     backlog::{self, Backlog, Bounds, Mode},
@@ -105,6 +105,24 @@ fn codec_from_wire(codec: v1::Codec) -> Codec {
     }
 }
 
+/// The client's word for it.
+pub(crate) fn client_codec(codec: Codec) -> ClientCodec {
+    match codec {
+        Codec::None => ClientCodec::None,
+        Codec::Lz4 => ClientCodec::Lz4,
+        Codec::Zstd => ClientCodec::Zstd,
+    }
+}
+
+/// The storage's word for it.
+pub(crate) fn stored_codec(codec: ClientCodec) -> Codec {
+    match codec {
+        ClientCodec::None => Codec::None,
+        ClientCodec::Lz4 => Codec::Lz4,
+        ClientCodec::Zstd => Codec::Zstd,
+    }
+}
+
 fn codec_to_wire(codec: Codec) -> v1::Codec {
     match codec {
         Codec::None => v1::Codec::None,
@@ -127,6 +145,26 @@ fn durability_from_wire(durability: i32) -> Result<Durability, TopicError> {
         Err(_) => {
             let reason = format!("{durability} is none of FSYNC and OS");
             Err(TopicError::Config { field: "durability", reason })
+        }
+    }
+}
+
+fn cleanup_to_wire(cleanup: Cleanup) -> v1::Cleanup {
+    match cleanup {
+        Cleanup::Delete => v1::Cleanup::Delete,
+        Cleanup::Compact => v1::Cleanup::Compact,
+        Cleanup::Both => v1::Cleanup::Both,
+    }
+}
+
+fn cleanup_from_wire(cleanup: i32) -> Result<Cleanup, TopicError> {
+    match v1::Cleanup::try_from(cleanup) {
+        Ok(v1::Cleanup::Unspecified | v1::Cleanup::Delete) => Ok(Cleanup::Delete),
+        Ok(v1::Cleanup::Compact) => Ok(Cleanup::Compact),
+        Ok(v1::Cleanup::Both) => Ok(Cleanup::Both),
+        Err(_) => {
+            let reason = format!("{cleanup} is none of DELETE, COMPACT and BOTH");
+            Err(TopicError::Config { field: "cleanup", reason })
         }
     }
 }
@@ -159,6 +197,9 @@ pub(super) fn topic_to_wire(meta: &TopicMeta) -> v1::Topic {
             segment_bytes: meta.segment_bytes,
             owner: meta.owner.clone(),
             backlog: backlog_to_wire(meta),
+            cleanup: cleanup_to_wire(meta.cleanup).into(),
+            tombstone_retention_ms: meta.tombstone_retention.map(duration_to_ms),
+            min_compaction_lag_ms: meta.min_compaction_lag.map(duration_to_ms),
         }),
         created_us: meta.created_us,
     }
@@ -286,6 +327,9 @@ pub(super) fn new_topic_from_wire(config: Option<v1::TopicConfig>) -> Result<New
         segment_bytes: config.segment_bytes,
         owner: config.owner,
         backlog: config.backlog.map(backlog_from_wire).transpose()?.flatten(),
+        cleanup: cleanup_from_wire(config.cleanup)?,
+        tombstone_retention: config.tombstone_retention_ms.map(Duration::from_millis),
+        min_compaction_lag: config.min_compaction_lag_ms.map(Duration::from_millis),
     })
 }
 
@@ -297,6 +341,9 @@ pub(super) fn topic_change_from_wire(request: v1::AlterTopicRequest) -> Result<T
         durability: request.durability.map(durability_from_wire).transpose()?,
         owner: request.owner,
         backlog: request.backlog.map(backlog_from_wire).transpose()?,
+        cleanup: request.cleanup.map(cleanup_from_wire).transpose()?,
+        tombstone_retention: request.tombstone_retention_ms.map(Duration::from_millis),
+        min_compaction_lag: request.min_compaction_lag_ms.map(Duration::from_millis),
     })
 }
 

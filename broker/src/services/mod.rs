@@ -17,7 +17,7 @@ mod verify;
 
 pub(crate) use self::{
     admin::AdminService,
-    convert::{pack, unpack},
+    convert::{client_codec, pack, stored_codec, unpack},
     groups::GroupsService,
     log::LogService,
     topics::TopicsService,

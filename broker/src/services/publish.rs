@@ -31,6 +31,7 @@ use crate::{
     budget::{Admission, Held, Permit, RETRY_AFTER, charge},
     connection::Connection,
     error::{PublishError, TopicError},
+    keyed_records,
     partition::{AppendReply, Partition},
     status,
     to_the_end::joined,
@@ -82,15 +83,23 @@ async fn parts_for(
     topic: &Topic,
     request: v1::PublishRequest,
 ) -> Result<Vec<Part>, PublishError> {
-    let partitions = topic.meta().partitions;
+    let meta = topic.meta();
+    let partitions = meta.partitions;
     let keyless = NEXT_KEYLESS.fetch_add(1, Ordering::Relaxed) % partitions;
     let limits = core.config.limits;
+    let plan = move |request| {
+        let parts = plan(request, partitions, keyless, &limits)?;
+        if meta.cleanup.compacts() {
+            parts.iter().try_for_each(|part| keyed_records::check_keys(&part.batch))?;
+        }
+        Ok(parts)
+    };
     if !is_compressed(&request) {
-        return plan(request, partitions, keyless, &limits);
+        return plan(request);
     }
     // Unpacking a batch that is made for it takes milliseconds: whoever publishes anything else goes on meanwhile.
     let _decoder = core.unpacking.acquire(connection.id, 1).await;
-    joined(tokio::task::spawn_blocking(move || plan(request, partitions, keyless, &limits))).await
+    joined(tokio::task::spawn_blocking(move || plan(request))).await
 }
 
 fn is_compressed(request: &v1::PublishRequest) -> bool {

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{convert, verify};
 use crate::{
     AutoCreateTopics, BrokerCore,
+    engine::Compacted,
     error::TopicError,
     to_the_end::to_the_end,
     topics::{Topic, settings::NewTopic},
@@ -77,6 +78,17 @@ impl topics_server::Topics for TopicsService {
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         to_the_end(delete(Arc::clone(&self.core), request.into_inner())).await?;
         Ok(Response::new(v1::DeleteTopicResponse {}))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<v1::CompactTopicRequest>,
+    ) -> Result<Response<v1::CompactTopicResponse>, Status> {
+        let v1::CompactTopicRequest { name, topic_id } = request.into_inner();
+        let topic = self.core.topics.find(&name)?;
+        topic.check_id(&topic_id)?;
+        let Compacted { records_removed, bytes_freed } = self.core.topics.compact(&topic).await?;
+        Ok(Response::new(v1::CompactTopicResponse { records_removed, bytes_freed }))
     }
 
     type VerifyStream = BoxStream<'static, Result<v1::VerifyTopicResponse, Status>>;

@@ -30,6 +30,7 @@ use crate::{
     producer_names::Fences,
 };
 
+pub(crate) mod compaction;
 pub(crate) mod settings;
 
 /// A topic that is open.
@@ -107,6 +108,8 @@ pub(crate) struct Topics {
     meta: Arc<dyn MetaStore>,
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     changing: Mutex<()>,
+    /// One compaction at a time: it reads and writes as much as the disk can spare.
+    compacting: Mutex<()>,
     closed: AtomicBool,
     budget_bytes: u64,
     fences: Arc<Fences>,
@@ -133,6 +136,7 @@ impl Topics {
             meta,
             by_name: RwLock::default(),
             changing: Mutex::default(),
+            compacting: Mutex::default(),
             closed: AtomicBool::new(false),
             budget_bytes,
             fences,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aqueduct_storage::{Durability, TopicMeta};
+use aqueduct_storage::{Cleanup, Durability, TopicMeta};
 
 use crate::{backlog::Backlog, error::TopicError, names};
 
@@ -14,6 +14,10 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
 /// Largest segment, in bytes.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 16 << 30;
+
+/// How long a compaction keeps a tombstone, unless the topic says otherwise: whoever reads the topic from its beginning
+/// within that time learns of every key that has gone.
+pub(crate) const TOMBSTONE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 const OWNER_BYTES_MAX: usize = 1024;
 
@@ -34,6 +38,12 @@ pub(crate) struct NewTopic {
     pub owner: Option<String>,
     /// What happens to publishers while a group is too far behind.
     pub backlog: Option<Backlog>,
+    /// What becomes of old records.
+    pub cleanup: Cleanup,
+    /// How long a compaction keeps a tombstone; `None`: [`TOMBSTONE_RETENTION`].
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted; `None`: all may be.
+    pub min_compaction_lag: Option<Duration>,
 }
 
 impl Default for NewTopic {
@@ -46,6 +56,9 @@ impl Default for NewTopic {
             segment_bytes: None,
             owner: None,
             backlog: None,
+            cleanup: Cleanup::Delete,
+            tombstone_retention: None,
+            min_compaction_lag: None,
         }
     }
 }
@@ -78,6 +91,9 @@ impl NewTopic {
             durability: self.durability,
             segment_bytes: self.segment_bytes,
             owner: self.owner,
+            cleanup: self.cleanup,
+            tombstone_retention: self.tombstone_retention,
+            min_compaction_lag: self.min_compaction_lag,
             created_us,
             settings,
         }
@@ -99,6 +115,12 @@ pub(crate) struct TopicChange {
     pub owner: Option<String>,
     /// `Some(None)`: nobody holds publishers from now on.
     pub backlog: Option<Option<Backlog>>,
+    /// What becomes of old records from now on.
+    pub cleanup: Option<Cleanup>,
+    /// How long a compaction keeps a tombstone.
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted.
+    pub min_compaction_lag: Option<Duration>,
 }
 
 impl TopicChange {
@@ -122,6 +144,9 @@ impl TopicChange {
             check_has_publishers(&meta.name)?;
             Backlog::store(backlog.map(Backlog::checked).transpose()?.as_ref(), &mut changed.settings);
         }
+        changed.cleanup = self.cleanup.unwrap_or(changed.cleanup);
+        changed.tombstone_retention = self.tombstone_retention.or(changed.tombstone_retention);
+        changed.min_compaction_lag = self.min_compaction_lag.or(changed.min_compaction_lag);
         Ok(changed)
     }
 }

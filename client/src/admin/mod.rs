@@ -19,5 +19,7 @@ pub use info::{FailedPartition, Info, Limits};
 pub use lag::{LagForecast, LagWatch, LossCause, PartitionLag, RetentionRisk};
 pub use letters::{DeadLetters, DeadLettersInfo, LetterFilter};
 pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
-pub use topics::{AlterTopic, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics};
+pub use topics::{
+    AlterTopic, Cleanup, Compacted, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics,
+};
 pub use verify::{Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic};

@@ -50,6 +50,12 @@ pub struct TopicConfig {
     pub owner: Option<String>,
     /// What happens to publishers while a group is too far behind. Default: nothing.
     pub backlog: Option<Backlog>,
+    /// What becomes of old records. Default: retention removes them.
+    pub cleanup: Cleanup,
+    /// How long a compaction keeps a tombstone. Default: 24 hours.
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted away. Default: all may be.
+    pub min_compaction_lag: Option<Duration>,
 }
 
 impl Default for TopicConfig {
@@ -62,8 +68,62 @@ impl Default for TopicConfig {
             segment_bytes: None,
             owner: None,
             backlog: None,
+            cleanup: Cleanup::Delete,
+            tombstone_retention: None,
+            min_compaction_lag: None,
         }
     }
+}
+
+/// What becomes of the old records of a topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cleanup {
+    /// Retention removes them.
+    #[default]
+    Delete,
+    /// Of each key the latest stays, for ever. Records need a key.
+    Compact,
+    /// Of each key the latest stays, as long as retention keeps it. Records need a key.
+    Both,
+}
+
+impl std::fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+            Self::Both => "both",
+        })
+    }
+}
+
+impl From<Cleanup> for v1::Cleanup {
+    fn from(cleanup: Cleanup) -> Self {
+        match cleanup {
+            Cleanup::Delete => Self::Delete,
+            Cleanup::Compact => Self::Compact,
+            Cleanup::Both => Self::Both,
+        }
+    }
+}
+
+impl From<v1::Cleanup> for Cleanup {
+    fn from(cleanup: v1::Cleanup) -> Self {
+        match cleanup {
+            v1::Cleanup::Unspecified | v1::Cleanup::Delete => Self::Delete,
+            v1::Cleanup::Compact => Self::Compact,
+            v1::Cleanup::Both => Self::Both,
+        }
+    }
+}
+
+/// What a compaction has taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// Records for which a later one of the same key stands, and tombstones beyond their time.
+    pub records_removed: u64,
+    /// On disk.
+    pub bytes_freed: u64,
 }
 
 /// A topic and the state of its partitions.
@@ -198,6 +258,18 @@ impl Topics {
         VerifyTopic::new(self.link.clone(), name.into())
     }
 
+    /// Compacts a topic now, as far as its segments are sealed; the broker does so by itself when enough is new. May take
+    /// as long as reading and writing the topic.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `INVALID_ARGUMENT` unless its [`cleanup`](TopicConfig::cleanup) asks for it.
+    pub async fn compact(&self, name: &str) -> Result<Compacted, RequestError> {
+        let mut topics = self.link.topics();
+        let request = v1::CompactTopicRequest { name: name.to_owned(), ..v1::CompactTopicRequest::default() };
+        let answer = self.link.unary(async move { topics.compact(request).await }).await?;
+        Ok(Compacted { records_removed: answer.records_removed, bytes_freed: answer.bytes_freed })
+    }
+
     /// Moves the log start of a partition forward; gives the new one.
     ///
     /// # Errors
@@ -268,6 +340,24 @@ impl CreateTopic {
         self
     }
 
+    /// What becomes of old records. Default: retention removes them.
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.config.cleanup = cleanup;
+        self
+    }
+
+    /// How long a compaction keeps a tombstone. Default: 24 hours.
+    pub fn tombstone_retention(mut self, retention: Duration) -> Self {
+        self.config.tombstone_retention = Some(retention);
+        self
+    }
+
+    /// Younger records are not compacted away. Default: all may be.
+    pub fn min_compaction_lag(mut self, lag: Duration) -> Self {
+        self.config.min_compaction_lag = Some(lag);
+        self
+    }
+
     /// Makes the topic.
     ///
     /// # Errors
@@ -324,6 +414,24 @@ impl AlterTopic {
         self
     }
 
+    /// What becomes of old records from here on.
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.request.cleanup = Some(v1::Cleanup::from(cleanup).into());
+        self
+    }
+
+    /// How long a compaction keeps a tombstone.
+    pub fn tombstone_retention(mut self, retention: Duration) -> Self {
+        self.request.tombstone_retention_ms = Some(age_millis(retention));
+        self
+    }
+
+    /// Younger records are not compacted away.
+    pub fn min_compaction_lag(mut self, lag: Duration) -> Self {
+        self.request.min_compaction_lag_ms = Some(age_millis(lag));
+        self
+    }
+
     /// Changes the topic.
     ///
     /// # Errors
@@ -359,6 +467,9 @@ impl From<TopicConfig> for v1::TopicConfig {
             segment_bytes: config.segment_bytes,
             owner: config.owner,
             backlog: config.backlog.map(v1::Backlog::from),
+            cleanup: v1::Cleanup::from(config.cleanup).into(),
+            tombstone_retention_ms: config.tombstone_retention.map(age_millis),
+            min_compaction_lag_ms: config.min_compaction_lag.map(age_millis),
         }
     }
 }
@@ -370,6 +481,9 @@ impl From<v1::TopicConfig> for TopicConfig {
             retention_bytes: config.retention_bytes,
             retention_age: config.retention_age_ms.map(Duration::from_millis),
             durability: Durability::from_proto(config.durability).unwrap_or_default(),
+            cleanup: config.cleanup().into(),
+            tombstone_retention: config.tombstone_retention_ms.map(Duration::from_millis),
+            min_compaction_lag: config.min_compaction_lag_ms.map(Duration::from_millis),
             segment_bytes: config.segment_bytes,
             owner: config.owner,
             backlog: config.backlog.and_then(Backlog::from_proto),

@@ -7,6 +7,7 @@ mod batch;
 mod compress;
 mod decode;
 pub(crate) mod encode;
+mod keyed;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -14,6 +15,7 @@ mod wire;
 pub use batch::{EventBatch, Events};
 pub(crate) use compress::{Compressed, compress};
 pub use decode::{HeaderRefs, RecordRef, Records};
+pub use keyed::{KeyedRecord, encode_bodies, keyed_records};
 
 use std::sync::Arc;
 

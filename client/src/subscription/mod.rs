@@ -19,7 +19,8 @@ use futures_core::Stream;
 pub use builder::SubscriptionBuilder;
 pub use fetch::{FetchBuilder, Fetched};
 
-use self::stream::{Source, Step};
+use self::stream::Source;
+pub(crate) use self::stream::Step;
 use crate::{
     codec::{EventBatch, Events},
     error::SubscribeError,
@@ -122,6 +123,12 @@ impl Subscription {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// The next batch or note: what all of the above are made of. Cancel-safe.
+    pub(crate) async fn next_step(&mut self) -> Option<Result<Step, SubscribeError>> {
+        self.events = None;
+        poll_fn(|cx| self.source.poll_step(cx)).await
     }
 
     /// Where reading goes on in each partition. Events of the batch in hand count as read.

@@ -33,7 +33,7 @@ type Opened = Result<tonic::Response<Streaming<v1::SubscribeResponse>>, Status>;
 
 /// What comes out: batches, and notes about everything else.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Batch(EventBatch),
     Note(Item),
 }

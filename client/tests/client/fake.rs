@@ -241,6 +241,10 @@ impl topics::Topics for Script {
         unscripted()
     }
 
+    async fn compact(&self, _: Request<v1::CompactTopicRequest>) -> Answer<v1::CompactTopicResponse> {
+        unscripted()
+    }
+
     async fn verify(&self, _: Request<v1::VerifyTopicRequest>) -> Answer<Self::VerifyStream> {
         unscripted()
     }

@@ -27,12 +27,55 @@ pub struct TopicMeta {
     pub durability: Durability,
     /// See [`LogOptions::segment_bytes`](crate::LogOptions::segment_bytes); `None`: the broker's default.
     pub segment_bytes: Option<u64>,
+    /// What becomes of old records.
+    pub cleanup: Cleanup,
+    /// How long a compaction keeps a tombstone; `None`: the broker's default. Kept in whole milliseconds.
+    pub tombstone_retention: Option<Duration>,
+    /// Younger records are not compacted; `None`: all may be. Kept in whole milliseconds.
+    pub min_compaction_lag: Option<Duration>,
     /// Who may publish.
     pub owner: Option<String>,
     /// When it was made, µs since the epoch.
     pub created_us: i64,
     /// What the broker keeps about a topic beyond this; the storage only carries it.
     pub settings: BTreeMap<String, String>,
+}
+
+/// What becomes of the old records of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cleanup {
+    /// Retention removes them.
+    #[default]
+    Delete,
+    /// Of each key the latest stays, for ever.
+    Compact,
+    /// Of each key the latest stays, and retention removes what is too old or too much.
+    Both,
+}
+
+impl Cleanup {
+    /// Whether of each key only the latest stays.
+    #[must_use]
+    pub fn compacts(self) -> bool {
+        match self {
+            Self::Compact | Self::Both => true,
+            Self::Delete => false,
+        }
+    }
+
+    /// Whether retention applies.
+    #[must_use]
+    pub fn deletes(self) -> bool {
+        match self {
+            Self::Delete | Self::Both => true,
+            Self::Compact => false,
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The file, key by key. A key that is not known is refused by name: it may be one that matters.
@@ -50,6 +93,12 @@ struct TopicFile {
     retention_age_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segment_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Cleanup::is_default")]
+    cleanup: Cleanup,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstone_retention_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_compaction_lag_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -75,8 +124,11 @@ pub(super) fn to_toml(meta: &TopicMeta) -> String {
         created_us: meta.created_us,
         // TOML's integers are signed; more than they hold is as good as the most they hold.
         retention_bytes: meta.retention_bytes.map(fit),
-        retention_age_ms: meta.retention_age.map(|age| fit(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))),
+        retention_age_ms: meta.retention_age.map(millis),
         segment_bytes: meta.segment_bytes.map(fit),
+        cleanup: meta.cleanup,
+        tombstone_retention_ms: meta.tombstone_retention.map(millis),
+        min_compaction_lag_ms: meta.min_compaction_lag.map(millis),
         owner: meta.owner.clone(),
         settings: meta.settings.clone(),
     };
@@ -101,10 +153,17 @@ pub(crate) fn from_toml(bytes: &[u8]) -> Result<TopicMeta, String> {
             DurabilityName::Os => Durability::Os,
         },
         segment_bytes: file.segment_bytes,
+        cleanup: file.cleanup,
+        tombstone_retention: file.tombstone_retention_ms.map(Duration::from_millis),
+        min_compaction_lag: file.min_compaction_lag_ms.map(Duration::from_millis),
         owner: file.owner,
         created_us: file.created_us,
         settings: file.settings,
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    fit(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn fit(number: u64) -> u64 {
@@ -132,6 +191,9 @@ mod tests {
             retention_age: Some(Duration::from_millis(1_500)),
             durability: Durability::Os,
             segment_bytes: Some(1 << 20),
+            cleanup: Cleanup::Both,
+            tombstone_retention: Some(Duration::from_secs(60)),
+            min_compaction_lag: Some(Duration::from_millis(7)),
             owner: Some("billing \"team\"\n".into()),
             created_us: -1,
             settings: BTreeMap::from([("backlog".into(), "hold".into())]),

@@ -132,7 +132,7 @@ impl PartitionLog {
     pub(super) fn next_segment_header(&self, base: Offset) -> SegmentHeader {
         let list = self.shared.segments();
         let previous = list.iter().rev().map(|segment| segment.base).find(|previous| *previous < base);
-        SegmentHeader { epoch: self.epoch, base, age_us: self.last_append_age_us, previous }
+        SegmentHeader { epoch: self.epoch, base, age_us: self.last_append_age_us, previous, compacted_span: None }
     }
 
     /// Opens the file of a tail that was not touched since the log was opened.

@@ -81,13 +81,21 @@ pub(crate) fn read_trailer(place: Place<'_>, segment: Listed) -> Result<Option<T
     }
 }
 
-/// Whether the header of the segment at `base` says that the one at `previous` comes before it.
+/// Whether the header of the segment at `base` says that the one at `previous` comes before it, or the header of that one
+/// that a compaction has made it stand for everything up to `base`.
 pub(crate) fn names_as_previous(place: Place<'_>, base: Offset, previous: Offset) -> Result<Order, StorageError> {
+    let named = read_header(place, base)?.and_then(|header| header.previous);
+    let covered = read_header(place, previous)?.and_then(|header| header.covered());
+    let is_adjacent = named == Some(previous) || covered.is_some_and(|covered| covered.end == base);
+    Ok(if is_adjacent { Order::Adjacent } else { Order::Unknown })
+}
+
+/// The header of the segment at `base`; `None` if it is damaged.
+fn read_header(place: Place<'_>, base: Offset) -> Result<Option<SegmentHeader>, StorageError> {
     let path = place.dir.join(file_name(base));
     let file = place.disk.open(&path, Access::Read).map_err(|error| StorageError::io("open", &path, error))?;
     let bytes = file.read_at(0, BLOCK_BYTES).map_err(|error| StorageError::io("read", &path, error))?;
-    let named = SegmentHeader::decode(&bytes, place.id).ok().and_then(|header| header.previous);
-    Ok(if named == Some(previous) { Order::Adjacent } else { Order::Unknown })
+    Ok(SegmentHeader::decode(&bytes, place.id).ok())
 }
 
 /// What is known of two segments that follow each other in the directory.

@@ -134,7 +134,7 @@ fn plan(
         holes.push(Hole { offsets: reached..end, bytes, what: "the batches end early" });
     }
     let epoch = first_epoch.unwrap_or(at_first.epoch);
-    let header = SegmentHeader { epoch, base: listed.base, age_us: 0, previous: None };
+    let header = SegmentHeader { epoch, base: listed.base, age_us: 0, previous: None, compacted_span: None };
     Ok(SegmentPlan {
         path: segment.path.clone(),
         listed,

@@ -16,6 +16,10 @@ const VERSION: u16 = 1;
 /// Bytes of a header or a trailer, as a length in memory.
 pub(crate) const BLOCK_BYTES: usize = 64;
 const CRC_AT: usize = 8;
+/// There is a segment before this one.
+const FLAG_PREVIOUS: u32 = 1;
+/// A compaction has written it.
+const FLAG_COMPACTED: u32 = 2;
 
 /// What a segment says about itself when it is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) age_us: u64,
     /// Base of the segment before this one, so that a missing segment is told from one that was cut short.
     pub(crate) previous: Option<Offset>,
+    /// Offsets that the segment covers, if a compaction has written it: it may stand for several that are gone.
+    pub(crate) compacted_span: Option<u32>,
 }
 
 /// What a sealed segment says about itself. It is written only when everything below `end` is durable.
@@ -55,6 +61,11 @@ pub(crate) enum BlockFault {
 }
 
 impl SegmentHeader {
+    /// The offsets of a segment that a compaction has written.
+    pub(crate) fn covered(&self) -> Option<std::ops::Range<Offset>> {
+        self.compacted_span.map(|span| self.base..self.base.saturating_add(u64::from(span)))
+    }
+
     pub(crate) fn encode(&self, id: LogId) -> [u8; BLOCK_BYTES] {
         let mut out = block(HEADER_MAGIC);
         put(&mut out, self.epoch.to_le_bytes());
@@ -62,7 +73,10 @@ impl SegmentHeader {
         put(&mut out, self.base.to_le_bytes());
         put(&mut out, self.age_us.to_le_bytes());
         put(&mut out, self.previous.unwrap_or_default().to_le_bytes());
-        put(&mut out, u32::from(self.previous.is_some()).to_le_bytes());
+        let has_previous = if self.previous.is_some() { FLAG_PREVIOUS } else { 0 };
+        let is_compacted = if self.compacted_span.is_some() { FLAG_COMPACTED } else { 0 };
+        put(&mut out, (has_previous | is_compacted).to_le_bytes());
+        put(&mut out, self.compacted_span.unwrap_or_default().to_le_bytes());
         sealed(out, id)
     }
 
@@ -71,7 +85,9 @@ impl SegmentHeader {
         let epoch = fields.u32();
         let _log_id: [u8; 16] = fields.bytes(); // for people with a hex dump; the CRC is bound to it
         let (base, age_us, previous, flags) = (fields.u64(), fields.u64(), fields.u64(), fields.u32());
-        Ok(Self { epoch, base, age_us, previous: Some(previous).filter(|_| flags & 1 != 0) })
+        let previous = Some(previous).filter(|_| flags & FLAG_PREVIOUS != 0);
+        let compacted_span = Some(fields.u32()).filter(|_| flags & FLAG_COMPACTED != 0);
+        Ok(Self { epoch, base, age_us, previous, compacted_span })
     }
 }
 
@@ -153,12 +169,15 @@ mod tests {
     use super::*;
 
     const ID: LogId = LogId([3; 16]);
-    const HEADER: SegmentHeader = SegmentHeader { epoch: 2, base: 77, age_us: 5, previous: Some(3) };
+    const HEADER: SegmentHeader =
+        SegmentHeader { epoch: 2, base: 77, age_us: 5, previous: Some(3), compacted_span: None };
     const TRAILER: Trailer = Trailer { epoch: 3, base: 77, end: 99, position: 4_096, last_append_time_us: -1 };
 
     #[test]
     fn blocks_are_read_as_written_and_only_in_their_log() {
-        assert_eq!(SegmentHeader::decode(&HEADER.encode(ID), ID), Ok(HEADER));
+        for header in [HEADER, SegmentHeader { previous: None, compacted_span: Some(9), ..HEADER }] {
+            assert_eq!(SegmentHeader::decode(&header.encode(ID), ID), Ok(header));
+        }
         assert_eq!(Trailer::decode(&TRAILER.encode(ID), ID), Ok(TRAILER));
         assert_eq!(SegmentHeader::decode(&HEADER.encode(ID), LogId([4; 16])), Err(BlockFault::Damaged));
         assert_eq!(Trailer::decode(&HEADER.encode(ID), ID), Err(BlockFault::Damaged));

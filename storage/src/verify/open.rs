@@ -1,13 +1,14 @@
 //! A log that is in use: what its readers can see, while it is written and trimmed.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::finding::{Fact, Finding};
 use super::log::{Halt, LogCheck};
 use super::{Audience, Checked};
 use crate::recovery::{Listed, Place};
-use crate::segment::parse_file_name;
-use crate::shared::Shared;
+use crate::segment::{Segment, parse_file_name};
+use crate::shared::{SegmentList, Shared};
 use crate::{LogReader, StorageError, state};
 
 /// `partition.state` may be written while it is read: what is torn once is whole the next time.
@@ -27,7 +28,7 @@ impl LogReader {
         let live: Vec<Listed> =
             list.iter().map(|segment| Listed { base: segment.base, bytes: segment.bytes() }).collect();
         let place = Place { disk: &shared.disk, dir: &shared.dir, id: shared.id };
-        let mut audience = WhileKept { shared, audience };
+        let mut audience = WhileKept { shared, list: list.clone(), audience };
         state_file(place, &mut audience)?;
         let mut check = LogCheck::new(place, &mut audience);
         let limit = window.high_watermark;
@@ -59,9 +60,11 @@ fn state_file(place: Place<'_>, audience: &mut dyn Audience) -> Result<(), Stora
     Ok(())
 }
 
-/// Drops what is found in segments that have been removed since.
+/// Drops what is found in segments that have been removed since, or written anew.
 struct WhileKept<'a> {
     shared: &'a Shared,
+    /// The segments that are looked at.
+    list: SegmentList,
     audience: &'a mut dyn Audience,
 }
 
@@ -69,7 +72,9 @@ impl Audience for WhileKept<'_> {
     fn found(&mut self, finding: Finding) {
         let name = finding.file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let base = parse_file_name(name, "log").or_else(|| parse_file_name(name, "index"));
-        let is_kept = |base| self.shared.segments().iter().any(|segment| segment.base == base);
+        let current = self.shared.segments();
+        let is_current = |of: &Arc<Segment>| !of.is_retired() && current.iter().any(|one| Arc::ptr_eq(one, of));
+        let is_kept = |base| self.list.iter().any(|segment| segment.base == base && is_current(segment));
         if base.is_none_or(is_kept) {
             self.audience.found(finding);
         }

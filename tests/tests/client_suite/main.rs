@@ -14,6 +14,7 @@ mod reading;
 mod rolling;
 mod shared;
 mod stage;
+mod tables;
 mod topics;
 
 /// Runs every test twice: `embedded::…` and `networked::…`.
@@ -134,6 +135,15 @@ on_both_transports! {
         a_paused_member_keeps_its_partition_and_what_waits_beyond_the_ack_time_out,
         a_slow_rate_does_not_run_what_waits_into_the_ack_time_out,
         an_ack_after_the_partition_has_gone_is_counted_and_disturbs_nobody,
+    }
+    tables {
+        a_table_holds_the_latest_of_each_key_and_follows,
+        a_table_that_would_hold_too_much_says_which_limit,
+        a_topic_deleted_under_a_table_ends_it_with_an_error,
+        a_compacted_topic_keeps_the_latest_of_each_key_and_its_readers_notice_nothing,
+        tombstones_go_when_their_time_is_over,
+        a_compacted_topic_takes_no_record_without_a_key,
+        cleanup_is_set_shown_and_altered,
     }
     groups {
         lag_falls_to_zero_as_records_are_acked,

@@ -34,6 +34,7 @@ const METHODS: &[&str] = &[
     "Topics/Truncate",
     "Topics/Verify",
     "Admin/Info",
+    "Topics/Compact",
 ];
 
 async fn channel(siege: &Siege) -> Channel {

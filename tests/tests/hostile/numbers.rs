@@ -131,13 +131,22 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
             owner: Some("o".repeat(100_000)),
             segment_bytes: Some(edge),
             backlog: Some(backlog(i32::MIN)),
+            cleanup: 9,
+            tombstone_retention_ms: Some(edge),
+            min_compaction_lag_ms: Some(edge),
         };
         for partitions in [1, u32::MAX] {
             let create = v1::CreateTopicRequest { name: name.clone(), config: Some(config(partitions)) };
             sensible("create", raw.topics.create(create).await);
         }
         let plain = v1::TopicConfig { partitions: 1, ..Default::default() };
-        let plain = v1::TopicConfig { retention_bytes: Some(edge), retention_age_ms: Some(edge), ..plain };
+        let plain = v1::TopicConfig {
+            retention_bytes: Some(edge),
+            retention_age_ms: Some(edge),
+            tombstone_retention_ms: Some(edge),
+            min_compaction_lag_ms: Some(edge),
+            ..plain
+        };
         sensible("create", raw.topics.create(v1::CreateTopicRequest { name: name.clone(), config: Some(plain) }).await);
         let alter = v1::AlterTopicRequest {
             name: name.clone(),
@@ -147,6 +156,9 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
             owner: Some("\0".repeat(1000)),
             partitions: Some(1),
             backlog: Some(v1::Backlog { group: "g".repeat(100_000), ..backlog(2) }),
+            cleanup: Some(-1),
+            tombstone_retention_ms: Some(edge),
+            min_compaction_lag_ms: Some(edge),
         };
         sensible("alter", raw.topics.alter(alter.clone()).await);
         for mode in [0, 1, 2, 3, i32::MAX] {
@@ -155,7 +167,8 @@ async fn settings_of_topics_at_their_edges_are_kept_or_refused() {
             sensible("alter", raw.topics.alter(alter).await);
             sensible("publish", raw.publish(raw::publish_records(&name, vec![raw::record("x")])).await);
         }
-        sensible("alter", raw.topics.alter(v1::AlterTopicRequest { durability: None, owner: None, ..alter }).await);
+        let alter = v1::AlterTopicRequest { durability: None, owner: None, cleanup: None, ..alter };
+        sensible("alter", raw.topics.alter(alter).await);
     }
     siege.publish(10).await;
     // What was taken can be read again.

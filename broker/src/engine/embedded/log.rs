@@ -14,21 +14,22 @@ use std::{
 };
 
 use aqueduct_storage::{
-    self as storage, Batch, BatchHeader, DataDir, Durability, LogOptions, LogReader, Offset, PartitionLog as Writer,
-    Window,
+    self as storage, Batch, BatchHeader, CompactionPolicy, DataDir, Durability, Installed, LogOptions, LogReader,
+    Offset, PartitionLog as Writer, Rewritten, Window,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    compaction,
     io_pool::{IoQueue, Turn},
     sync::{Mutex, spawn_blocking},
     verify,
 };
 use crate::engine::{
-    AppendError, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError, Shelter, Verified,
-    VerifyEvent,
+    AppendError, Compacted, EngineError, EngineLimits, Lease, PartitionLog, PartitionStats, ReadError, Shelter,
+    Verified, VerifyEvent,
 };
 
 /// Bytes after which a group is written although more is waiting. Bounds the time to the next acknowledgement.
@@ -50,6 +51,7 @@ struct Shared {
     epoch: AtomicU32,
     durability: Mutex<Durability>,
     segment_bytes: AtomicU64,
+    compaction: compaction::Turn,
     data: Arc<DataDir>,
     checkpoint_path: PathBuf,
 }
@@ -72,6 +74,7 @@ enum Command {
     Acquire(oneshot::Sender<Result<Lease, EngineError>>),
     Trim(Offset, oneshot::Sender<Result<Offset, EngineError>>),
     Retention(i64, oneshot::Sender<Result<(), EngineError>>),
+    Install(Box<Rewritten>, oneshot::Sender<Result<Installed, EngineError>>),
     Options(Box<LogOptions>),
     Close(oneshot::Sender<Result<(), EngineError>>),
 }
@@ -93,6 +96,7 @@ impl EmbeddedLog {
             epoch: AtomicU32::new(writer.epoch()),
             durability: Mutex::new(writer.options().durability),
             segment_bytes: AtomicU64::new(writer.options().segment_bytes),
+            compaction: compaction::Turn::default(),
             desk: Mutex::new(Desk { commands: VecDeque::new(), place: WriterPlace::Idle(Box::new(writer)) }),
             data,
             checkpoint_path,
@@ -112,15 +116,7 @@ impl EmbeddedLog {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, EngineError>>) -> Command,
     ) -> BoxFuture<'static, Result<T, EngineError>> {
-        let (done, answer) = oneshot::channel();
-        let submitted = self.shared.submit(command(done));
-        async move {
-            if submitted.is_err() {
-                return Err(EngineError("the log is closed".into()));
-            }
-            answer.await.unwrap_or_else(|_| Err(EngineError("the writer of the log has stopped".into())))
-        }
-        .boxed()
+        self.shared.call(command)
     }
 
     fn blocking<T: Send + 'static>(
@@ -228,6 +224,14 @@ impl PartitionLog for EmbeddedLog {
         self.call(|done| Command::Retention(now_us, done))
     }
 
+    fn compact(&self, policy: CompactionPolicy) -> BoxFuture<'static, Result<Compacted, EngineError>> {
+        let shared = Arc::clone(&self.shared);
+        let (reader, segment_bytes) = (shared.reader.clone(), shared.segment_bytes.load(Ordering::Relaxed));
+        let job = compaction::Job { reader, policy, segment_bytes, turn: shared.compaction.clone() };
+        let install = move |rewritten| shared.call(|done| Command::Install(Box::new(rewritten), done));
+        job.run(install).boxed()
+    }
+
     fn load_checkpoint(&self) -> BoxFuture<'static, Result<Option<Bytes>, EngineError>> {
         let (data, path) = (Arc::clone(&self.shared.data), self.shared.checkpoint_path.clone());
         super::blocking(move || Ok(data.read_file(&path)?.map(Bytes::from)))
@@ -261,7 +265,13 @@ impl PartitionLog for EmbeddedLog {
     }
 
     fn close(&self) -> BoxFuture<'static, Result<(), EngineError>> {
-        self.call(Command::Close)
+        let shared = Arc::clone(&self.shared);
+        async move {
+            // What it has not put in place it takes away: first, while the directory is this log's.
+            shared.compaction.end().await;
+            shared.call(Command::Close).await
+        }
+        .boxed()
     }
 }
 
@@ -269,6 +279,21 @@ impl PartitionLog for EmbeddedLog {
 struct NotTaken;
 
 impl Shared {
+    fn call<T: Send + 'static>(
+        self: &Arc<Self>,
+        command: impl FnOnce(oneshot::Sender<Result<T, EngineError>>) -> Command,
+    ) -> BoxFuture<'static, Result<T, EngineError>> {
+        let (done, answer) = oneshot::channel();
+        let submitted = self.submit(command(done));
+        async move {
+            if submitted.is_err() {
+                return Err(EngineError("the log is closed".into()));
+            }
+            answer.await.unwrap_or_else(|_| Err(EngineError("the writer of the log has stopped".into())))
+        }
+        .boxed()
+    }
+
     /// Queues a command, and sends the writer on its way if it lies idle.
     fn submit(self: &Arc<Self>, command: Command) -> Result<(), NotTaken> {
         let mut desk = self.desk.lock();
@@ -397,6 +422,9 @@ impl WriterTurn {
                 let outcome = writer.enforce_retention(now_us).map(|_| ()).map_err(EngineError::from);
                 self.shared.publish_window();
                 let _ = done.send(outcome);
+            }
+            Command::Install(rewritten, done) => {
+                let _ = done.send(writer.install(*rewritten).map_err(EngineError::from));
             }
             Command::Options(options) => writer.set_options(*options),
             Command::Close(done) => {

@@ -25,6 +25,7 @@ use self::{
 use super::{AppendError, EngineError, MetaStore, PartitionLog, ReadError, TopicLogs};
 use crate::{clock, error::OpenError};
 
+mod compaction;
 pub(crate) mod inventory;
 mod io_pool;
 mod log;
@@ -220,8 +221,8 @@ impl Opener {
     fn options(&self, meta: &TopicMeta) -> LogOptions {
         LogOptions {
             segment_bytes: meta.segment_bytes.unwrap_or(self.segment_bytes),
-            retention_bytes: meta.retention_bytes,
-            retention_age: meta.retention_age,
+            retention_bytes: meta.retention_bytes.filter(|_| meta.cleanup.deletes()),
+            retention_age: meta.retention_age.filter(|_| meta.cleanup.deletes()),
             durability: meta.durability,
             cache_budget: Some(Arc::clone(&self.cache)),
             ..LogOptions::default()

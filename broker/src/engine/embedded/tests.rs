@@ -18,7 +18,7 @@ fn meta(name: &str, partitions: u32) -> TopicMeta {
         segment_bytes: None,
         owner: None,
         created_us: 0,
-        settings: BTreeMap::new(),
+        ..TopicMeta::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use aqueduct_storage::{Durability, TopicMeta, Window};
+use aqueduct_storage::{CompactionPolicy, Durability, TopicMeta, Window};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::ready};
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::*;
 use crate::{
-    engine::{EngineError, EngineLimits, PartitionStats, Shelter, TopicLogs, Verified, VerifyEvent},
+    engine::{Compacted, EngineError, EngineLimits, PartitionStats, Shelter, TopicLogs, Verified, VerifyEvent},
     groups::{policy::PolicyOpinion, progress::Progress, state::tests::random_change},
 };
 
@@ -184,6 +184,10 @@ impl PartitionLog for Arc<ScriptedLog> {
     }
 
     fn enforce_retention(&self, _: i64) -> BoxFuture<'static, Result<(), EngineError>> {
+        unneeded()
+    }
+
+    fn compact(&self, _: CompactionPolicy) -> BoxFuture<'static, Result<Compacted, EngineError>> {
         unneeded()
     }
 

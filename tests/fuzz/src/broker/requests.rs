@@ -17,7 +17,7 @@ use tower_service::Service;
 use super::data::{config, directory_of, hurried, original, runtime};
 use crate::input::Input;
 
-const METHODS: [&str; 25] = [
+const METHODS: [&str; 26] = [
     "Log/Publish",
     "Log/PublishStream",
     "Log/OpenProducer",
@@ -44,6 +44,7 @@ const METHODS: [&str; 25] = [
     "Groups/Redrive",
     "Groups/Discard",
     "Topics/Verify",
+    "Topics/Compact",
 ];
 
 const CALLS_MAX: usize = 6;

@@ -1,0 +1,118 @@
+//! The power cut, or the process killed, at every operation of a workload that compacts, splits, merges and trims.
+
+use aqueduct_storage::sim::SimDisk;
+use aqueduct_storage::{CompactionPolicy, PartitionLog};
+
+use crate::world::{SECOND_US, World, create, open, policy};
+
+/// Appends `rounds` batches over few keys, most of them over and over, some of them tombstones.
+fn fill(world: &mut World, log: &mut PartitionLog, rounds: u64) -> bool {
+    (0..rounds).all(|round| {
+        let filler = "x".repeat(usize::try_from(60 + round % 7 * 40).expect("small"));
+        let hot = format!("hot-{}={filler}", round % 3);
+        let warm = format!("warm-{}={round}{filler}", round % 11);
+        let once = format!("once-{}={filler}", world.appended.len());
+        let gone = format!("warm-{}", (round + 5) % 11);
+        let lines: Vec<&str> = match round % 6 {
+            0 => vec![&hot, &warm, &once],
+            3 => vec![&hot, &gone],
+            5 => vec!["=keyless"],
+            1 | 2 | 4 => vec![&hot, &warm],
+            _ => unreachable!("a remainder of 6"),
+        };
+        world.append(log, &lines)
+    })
+}
+
+/// Everything that a compaction does, until the disk refuses.
+fn workload(world: &mut World, mut log: PartitionLog) {
+    // The second has few keys in memory, and so splits; the tombstones of the first are old for the third.
+    let few = CompactionPolicy { keys_max: 8, ..policy(world.now_us) };
+    if !fill(world, &mut log, 36) || world.compact(&mut log).is_err() {
+        return;
+    }
+    if !fill(world, &mut log, 20) || world.compact_with(&mut log, few.clone()).is_err() {
+        return;
+    }
+    if world.compact_with(&mut log, few).is_err() {
+        return;
+    }
+    world.now_us += 2000 * SECOND_US;
+    world.log_start_max = 20;
+    if log.trim(20).is_err() || !fill(world, &mut log, 14) || world.compact(&mut log).is_err() {
+        return;
+    }
+    drop(log.close());
+}
+
+fn run(disk: &SimDisk) -> World {
+    let mut world = World::default();
+    let log = create(disk);
+    workload(&mut world, log);
+    world
+}
+
+/// The workload on a disk whose power goes after `crash_at` operations.
+fn crashed_at(crash_at: u64) -> (World, SimDisk) {
+    let disk = SimDisk::new();
+    let mut world = World::default();
+    let log = create(&disk);
+    disk.crash_at(crash_at);
+    workload(&mut world, log);
+    (world, disk)
+}
+
+fn operations() -> std::ops::RangeInclusive<u64> {
+    let disk = SimDisk::new();
+    let mut world = World::default();
+    let mut log = create(&disk);
+    assert!(fill(&mut world, &mut log, 36));
+    let first = disk.operation_count();
+    drop(log);
+    let disk = SimDisk::new();
+    run(&disk);
+    first..=disk.operation_count()
+}
+
+/// The log on `disk` holds what it must, as it is and after another compaction, and goes on.
+fn prove_whole(mut world: World, disk: &SimDisk, context: &str) {
+    let mut log = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    world.log_start_max = world.log_start_max.max(log.window().log_start.min(20));
+    world.check(&log, context);
+    world.compact(&mut log).unwrap_or_else(|error| panic!("{context}: {error}"));
+    world.check(&log, &format!("{context}, compacted again"));
+    assert!(fill(&mut world, &mut log, 3), "{context}: it goes on");
+    log.close().unwrap_or_else(|error| panic!("{context}: {error}"));
+    World::verify(disk, &format!("{context}, closed"));
+    let log = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    world.check(&log, &format!("{context}, reopened"));
+}
+
+#[test]
+fn a_power_loss_at_any_operation_keeps_the_latest_of_every_key() {
+    let operations = operations();
+    println!("operations {operations:?}");
+    for crash_at in operations {
+        let (world, disk) = crashed_at(crash_at);
+        for seed in 0..4 {
+            let context = format!("power loss at operation {crash_at}, seed {seed}");
+            let disk = disk.after_power_loss(seed);
+            World::verify(&disk, &context);
+            prove_whole(world.clone(), &disk, &context);
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_operation_keeps_the_latest_of_every_key() {
+    for crash_at in operations() {
+        let (world, disk) = crashed_at(crash_at);
+        let context = format!("kill at operation {crash_at}");
+        World::verify(&disk.after_kill(), &context);
+        prove_whole(world.clone(), &disk.after_kill(), &context);
+        let context = format!("{context}, then power loss");
+        let killed = disk.after_kill();
+        drop(open(&killed).unwrap_or_else(|error| panic!("{context}: {error}")));
+        prove_whole(world, &killed.after_power_loss(crash_at), &context);
+    }
+}
