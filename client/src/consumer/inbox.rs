@@ -257,7 +257,7 @@ mod tests {
         inbox.fail_key(claim, &FailedKey { key: "a".into(), offset: 11 });
         inbox.fail_key(Claim { generation: 2, ..claim }, &FailedKey { key: "b".into(), offset: 0 });
         let mut credit = v1::Credit::default();
-        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit))).collect();
+        let left: Vec<_> = std::iter::from_fn(|| offset(inbox.take(&mut credit, |_| true))).collect();
         assert_eq!((left, credit), (vec![10, 11, 13], CREDIT));
     }
 
