@@ -1,10 +1,16 @@
 //! Lag that tells when to act: rates, forecasts and warnings, against what retention really does.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
 
 use aqueduct::{BrokerConfig, testing::TestBroker};
 use aqueduct_client::{Client, GroupPolicy, LossCause, PartitionLag, Record, RetentionRisk};
-use aqueduct_tests::{BrokerProcess, Launch, aqueduct, eventually};
+use aqueduct_tests::{BrokerProcess, Launch, aqueduct, aqueduct_binary, aqueduct_command, eventually, until};
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -225,7 +231,6 @@ async fn whoever_will_lose_events_is_named_in_the_log_by_lag_and_by_info_once_fo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_is_no_terminal_prints_one_report_after_the_other() {
-    use std::io::{BufRead as _, BufReader};
     let broker = BrokerProcess::start();
     let client = broker.client().await;
     client.topics().create("orders").build().await.expect("a new topic");
@@ -233,9 +238,9 @@ async fn a_watch_that_is_no_terminal_prints_one_report_after_the_other() {
     group.create(GroupPolicy::default()).await.expect("a new group");
     group.commit("orders", [(0, 0)]).await.expect("committed");
     for (output, marks) in [("text", "billing"), ("json", "\"retention_risk\":null")] {
-        let mut command = aqueduct_tests::aqueduct_command();
+        let mut command = aqueduct_command();
         let words = ["lag", "--watch", "--interval", "100ms", "--output", output, "--server", &broker.url()];
-        let mut watching = command.args(words).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+        let mut watching = command.args(words).stdout(Stdio::piped()).spawn().expect("it starts");
         let lines = BufReader::new(watching.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
         let reports: Vec<String> = lines.filter(|line| line.contains(marks)).take(3).collect();
         assert_eq!(reports.len(), 3);
@@ -243,4 +248,77 @@ async fn a_watch_that_is_no_terminal_prints_one_report_after_the_other() {
         watching.kill().expect("it was running");
         watching.wait().expect("it ends");
     }
+}
+
+/// `lag --watch` on a terminal, which `script` of util-linux makes.
+struct OnTerminal {
+    script: Child,
+    shown: Arc<Mutex<String>>,
+}
+
+impl OnTerminal {
+    fn watch(url: &str) -> Self {
+        let command = format!("{} lag --watch --interval 100ms --server {url}", aqueduct_binary().display());
+        let mut script = Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`script` is needed for a terminal: install the package `bsdutils`");
+        let mut output = script.stdout.take().expect("a pipe");
+        let shown = Arc::new(Mutex::new(String::new()));
+        let collected = Arc::clone(&shown);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(bytes @ 1..) = output.read(&mut piece) {
+                collected.lock().expect("the screen").push_str(&String::from_utf8_lossy(&piece[..bytes]));
+            }
+        });
+        Self { script, shown }
+    }
+
+    fn everything(&self) -> String {
+        self.shown.lock().expect("the screen").clone()
+    }
+
+    /// The last screen that was drawn to its end.
+    fn screen(&self) -> String {
+        let everything = self.everything();
+        let mut screens = everything.rsplit("\x1b[H");
+        screens.find(|screen| screen.contains("\x1b[J")).unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // It has ended by itself, if all is well.
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_table_outlives_the_broker_and_gives_the_terminal_back() {
+    let broker = BrokerProcess::start();
+    let client = broker.client().await;
+    client.topics().create("orders").build().await.expect("a new topic");
+    client.group("billing").create(GroupPolicy::default()).await.expect("a new group");
+    client.group("billing").commit("orders", [(0, 0)]).await.expect("committed");
+    let mut terminal = OnTerminal::watch(&broker.url());
+    let shows = |terminal: &OnTerminal, words: &str| terminal.screen().contains(words).then_some(());
+    until("the group is on the screen", || shows(&terminal, "billing orders/0"));
+    let stopped = broker.kill();
+    until("it says that the broker is away", || shows(&terminal, "trying again"));
+    shows(&terminal, "billing orders/0").expect("what was last known stays");
+    let broker = stopped.restart();
+    client.publish("orders", Record::new("one")).await.expect("a receipt");
+    until("it goes on", || shows(&terminal, "1 record behind"));
+    assert_eq!(shows(&terminal, "trying again"), None, "it has come back");
+    terminal.script.stdin.as_mut().expect("a pipe").write_all(b"q").expect("typed");
+    let status = until("it ends", || terminal.script.try_wait().expect("its status"));
+    assert!(status.success(), "{status}");
+    until("the terminal is given back", || terminal.everything().ends_with("\x1b[?25h\x1b[?1049l").then_some(()));
+    assert!(terminal.everything().starts_with("\x1b[?1049h\x1b[?25l"));
+    drop(broker);
 }
