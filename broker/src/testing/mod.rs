@@ -67,6 +67,25 @@ const STEP_PAUSE: Duration = Duration::from_millis(1);
 /// assert_eq!(receipt.to_string(), "orders/0@0");
 /// # Ok(()) }
 /// ```
+///
+/// A topic that carries state, seen as a table:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use aqueduct::{client::{Cleanup, Record}, testing::TestBroker};
+///
+/// let broker = TestBroker::start().await?;
+/// let client = broker.client();
+/// client.topics().create("prices").cleanup(Cleanup::Compact).build().await?;
+/// client.publish("prices", Record::new("10").key("anvil")).await?;
+///
+/// let prices = client.table("prices").build().await?;
+/// let receipt = client.publish("prices", Record::new("12").key("anvil")).await?;
+/// prices.wait_for(&receipt).await?;
+/// let anvil = prices.get("anvil")?.expect("it has a price");
+/// assert_eq!(anvil.record.value.as_deref(), Some(&b"12"[..]));
+/// # Ok(()) }
+/// ```
 pub struct TestBroker {
     broker: Broker,
     clock: Clock,

@@ -31,6 +31,9 @@ pub(crate) struct World {
     /// Trimmed, or asked to be.
     pub(crate) log_start_max: Offset,
     sequence: u64,
+    /// Installations after which there were fewer segments, and more.
+    pub(crate) merges: usize,
+    pub(crate) splits: usize,
 }
 
 pub(crate) fn policy(now_us: i64) -> CompactionPolicy {
@@ -115,7 +118,11 @@ impl World {
             return Ok(pass);
         };
         while let Some(rewritten) = compaction.next(&Lines, go_on)? {
-            match log.install(rewritten)? {
+            let segments_before = log.reader().segment_count();
+            let installed = log.install(rewritten)?;
+            self.merges += usize::from(log.reader().segment_count() < segments_before);
+            self.splits += usize::from(log.reader().segment_count() > segments_before);
+            match installed {
                 Installed::InPlace { records_removed, .. } => {
                     pass.files += 1;
                     pass.records_removed += records_removed;
