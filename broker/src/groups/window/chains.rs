@@ -108,6 +108,13 @@ impl Chains {
         GivenBack { followers, freed: self.freed(id) }
     }
 
+    /// What is open next behind an open record.
+    pub(super) fn follower(&self, offset: Offset) -> Option<Offset> {
+        let chain = self.chains.get(self.ids.get(&offset)?)?;
+        let after = chain.open.partition_point(|open| *open <= offset);
+        chain.open.get(after).copied()
+    }
+
     /// Ends what is held until `now` at most; returns what may be delivered with that.
     pub(super) fn resume(&mut self, now: Instant) -> Vec<Offset> {
         let mut freed = Vec::new();

@@ -243,16 +243,26 @@ impl KeyedWindow {
         let failure = self.failure_of(offset).unwrap_or_else(|| Failure::first(&fault.error, fault.at_us));
         let pause = match way {
             Way::Retry(pause) if !self.retry.is_exhausted(failure.attempts) => pause,
-            Way::Retry(_) | Way::Park => {
-                self.leaving.insert(offset..offset + 1, failure);
-                return self.settle(offset);
+            Way::Retry(_) => {
+                // Its client does not know that this was the last attempt: what follows comes again, as it does else.
+                if let Some(follower) = self.chains.follower(offset) {
+                    self.loans.take_from_anybody(follower);
+                    self.give_back(follower, None);
+                }
+                return self.park(offset, failure);
             }
+            Way::Park => return self.park(offset, failure),
         };
         let pause = match pause {
             Pause::Backoff => self.retry.backoff(failure.attempts, offset),
             Pause::Fixed(pause) => pause,
         };
         self.give_back(offset, Some(fault.at + pause));
+    }
+
+    fn park(&mut self, offset: Offset, failure: Failure) {
+        self.leaving.insert(offset..offset + 1, failure);
+        self.settle(offset);
     }
 
     fn settle(&mut self, offset: Offset) {
