@@ -24,7 +24,7 @@ pub(crate) async fn measure(records: u64) -> anyhow::Result<()> {
     let client = broker.client().await;
     client.topics().create("backlog").partitions(PARTITIONS).build().await?;
     publish(&client, records).await?;
-    for mode in [GroupMode::Ordered, GroupMode::Shared] {
+    for mode in [GroupMode::Ordered, GroupMode::Shared, GroupMode::Keyed] {
         let begin = Instant::now();
         let mut first = client.consumer("backlog", format!("first-{mode}")).mode(mode).build().await?;
         first.next().await.context("the consumer has ended")??.ack();
