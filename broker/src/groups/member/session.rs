@@ -4,6 +4,7 @@
 //! Pure. [`super::run`] does what it says.
 
 mod client;
+mod liveness;
 mod opening;
 mod parking;
 mod room;
@@ -397,38 +398,6 @@ impl Session {
         }
         let retries = self.settling.retry_at.into_iter().chain(self.parking.retry_at);
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
-    }
-
-    /// A process that was stopped for a while, or whose clock was set forward, has heard nothing meanwhile: that is not the
-    /// member's silence.
-    fn forgive_what_passed_unseen(&mut self, now: Instant) {
-        let unseen = now.saturating_duration_since(self.last_looked);
-        if unseen > self.heartbeat * 2 {
-            self.last_heard = now.min(self.last_heard + unseen);
-            self.last_sent = now.min(self.last_sent + unseen);
-        }
-        self.last_looked = now;
-    }
-
-    /// Deliveries have run into the ack time-out.
-    fn timed_out(&mut self, now: Instant) {
-        self.stall.timed_out(now, self.policy.ack_timeout);
-        if self.stall.timeouts() == 1 {
-            self.stats.set_stalled_since(Some(self.wall_clock.at_us(now)));
-        }
-        if self.stall.is_stuck(self.policy.retry.max_attempts) && self.phase == Phase::Active {
-            self.stats.set_gone_for_good();
-            let ack_timeout_ms = self.policy.ack_timeout.as_millis();
-            self.end(GroupError::MemberStuck { timeouts: self.stall.timeouts(), ack_timeout_ms });
-        }
-    }
-
-    /// Ends the stream of a client that takes nothing from it. Nobody has looked at what it has: no attempt is counted.
-    fn end_if_unread(&mut self, now: Instant) {
-        let unread = now.saturating_duration_since(self.last_sent);
-        if !self.outbox.is_empty() && unread >= self.heartbeat * SILENT_HEARTBEATS {
-            self.end(GroupError::MemberNotReading { unread_ms: unread.as_millis() });
-        }
     }
 
     /// Sends a heartbeat if it is time for one; returns when the next is due.
