@@ -241,9 +241,7 @@ impl From<GroupError> for Status {
             GroupError::Invalid { field, reason } => {
                 StatusParts::new(Code::InvalidArgument, "INVALID_REQUEST", &[]).field(field, reason)
             }
-            GroupError::NotConsumable { topic, .. } => {
-                StatusParts::new(Code::FailedPrecondition, "NOT_CONSUMABLE", &[("topic", topic.clone())])
-            }
+            GroupError::NotConsumable { topic, .. } => not_consumable(topic),
             GroupError::MembersActive { group, members } => StatusParts::new(
                 Code::FailedPrecondition,
                 "MEMBERS_ACTIVE",
@@ -286,13 +284,9 @@ impl From<GroupError> for Status {
                 StatusParts::new(Code::Unavailable, "NO_POSITION", &[("partition", partition.to_string())])
             }
             GroupError::MemberSilent { .. } => StatusParts::new(Code::Aborted, "MEMBER_SILENT", &[]),
-            GroupError::MemberStuck { timeouts, .. } => {
-                StatusParts::new(Code::Aborted, "MEMBER_STUCK", &[("timeouts", timeouts.to_string())])
-            }
+            GroupError::MemberStuck { timeouts, .. } => member_stuck(*timeouts),
             GroupError::MemberNotReading { .. } => StatusParts::new(Code::Aborted, "MEMBER_NOT_READING", &[]),
-            GroupError::MemberReplaced { name } => {
-                StatusParts::new(Code::FailedPrecondition, "MEMBER_REPLACED", &[("member_name", name.clone())])
-            }
+            GroupError::MemberReplaced { name } => member_replaced(name),
             GroupError::TooMany { what, limit } => StatusParts::new(
                 Code::ResourceExhausted,
                 "TOO_MANY",
@@ -310,6 +304,18 @@ impl From<GroupError> for Status {
         };
         parts.status(error.to_string())
     }
+}
+
+fn member_stuck(timeouts: u32) -> StatusParts {
+    StatusParts::new(Code::Aborted, "MEMBER_STUCK", &[("timeouts", timeouts.to_string())])
+}
+
+fn member_replaced(name: &str) -> StatusParts {
+    StatusParts::new(Code::FailedPrecondition, "MEMBER_REPLACED", &[("member_name", name.to_owned())])
+}
+
+fn not_consumable(topic: &str) -> StatusParts {
+    StatusParts::new(Code::FailedPrecondition, "NOT_CONSUMABLE", &[("topic", topic.to_owned())])
 }
 
 fn journal_parts(error: &JournalError) -> StatusParts {

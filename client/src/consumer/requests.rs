@@ -55,14 +55,14 @@ impl Requests {
         if self.stage == Stage::Joining {
             self.stage = Stage::Consuming;
             let credit = Some(state.settlements.room().of_join());
-            return Next::Send(Event::Join(v1::Join { credit, ..self.shared.join.clone() }));
+            return Next::Send(Box::new(Event::Join(v1::Join { credit, ..self.shared.join.clone() })));
         }
         if let Some(event) = state.settlements.next() {
-            return Next::Send(event);
+            return Next::Send(Box::new(event));
         }
         if state.phase != Phase::Consuming && self.stage == Stage::Consuming && state.settlements.is_settled() {
             self.stage = Stage::Left;
-            return Next::Send(Event::Leave(Leave { for_good: state.leaves_for_good }));
+            return Next::Send(Box::new(Event::Leave(Leave { for_good: state.leaves_for_good })));
         }
         state.requests = Some(cx.waker().clone());
         Next::Wait
@@ -70,7 +70,7 @@ impl Requests {
 }
 
 enum Next {
-    Send(Event),
+    Send(Box<Event>),
     Wait,
     End,
 }
@@ -87,7 +87,7 @@ impl Stream for Requests {
             return Poll::Pending;
         }
         let event = match this.next(cx) {
-            Next::Send(event) => event,
+            Next::Send(event) => *event,
             Next::End => return Poll::Ready(None),
             Next::Wait => match this.heartbeat.as_mut().poll(cx) {
                 Poll::Ready(()) => Event::Heartbeat(Heartbeat {}),

@@ -89,7 +89,7 @@ async fn acks_travel_as_ranges() {
     assert_eq!((ack.partition, ack.generation, ack.ranges), (0, 1, range(10, 20)));
     settle(&stream, ack.ack_id).await;
     let closing = tokio::spawn(inbox.close());
-    assert_eq!(said(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave::default())));
+    assert_eq!(said(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave { for_good: false })));
     drop(stream);
     closing.await.expect("no panic").expect("left");
 }

@@ -1,7 +1,7 @@
 //! Members that are late, wrong, or gone.
 
 use aqueduct_proto::v1::{self, consume_request::Event as Ask, consume_response::Event as Answer};
-use aqueduct_tests::{Raw, Refusal, eventually, within};
+use aqueduct_tests::{Raw, Refusal, within};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
@@ -155,33 +155,4 @@ async fn bad_names_and_unknown_topics_are_refused_when_joining() {
     let groups = victim.broker.client().await.groups().list().await.expect("a list");
     assert_eq!(groups.len(), 0, "a member that was refused makes no group: {groups:?}");
     victim.still_works().await;
-}
-
-#[tokio::test]
-async fn a_member_that_never_reads_holds_nothing_for_long() {
-    let mut victim = Victim::start().await;
-    let policy = v1::GroupPolicy { ack_timeout_ms: 86_400_000, ..v1::GroupPolicy::default() };
-    let join = v1::Join { heartbeat_ms: 100, policy: Some(policy), ..join() };
-    let zombie = Member::join(&mut victim.raw, join.clone()).await.expect("a member");
-    let client = victim.broker.client().await;
-    for _ in 0..60 {
-        client.publish("orders", aqueduct_client::Record::new(vec![7; 20_000])).await.expect("a receipt");
-    }
-    let group = client.group("billing");
-    let has_it = async || (group.describe().await.ok()?.members.first()?.open_records > 0).then_some(());
-    eventually("it is delivered to", has_it).await;
-    // It is heard of, but takes nothing.
-    let beats = tokio::spawn(async move {
-        while zombie.ask.send(heartbeat()).await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    });
-    let mut heir = Member::join(&mut victim.raw, v1::Join { heartbeat_ms: 60_000, ..join }).await.expect("a member");
-    let delivery = heir.delivery().await;
-    assert_eq!((delivery.ranges[0].from, delivery.attempt), (0, 1), "nobody has looked at it");
-    beats.abort();
-}
-
-fn heartbeat() -> v1::ConsumeRequest {
-    v1::ConsumeRequest { event: Some(Ask::Heartbeat(v1::consume_request::Heartbeat {})) }
 }

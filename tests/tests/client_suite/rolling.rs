@@ -127,7 +127,7 @@ impl Group {
     /// Half of them close, half of them are lost.
     async fn stop(&mut self, number: usize) {
         let mut worker = self.workers.remove(&number).expect("it runs");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let (closed, has_closed) = oneshot::channel();
             worker.close.take().expect("it is closed once").send(closed).expect("it listens");
             within("a clean end", has_closed).await.expect("it ends");
