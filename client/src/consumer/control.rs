@@ -142,6 +142,8 @@ impl Shared {
     }
 
     pub(super) fn stats(&self) -> ConsumerStats {
+        // Whoever has heard how an ack was answered finds it counted.
+        let _state = self.state.lock();
         let counters = &self.counters;
         ConsumerStats {
             delivered: counters.delivered.load(Ordering::Relaxed),

@@ -291,7 +291,11 @@ async fn a_shutdown_gives_back_what_nobody_has_begun_and_waits_for_the_rest() {
         given_back.push((release.partition, release.ranges));
     }
     assert_eq!(given_back, [(0, range(1, 5)), (1, range(11, 15))]);
-    assert_eq!(said_next(&mut stream).await, Some(Said::Leave(v1::consume_request::Leave { for_good: false })), "it says that it goes");
+    assert_eq!(
+        said_next(&mut stream).await,
+        Some(Said::Leave(v1::consume_request::Leave { for_good: false })),
+        "it says that it goes"
+    );
     // What was on its way goes straight back.
     say(&stream, delivery(0, 1, 5, 7)).await;
     let Some(Said::Release(release)) = said_next(&mut stream).await else { panic!("a release") };

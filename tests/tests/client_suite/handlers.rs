@@ -232,7 +232,8 @@ pub(crate) async fn an_ack_after_the_partition_has_gone_is_counted_and_disturbs_
         let producer = stage.client.producer("numbers").partition(partition).build().await.expect("a producer");
         producer.publish(Record::new(partition.to_string())).await.expect("a receipt");
     }
-    let mut first = billing(&stage).build().await.expect("a consumer");
+    let mut first =
+        stage.client.consumer("numbers", "billing").ack_timeout(ACK_TIMEOUT).build().await.expect("a consumer");
     let held = [next(&mut first).await, next(&mut first).await];
     let builder = client.consumer("numbers", "billing");
     let mut second = within("the second member", builder.build()).await.expect("a consumer");

@@ -60,7 +60,8 @@ impl Campaign {
         let broker = BrokerProcess::start();
         let client = broker.client().await;
         client.topics().create(TOPIC).partitions(PARTITIONS).build().await.expect("a new topic");
-        let groups = vec![group("ordered", GroupMode::Ordered)];
+        let modes = [("ordered", GroupMode::Ordered), ("shared", GroupMode::Shared), ("keyed", GroupMode::Keyed)];
+        let groups: Vec<Group> = modes.into_iter().map(|(name, mode)| group(name, mode)).collect();
         let mut members = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             for _ in 0..MEMBERS {

@@ -56,7 +56,7 @@ pub(super) async fn tell(narrator: &Narrator, client: &Client) -> anyhow::Result
         max_attempts: Some(ATTEMPTS),
         ..RetryPolicy::default()
     };
-    let policy = GroupPolicy { mode: Some(GroupMode::Ordered), retry, ..GroupPolicy::default() };
+    let policy = GroupPolicy { mode: Some(GroupMode::Shared), retry, ..GroupPolicy::default() };
     let mut consumer = client.consumer(TOPIC, FAILING).policy(policy).member_name("demo").build().await?;
     chapter.first_run(narrator, client, &mut consumer).await?;
 

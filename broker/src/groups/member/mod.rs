@@ -105,11 +105,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     target.mark_changed();
     loop {
         session.look_at_the_clock(clock.now(), || clock.now_us());
-        feeds.pump(&mut session, &mut lines);
-        // What has been sent makes room to read more.
-        while lines.flush(&mut session, clock.now()) > 0 {
-            feeds.pump(&mut session, &mut lines);
-        }
+        read_and_send(&mut session, &mut feeds, &mut lines, &clock);
         if settling.is_none() {
             settling = Settling::begin(&mut session, &handle, clock.now());
         }
@@ -181,6 +177,15 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.
     drop(target);
     lines.say_farewell().await;
+}
+
+/// As far as memory has what is to be read, and the connections take it at once.
+fn read_and_send(session: &mut Session, feeds: &mut Feeds, lines: &mut Lines, clock: &Clock) {
+    feeds.pump(session, lines);
+    // What has been sent makes room to read more.
+    while lines.flush(session, clock.now()) > 0 {
+        feeds.pump(session, lines);
+    }
 }
 
 /// Whoever runs the broker should know which members do not do their work.

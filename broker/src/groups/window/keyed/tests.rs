@@ -107,6 +107,20 @@ fn who_goes_leaves_its_keys_to_others_in_order() {
     assert_eq!(offsets(&window.deliver(&dense(0, 4), &keys, loan(2, now), NO_LIMIT)), [0, 1, 2, 3]);
 }
 
+/// Batches, and the keys of their records.
+fn random_log(random: &mut fastrand::Rng) -> Vec<(BatchHeader, Vec<ChainId>)> {
+    let batches = (0..12).scan(0, |base, _| {
+        let header = dense(*base, random.u32(1..16));
+        *base = header.next_offset();
+        let keys = (header.base_offset..header.next_offset()).map(|offset| match random.u32(0..6) {
+            0 => ChainId::Record(offset),
+            key => ChainId::Key(key),
+        });
+        Some((header, keys.collect()))
+    });
+    batches.collect()
+}
+
 /// Members that ack, nack, give back, are late and vanish at random, and a hub that starts over from what the journal has:
 /// no key is ever with two members, everything is handled or parked, and each key in order.
 #[test]
@@ -114,17 +128,7 @@ fn random_members_keep_every_key_in_order() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
         let retry = RetryPolicy { max_attempts: 3, on_exhausted: OnExhausted::Park, ..RetryPolicy::default() };
-        let log: Vec<(BatchHeader, Vec<ChainId>)> = (0..12)
-            .scan(0, |base, _| {
-                let header = dense(*base, random.u32(1..16));
-                *base = header.next_offset();
-                let keys = (header.base_offset..header.next_offset()).map(|offset| match random.u32(0..6) {
-                    0 => ChainId::Record(offset),
-                    key => ChainId::Key(key),
-                });
-                Some((header, keys.collect()))
-            })
-            .collect();
+        let log = random_log(&mut random);
         let keys: Vec<ChainId> = log.iter().flat_map(|(_, keys)| keys.clone()).collect();
         let key = |offset: Offset| keys[usize::try_from(offset).expect("few")];
         let end = keys.len() as Offset;
