@@ -4,14 +4,14 @@
 //! Members are told here and not delivered to: what they would deliver lies between being granted a partition and giving
 //! it up.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use aqueduct_storage::{Offset, sim::SimDisk};
 use shuttle::future::{block_on, spawn, yield_now};
 
 use super::{
     assignment::MemberId,
-    coordinator::{PartitionGeneration, PartitionProgress},
+    coordinator::{Owner, PartitionGeneration, PartitionProgress},
     progress::Progress,
     roster::Standing,
     state::PositionKey,
@@ -25,6 +25,10 @@ use crate::{
 const PARTITIONS: u32 = 2;
 /// So small that the journal is cut again and again.
 const SNAPSHOT_BYTES: u64 = 300;
+
+/// Nothing runs on it: members of ordered groups need no hub.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
 
 /// What all members together know.
 #[derive(Default)]
@@ -56,7 +60,7 @@ enum Goodbye {
 /// A member, and the partitions that it delivers.
 struct Member {
     stage: Arc<Stage>,
-    membership: Membership,
+    owner: Owner,
     held: BTreeMap<u32, Tenure>,
     /// What it has given up, and goes on committing, which nobody should.
     past: BTreeMap<u32, Tenure>,
@@ -81,20 +85,21 @@ impl Member {
             credit: Credit::default(),
             heartbeat: HEARTBEAT_DEFAULT,
         };
-        let membership = stage.groups.join(&request, &stage.topic).await.expect("it joins");
-        Self { stage, membership, held: BTreeMap::new(), past: BTreeMap::new() }
+        let place = stage.groups.join(&request, &stage.topic).await.expect("it joins");
+        let Place::Owner(owner, _) = place else { panic!("the group is ordered") };
+        Self { stage, owner, held: BTreeMap::new(), past: BTreeMap::new() }
     }
 
     /// Begins with what it was granted meanwhile.
     fn look(&mut self) {
-        let target = self.membership.target.borrow_and_update();
+        let target = self.owner.target.borrow_and_update();
         let mut told = self.stage.told.lock();
         for (&partition, grant) in &target.grants {
             if let Some(tenure) = self.held.get_mut(&partition).filter(|held| held.generation == grant.generation) {
                 tenure.standing = grant.standing;
                 continue;
             }
-            let holder = told.holders.insert(partition, self.membership.id);
+            let holder = told.holders.insert(partition, self.owner.id);
             assert_eq!(holder, None, "partition {partition} has two members");
             let before = told.generations.insert(partition, grant.generation).unwrap_or(0);
             assert!(before < grant.generation, "generation {} comes after {before}", grant.generation);
@@ -129,7 +134,7 @@ impl Member {
             progress: Progress::at(of.next),
         };
         let settlement = Settlement {
-            member: self.membership.id,
+            member: self.owner.id,
             advanced: claims.iter().map(advance).collect(),
             given_up: given_up.iter().map(|partition| at(*partition)).collect(),
         };
@@ -142,7 +147,7 @@ impl Member {
             let committed = told.committed.entry(partition).or_default();
             *committed = of.next.max(*committed);
         }
-        for (partition, _) in self.held.iter().filter(|(p, _)| told.holders.get(p) == Some(&self.membership.id)) {
+        for (partition, _) in self.held.iter().filter(|(p, _)| told.holders.get(p) == Some(&self.owner.id)) {
             assert!(!stale.contains(partition), "the commit of the owner of {partition} was refused");
         }
         for partition in given_up {
@@ -164,8 +169,8 @@ impl Member {
             }
             Goodbye::Vanishes => {
                 // Its stream is cut: from here on it delivers nothing, and the coordinator learns it in its own time.
-                self.stage.told.lock().holders.retain(|_, holder| *holder != self.membership.id);
-                self.membership.target = tokio::sync::watch::Sender::default().subscribe();
+                self.stage.told.lock().holders.retain(|_, holder| *holder != self.owner.id);
+                self.owner.target = tokio::sync::watch::Sender::default().subscribe();
                 for _ in 0..2 {
                     yield_now().await;
                     self.settle(|_| false).await;
@@ -187,8 +192,8 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
     });
     let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
     let (handle, clients, task) = (Handle(Ok(mailbox)), Arc::default(), Mutex::new(None));
-    let trends = Trends::default();
-    (Arc::new(Groups { topics, delays, handle, trends, moved, clients, task }), coordinator)
+    let (trends, runtime) = (Trends::default(), RUNTIME.handle().clone());
+    (Arc::new(Groups { topics, delays, handle, trends, moved, clients, task, runtime }), coordinator)
 }
 
 impl Stage {

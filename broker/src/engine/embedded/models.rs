@@ -6,7 +6,12 @@
 use std::path::Path;
 
 use aqueduct_storage::{Batch, BatchHeader, Offset, payload_crc, sim::SimDisk};
-use shuttle::{future::block_on, thread};
+use shuttle::{
+    Config, Runner,
+    future::block_on,
+    scheduler::{PctScheduler, RandomScheduler},
+    thread,
+};
 
 use super::*;
 use crate::engine::Lease;
@@ -20,8 +25,11 @@ pub(crate) const DIRECTORY: &str = "/data";
 pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
     let again = Arc::clone(&model);
-    shuttle::check_pct(move || model(), SCHEDULES, 3);
-    shuttle::check_random(move || again(), SCHEDULES);
+    let mut config = Config::new();
+    // Unoptimised futures are large, and its own stacks have 60 KiB.
+    config.stack_size = 1 << 20;
+    Runner::new(PctScheduler::new(3, SCHEDULES), config.clone()).run(move || model());
+    Runner::new(RandomScheduler::new(SCHEDULES), config).run(move || again());
 }
 
 pub(crate) fn engine_on(disk: &SimDisk) -> Arc<EmbeddedEngine> {
