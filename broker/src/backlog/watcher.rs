@@ -72,6 +72,13 @@ struct Next {
     at: Option<Instant>,
 }
 
+/// When a look began, and what had landed by then.
+#[derive(Debug, Clone, Copy)]
+struct Seeing {
+    at: Instant,
+    landed: Load,
+}
+
 /// How a look has ended.
 enum Look {
     At(Lag),
@@ -92,7 +99,7 @@ impl Watcher {
                 None => Next::default(),
                 Some(backlog) => {
                     let Some(look) = self.look(&backlog).await else { return };
-                    self.judge(&backlog, landed, look)
+                    self.judge(&backlog, Seeing { at: looked_at, landed }, look)
                 }
             };
             let pause = looked_at + LOOK_INTERVAL;
@@ -129,7 +136,8 @@ impl Watcher {
     }
 
     /// Opens the gate, or shuts it.
-    fn judge(&self, backlog: &Arc<Backlog>, landed: Load, look: Look) -> Next {
+    fn judge(&self, backlog: &Arc<Backlog>, seeing: Seeing, look: Look) -> Next {
+        let Seeing { at: looked_at, landed } = seeing;
         let before = self.gate.seen();
         let held = before.hold.as_ref().filter(|hold| hold.backlog == **backlog);
         let lag = match look {
@@ -147,7 +155,7 @@ impl Watcher {
                     "cannot tell how far the group is behind, so that it holds nobody: {reason}"
                 );
                 self.gate.found(backlog, landed, Seen::default(), Room::UNBOUNDED);
-                return Next { at: self.in_time(HELD_INTERVAL), ..Next::default() };
+                return Next { at: in_time(looked_at, HELD_INTERVAL), ..Next::default() };
             }
         };
         let standing = if held.is_some() { Standing::Held } else { Standing::Open };
@@ -159,22 +167,16 @@ impl Watcher {
                 self.tell(before.hold.as_ref(), Some(&hold));
                 let seen = Seen { hold: Some(hold), group_unknown: false };
                 self.gate.found(backlog, landed, seen, Room::NONE);
-                Next { moves: true, at: self.in_time(HELD_INTERVAL), ..Next::default() }
+                Next { moves: true, at: in_time(looked_at, HELD_INTERVAL), ..Next::default() }
             }
             Standing::Open => {
                 self.tell(before.hold.as_ref(), None);
                 self.gate.found(backlog, landed, Seen::default(), room(&lag, &backlog.bounds));
-                let at = reached_in(&lag, &backlog.bounds).and_then(|left| self.in_time(left));
+                let at = reached_in(&lag, &backlog.bounds).and_then(|left| in_time(looked_at, left));
                 let lands = backlog.bounds.age.is_some() && at.is_none();
                 Next { moves: false, lands, full: self.gate.is_full(), at }
             }
         }
-    }
-
-    /// `None` for a time that will never come.
-    fn in_time(&self, left: Duration) -> Option<Instant> {
-        // A little later: the age is told by another clock.
-        self.clock.now().checked_add(left)?.checked_add(Duration::from_millis(1))
     }
 
     /// Whoever runs the broker should know who holds whom.
@@ -189,6 +191,13 @@ impl Watcher {
     fn topic_name(&self) -> String {
         self.topic.upgrade().map(|topic| topic.meta().name.clone()).unwrap_or_default()
     }
+}
+
+/// `left` after a look began; `None` for a time that will never come. Not after it has ended: the clock may have been set
+/// forward meanwhile.
+fn in_time(looked_at: Instant, left: Duration) -> Option<Instant> {
+    // A little later: the age is told by another clock.
+    looked_at.checked_add(left)?.checked_add(Duration::from_millis(1))
 }
 
 async fn moves(moved: &mut watch::Receiver<()>) {
