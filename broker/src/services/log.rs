@@ -6,7 +6,7 @@ use aqueduct_proto::v1::{self, log_server};
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{fetch, publish, publish_hold::Caller, subscribe};
+use super::{fetch, publish, publish_hold::Caller, publish_stream, subscribe};
 use crate::{
     BrokerCore,
     connection::{self, ClientId, Connection},
@@ -49,7 +49,7 @@ impl log_server::Log for LogService {
         request: Request<Streaming<v1::PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = self.caller(&request);
-        Ok(Response::new(publish::publish_stream(Arc::clone(&self.core), caller, request.into_inner())))
+        Ok(Response::new(publish_stream::publish_stream(Arc::clone(&self.core), caller, request.into_inner())))
     }
 
     async fn open_producer(

@@ -11,6 +11,7 @@ mod log;
 mod publish;
 mod publish_hold;
 mod publish_plan;
+mod publish_stream;
 mod subscribe;
 mod topics;
 mod verify;

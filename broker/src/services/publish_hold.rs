@@ -7,7 +7,7 @@ use aqueduct_storage::Batch;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::publish::Answer;
+use super::publish_stream::Answer;
 use crate::{
     BrokerCore,
     backlog::{Entrant, Gate, Load, Passed},
