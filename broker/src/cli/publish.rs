@@ -31,6 +31,8 @@ mod settle;
 
 use settle::{Settled, settle};
 
+/// After an interrupt, for what is in flight.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Lines that may wait for their receipt.
 const TICKETS_MAX: usize = 16_384;
 
@@ -242,13 +244,19 @@ async fn feed(
     let end = tokio::select! {
         biased;
         () = super::interrupted() => {
-            leave_at_second_interrupt(last_durable);
+            leave_at_second_interrupt(last_durable.clone());
             FeedEnd::Interrupted
         }
         // Somebody may have to be told although the input is silent.
         () = tickets.closed() => FeedEnd::Settled,
         end = feed_pieces(pieces, producer, &tickets, &mut without_key) => end,
     };
+    if !matches!(end, FeedEnd::Interrupted) {
+        tokio::spawn(async move {
+            super::interrupted().await;
+            leave_at_second_interrupt(last_durable);
+        });
+    }
     Fed { end, without_key }
 }
 
@@ -277,11 +285,12 @@ async fn feed_pieces(
     FeedEnd::EndOfInput
 }
 
-/// What is in flight settles within the time-out; who cannot wait for that asks twice.
+/// What is in flight settles within the time-out, unless publishers are held; who cannot wait for that asks twice.
 fn leave_at_second_interrupt(last_durable: watch::Receiver<Option<u64>>) {
     render::note("interrupted: waiting for what is in flight (once more to leave at once)");
     tokio::spawn(async move {
-        super::interrupted().await;
+        // In time or not, it has been asked to leave.
+        let _ = tokio::time::timeout(SETTLE_MAX, super::interrupted()).await;
         render::note(&durable_lines(*last_durable.borrow(), 0));
         render::note("error: left before every receipt had come: what is in flight may be stored");
         std::process::exit(Exit::Unknown as i32);

@@ -14,6 +14,18 @@ const API_LEVEL: u32 = 1;
 /// Positions at risk that one answer tells of.
 const AT_RISK_SHOWN_MAX: usize = 100;
 
+/// Abilities of every broker of this version.
+const FEATURES: [&str; 8] = [
+    "idempotent_producers",
+    "named_producers",
+    "ordered_groups",
+    "shared_groups",
+    "keyed_groups",
+    "delayed_delivery",
+    "backlogs",
+    "compaction",
+];
+
 /// See the [module](self).
 #[derive(Clone)]
 pub(crate) struct AdminService {
@@ -32,7 +44,7 @@ impl admin_server::Admin for AdminService {
         let limits = &self.core.config.limits;
         // While groups are out of service, everything else can still be told.
         let at_risk = self.core.groups.at_risk(AT_RISK_SHOWN_MAX).await.unwrap_or_default();
-        let mut features = vec!["idempotent_producers", "named_producers", "ordered_groups", "delayed_delivery"];
+        let mut features = FEATURES.to_vec();
         if self.core.config.auto_create_topics != AutoCreateTopics::Refuse {
             features.push("auto_create_topics");
         }

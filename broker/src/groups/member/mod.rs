@@ -112,10 +112,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
         if moving.is_none() {
             moving = Moving::begin(&mut session, &carrier, clock.now());
         }
-        while let Some((seat, end)) = session.next_departure() {
-            tell_if_taken_out(seat, &end, &sources);
-            lines.depart(seat, session.depart(seat), end);
-        }
+        see_off(&mut session, &mut lines, &sources);
         if session.is_finished() {
             break;
         }
@@ -185,6 +182,14 @@ fn read_and_send(session: &mut Session, feeds: &mut Feeds, lines: &mut Lines, cl
     // What has been sent makes room to read more.
     while lines.flush(session, clock.now()) > 0 {
         feeds.pump(session, lines);
+    }
+}
+
+/// Ends the streams that have nothing to wait for any more.
+fn see_off(session: &mut Session, lines: &mut Lines, sources: &Sources) {
+    while let Some((seat, end)) = session.next_departure() {
+        tell_if_taken_out(seat, &end, sources);
+        lines.depart(seat, session.depart(seat), end);
     }
 }
 
