@@ -8,6 +8,7 @@ mod free;
 mod keyed;
 mod loans;
 mod ordered;
+mod records;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -138,8 +139,8 @@ impl Window {
     pub(crate) fn progress(&self) -> &Progress {
         match &self.0 {
             Kind::Ordered(window) => window.progress(),
-            Kind::Free(window) => window.progress(),
-            Kind::Keyed(window) => window.progress(),
+            Kind::Free(window) => &window.records.progress,
+            Kind::Keyed(window) => &window.records.progress,
         }
     }
 
@@ -147,8 +148,8 @@ impl Window {
     pub(crate) fn cursor(&self) -> Offset {
         match &self.0 {
             Kind::Ordered(window) => window.cursor(),
-            Kind::Free(window) => window.next_read(),
-            Kind::Keyed(window) => window.next_read(),
+            Kind::Free(window) => window.records.next_read(),
+            Kind::Keyed(window) => window.records.next_read(),
         }
     }
 
@@ -156,8 +157,8 @@ impl Window {
     pub(crate) fn is_settled(&self) -> bool {
         match &self.0 {
             Kind::Ordered(window) => window.is_settled(),
-            Kind::Free(window) => window.is_settled(),
-            Kind::Keyed(window) => window.is_settled(),
+            Kind::Free(window) => window.records.is_settled(),
+            Kind::Keyed(window) => window.records.is_settled(),
         }
     }
 
@@ -173,8 +174,8 @@ impl Window {
     pub(crate) fn open_records(&self, seat: MemberId) -> u64 {
         match &self.0 {
             Kind::Ordered(window) => window.open_records(),
-            Kind::Free(window) => window.open_records(seat),
-            Kind::Keyed(window) => window.open_records(seat),
+            Kind::Free(window) => window.records.loans.records_of(seat),
+            Kind::Keyed(window) => window.records.loans.records_of(seat),
         }
     }
 
@@ -261,8 +262,8 @@ impl Window {
     pub(crate) fn extend(&mut self, ranges: &[Range<Offset>], loan: Loan) -> Result<(), Refusal> {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.extend(ranges, loan.until)?),
-            Kind::Free(window) => window.extend(ranges, loan),
-            Kind::Keyed(window) => window.extend(ranges, loan),
+            Kind::Free(window) => window.records.extend(ranges, loan),
+            Kind::Keyed(window) => window.records.extend(ranges, loan),
         }
     }
 
@@ -313,8 +314,8 @@ impl Window {
     pub(crate) fn left(&mut self, range: &Range<Offset>) {
         match &mut self.0 {
             Kind::Ordered(window) => window.parked(range),
-            Kind::Free(window) => window.left(range),
-            Kind::Keyed(window) => window.left(range),
+            Kind::Free(window) => window.records.left(range),
+            Kind::Keyed(window) => window.records.left(range),
         }
     }
 
@@ -322,8 +323,8 @@ impl Window {
     pub(crate) fn is_leaving(&self, range: &Range<Offset>) -> bool {
         match &self.0 {
             Kind::Ordered(window) => window.is_parking(range),
-            Kind::Free(window) => window.is_leaving(range),
-            Kind::Keyed(window) => window.is_leaving(range),
+            Kind::Free(window) => window.records.is_leaving(range),
+            Kind::Keyed(window) => window.records.is_leaving(range),
         }
     }
 
@@ -344,7 +345,7 @@ impl Window {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         match &self.0 {
             Kind::Ordered(window) => window.next_deadline(),
-            Kind::Free(window) => window.next_deadline(),
+            Kind::Free(window) => window.records.loans.next_deadline(),
             Kind::Keyed(window) => window.next_deadline(),
         }
     }
@@ -353,8 +354,8 @@ impl Window {
     pub(crate) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
         match &mut self.0 {
             Kind::Ordered(window) => window.skip_to(next),
-            Kind::Free(window) => window.skip_to(next),
-            Kind::Keyed(window) => window.skip_to(next),
+            Kind::Free(window) => window.records.skip_to(next),
+            Kind::Keyed(window) => window.records.skip_to(next),
         }
     }
 }

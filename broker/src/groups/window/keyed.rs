@@ -9,15 +9,14 @@ use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
 use super::{
-    Exit, Fault, Loan, OPEN_RECORDS_MAX, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    Exit, Fault, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Way,
     chains::{Admission, ChainId, Chains, GivenBack},
-    loans::Loans,
+    records::Records,
     settle_holes,
 };
 use crate::groups::{
     assignment::MemberId,
     progress::{FAILURES_MAX, Progress},
-    ranges::{RangeMap, RangeSet},
     retry::{Failure, RetryPolicy},
 };
 
@@ -26,53 +25,22 @@ use crate::groups::{
 /// Invariant: below the cursor, what is not acked is either open, or waits in its chain, or is leaving, or in `again`.
 #[derive(Debug)]
 pub(super) struct KeyedWindow {
-    progress: Progress,
+    /// What leaves goes to the dead letters.
+    pub(super) records: Records<Failure>,
     retry: RetryPolicy,
-    /// The first offset that was never looked at.
-    cursor: Offset,
-    loans: Loans,
     chains: Chains,
-    /// To be delivered before anything new.
-    again: RangeSet,
-    /// On their way to the dead letters.
-    leaving: RangeMap<Failure>,
 }
 
 impl KeyedWindow {
     /// Goes on from `progress`.
     pub(super) fn new(progress: Progress, retry: RetryPolicy) -> Self {
-        let cursor = progress.committed();
-        Self {
-            progress,
-            retry,
-            cursor,
-            loans: Loans::default(),
-            chains: Chains::default(),
-            again: RangeSet::default(),
-            leaving: RangeMap::default(),
-        }
-    }
-
-    pub(super) fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    pub(super) fn next_read(&self) -> Offset {
-        self.again.iter().next().map_or(self.cursor, |first| first.start)
-    }
-
-    pub(super) fn is_settled(&self) -> bool {
-        self.loans.is_empty() && self.leaving.is_empty()
-    }
-
-    pub(super) fn open_records(&self, seat: MemberId) -> u64 {
-        self.loans.records_of(seat)
+        Self { records: Records::new(progress), retry, chains: Chains::default() }
     }
 
     /// New records wait while too many have failed: attempts are counted for no more.
     pub(super) fn has_room(&self) -> bool {
-        let ahead = self.cursor.saturating_sub(self.progress.committed());
-        self.next_read() < self.cursor || (ahead < OPEN_RECORDS_MAX && self.progress.failed_ranges() < FAILURES_MAX)
+        let counts_attempts = self.records.progress.failed_ranges() < FAILURES_MAX;
+        self.records.has_again() || (self.records.has_room_ahead() && counts_attempts)
     }
 
     /// `keys` are those of the batch's records, by offset.
@@ -83,8 +51,8 @@ impl KeyedWindow {
         loan: Loan,
         records_max: u64,
     ) -> Vec<Portion> {
-        let from = self.next_read();
-        settle_holes(&mut self.progress, from, header);
+        let from = self.records.next_read();
+        settle_holes(&mut self.records.progress, from, header);
         let span = from.max(header.base_offset)..header.next_offset();
         let mut room = records_max.max(u64::from(header.record_count.div_ceil(PORTIONS_MAX)));
         let mut reached = span.end;
@@ -97,7 +65,7 @@ impl KeyedWindow {
             }
             let failure = self.failure_of(offset);
             if let Some(failure) = failure.clone().filter(|failure| self.retry.is_exhausted(failure.attempts)) {
-                self.leaving.insert(offset..offset + 1, failure);
+                self.records.leaving.insert(offset..offset + 1, failure);
                 continue;
             }
             let id = key_of(header, keys, offset);
@@ -107,20 +75,18 @@ impl KeyedWindow {
                 lent.push(offset);
             }
         }
-        self.again.remove(from..reached);
-        self.cursor = self.cursor.max(reached);
-        self.loans.lend(&runs(&lent), loan);
+        self.records.looked_at(from..reached);
+        self.records.loans.lend(&runs(&lent), loan);
         portions
     }
 
     pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
-        self.check(ranges)?;
+        self.records.check(ranges)?;
         for part in self.take(ranges, seat) {
-            self.progress.ack(part.clone());
+            self.records.progress.ack(part.clone());
             part.for_each(|offset| self.settle(offset));
         }
-        let settled = ranges.iter().all(|range| self.progress.unacked_in(range).is_empty());
-        if settled { Ok(()) } else { Err(Refusal::TakenBack) }
+        self.records.check_settled(ranges)
     }
 
     /// `seat` could not handle what it has of `ranges`.
@@ -131,10 +97,10 @@ impl KeyedWindow {
         fault: &Fault,
         way: Way,
     ) -> Result<(), Refusal> {
-        self.check(ranges)?;
-        let unacked = ranges.iter().flat_map(|range| self.progress.unacked_in(range));
+        self.records.check(ranges)?;
+        let unacked = ranges.iter().flat_map(|range| self.records.progress.unacked_in(range));
         let expected: u64 =
-            unacked.flat_map(|range| self.leaving.missing_in(&range)).map(|part| part.end - part.start).sum();
+            unacked.flat_map(|range| self.records.leaving.missing_in(&range)).map(|part| part.end - part.start).sum();
         let parts = self.take(ranges, seat);
         let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
         parts.into_iter().flatten().for_each(|offset| self.fail(offset, fault, way));
@@ -142,89 +108,55 @@ impl KeyedWindow {
     }
 
     pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
-        self.check(ranges)?;
+        self.records.check(ranges)?;
         let parts = self.take(ranges, seat);
         parts.into_iter().flatten().for_each(|offset| self.give_back(offset, None));
         Ok(())
     }
 
-    pub(super) fn extend(&mut self, ranges: &[Range<Offset>], loan: Loan) -> Result<(), Refusal> {
-        self.check(ranges)?;
-        self.loans.extend(ranges, loan);
-        Ok(())
-    }
-
     pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault) {
-        let parts = self.loans.take_all(seat);
+        let parts = self.records.loans.take_all(seat);
         self.take_back(parts, fault);
     }
 
     pub(super) fn vacate(&mut self, seat: MemberId) {
-        self.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, None));
+        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, None));
     }
 
     pub(super) fn expire(&mut self, fault: &Fault) -> Vec<MemberId> {
         let resumed = self.chains.resume(fault.at);
         self.come_again(&resumed);
-        let expired = self.loans.take_expired(fault.at);
-        let mut seats: Vec<MemberId> = expired.iter().map(|(_, seat)| *seat).collect();
-        seats.sort_unstable();
-        seats.dedup();
-        for &seat in &seats {
-            let parts = expired.iter().filter(|(_, of)| *of == seat).map(|(part, _)| part.clone());
-            self.take_back(parts.collect(), fault);
-        }
+        let expired = self.records.loans.take_expired(fault.at);
+        let seats = expired.keys().copied().collect();
+        expired.into_values().for_each(|parts| self.take_back(parts, fault));
         seats
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.loans.next_deadline().into_iter().chain(self.chains.next_pause()).min()
+        self.records.loans.next_deadline().into_iter().chain(self.chains.next_pause()).min()
     }
 
     pub(super) fn next_exits(&self, records_max: u64) -> Vec<Exit> {
-        let exits = self.leaving.iter().take(usize::try_from(records_max).unwrap_or(usize::MAX));
+        let exits = self.records.leaving.iter().take(usize::try_from(records_max).unwrap_or(usize::MAX));
         exits.map(|(range, failure)| Exit { range, failure: failure.clone(), way: Way::Park }).collect()
-    }
-
-    pub(super) fn left(&mut self, range: &Range<Offset>) {
-        self.leaving.carve(range);
-        self.progress.ack(range.clone());
-    }
-
-    pub(super) fn is_leaving(&self, range: &Range<Offset>) -> bool {
-        self.leaving.any_within(range, |_| true)
-    }
-
-    pub(super) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
-        let lost = self.next_read()..next;
-        self.progress.ack(lost.clone());
-        self.again.remove(lost.clone());
-        self.leaving.carve(&lost);
-        self.cursor = self.cursor.max(next);
-        lost
-    }
-
-    fn check(&self, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
-        let delivered = |range: &Range<Offset>| range.start < range.end && range.end <= self.cursor;
-        if !ranges.is_empty() && ranges.iter().all(delivered) { Ok(()) } else { Err(Refusal::NotDelivered) }
     }
 
     /// What of `span` is to be delivered, if its key allows.
     fn due_in(&self, span: &Range<Offset>) -> Vec<Range<Offset>> {
-        let mut due = self.again.within(&(span.start..span.end.min(self.cursor)));
-        due.extend(self.progress.unacked_in(&(span.start.max(self.cursor)..span.end)));
+        let mut due = self.records.again.within(&(span.start..span.end.min(self.records.cursor)));
+        due.extend(self.records.progress.unacked_in(&(span.start.max(self.records.cursor)..span.end)));
         due
     }
 
     fn take(&mut self, ranges: &[Range<Offset>], seat: MemberId) -> Vec<Range<Offset>> {
-        ranges.iter().flat_map(|range| self.loans.take(range, seat)).collect()
+        ranges.iter().flat_map(|range| self.records.loans.take(range, seat)).collect()
     }
 
     fn failure_of(&self, offset: Offset) -> Option<Failure> {
-        if self.progress.failed_ranges() == 0 {
+        if self.records.progress.failed_ranges() == 0 {
             return None;
         }
-        self.progress.failures_in(&(offset..offset + 1)).pop().map(|(_, failure)| failure)
+        self.records.progress.failures_in(&(offset..offset + 1)).pop().map(|(_, failure)| failure)
     }
 
     /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
@@ -239,14 +171,14 @@ impl KeyedWindow {
 
     /// Counts an attempt at a record that is with nobody any more.
     fn fail(&mut self, offset: Offset, fault: &Fault, way: Way) {
-        self.progress.fail(&(offset..offset + 1), &fault.error, fault.at_us);
+        self.records.progress.fail(&(offset..offset + 1), &fault.error, fault.at_us);
         let failure = self.failure_of(offset).unwrap_or_else(|| Failure::first(&fault.error, fault.at_us));
         let pause = match way {
             Way::Retry(pause) if !self.retry.is_exhausted(failure.attempts) => pause,
             Way::Retry(_) => {
                 // Its client does not know that this was the last attempt: what follows comes again, as it does else.
                 if let Some(follower) = self.chains.follower(offset) {
-                    self.loans.take_from_anybody(follower);
+                    self.records.loans.take_from_anybody(follower);
                     self.give_back(follower, None);
                 }
                 return self.park(offset, failure);
@@ -261,7 +193,7 @@ impl KeyedWindow {
     }
 
     fn park(&mut self, offset: Offset, failure: Failure) {
-        self.leaving.insert(offset..offset + 1, failure);
+        self.records.leaving.insert(offset..offset + 1, failure);
         self.settle(offset);
     }
 
@@ -272,12 +204,12 @@ impl KeyedWindow {
 
     fn give_back(&mut self, offset: Offset, held_until: Option<Instant>) {
         let GivenBack { followers, freed } = self.chains.give_back(offset, held_until);
-        followers.into_iter().for_each(|follower| self.loans.take_from_anybody(follower));
+        followers.into_iter().for_each(|follower| self.records.loans.take_from_anybody(follower));
         self.come_again(&freed);
     }
 
     fn come_again(&mut self, offsets: &[Offset]) {
-        runs(offsets).into_iter().for_each(|run| self.again.insert(run));
+        runs(offsets).into_iter().for_each(|run| self.records.again.insert(run));
     }
 }
 

@@ -59,9 +59,9 @@ impl Loans {
         parts
     }
 
-    /// Takes back what is open beyond its time, in order of offsets.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<(Range<Offset>, MemberId)> {
-        let mut expired = BTreeMap::new();
+    /// Takes back what is open beyond its time; returns it by member, in order of offsets.
+    pub(super) fn take_expired(&mut self, now: Instant) -> BTreeMap<MemberId, Vec<Range<Offset>>> {
+        let mut expired: BTreeMap<MemberId, Vec<Range<Offset>>> = BTreeMap::new();
         while let Some((deadline, range)) = self.deadlines.front().cloned() {
             let due = deadline <= now;
             if !due && self.open.any_within(&range, |loan| loan.until == deadline) {
@@ -70,10 +70,11 @@ impl Loans {
             self.deadlines.pop_front();
             for (part, loan) in self.open.within(&range).into_iter().filter(|(_, loan)| due && loan.until <= now) {
                 self.forget(&part, loan.seat);
-                expired.insert(part.start, (part, loan.seat));
+                expired.entry(loan.seat).or_default().push(part);
             }
         }
-        expired.into_values().collect()
+        expired.values_mut().for_each(|parts| parts.sort_unstable_by_key(|part| part.start));
+        expired
     }
 
     /// Sets a new deadline for what its member has of `ranges`.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use tokio::time::Instant;
+
 use super::*;
+use crate::groups::window::OPEN_RECORDS_MAX;
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_LIMIT: u64 = u64::MAX;
@@ -31,7 +34,7 @@ fn exits(window: &FreeWindow) -> Vec<Range<Offset>> {
 fn delivered(now: Instant) -> FreeWindow {
     let mut window = FreeWindow::new(Progress::at(0));
     assert_eq!(ranges(window.deliver(&dense(0, 10), loan(1, now), 5)), [0..5]);
-    assert_eq!(window.next_read(), 5);
+    assert_eq!(window.records.next_read(), 5);
     assert_eq!(ranges(window.deliver(&dense(0, 10), loan(2, now), 5)), [5..10]);
     window
 }
@@ -43,11 +46,11 @@ fn a_failed_record_leaves_alone_and_the_committed_offset_goes_on_once_it_has() {
     assert_eq!(window.let_go(1, &[2..3], &fault(now), Way::Retry(Pause::Backoff)), Ok(()));
     assert_eq!(window.ack(1, &[0..2, 3..5]), Ok(()));
     assert_eq!(window.ack(2, &[5..10]), Ok(()));
-    assert_eq!((window.progress().committed(), exits(&window)), (2, vec![2..3]));
-    assert_eq!(window.next_read(), 10, "nothing comes back");
-    window.left(&(2..3));
-    assert_eq!(window.progress().committed(), 10);
-    assert!(window.is_settled());
+    assert_eq!((window.records.progress.committed(), exits(&window)), (2, vec![2..3]));
+    assert_eq!(window.records.next_read(), 10, "nothing comes back");
+    window.records.left(&(2..3));
+    assert_eq!(window.records.progress.committed(), 10);
+    assert!(window.records.is_settled());
 }
 
 #[test]
@@ -55,10 +58,13 @@ fn what_a_member_gives_back_unseen_goes_to_the_next_first_and_no_attempt_is_coun
     let now = Instant::now();
     let mut window = delivered(now);
     assert_eq!(window.release(1, &[3..5]), Ok(()));
-    assert_eq!(window.next_read(), 3);
+    assert_eq!(window.records.next_read(), 3);
     let again = window.deliver(&dense(0, 10), loan(2, now), NO_LIMIT);
     assert_eq!(again, Some(Portion { ranges: vec![3..5], attempt: 1 }));
-    assert_eq!((window.next_read(), window.open_records(1), window.open_records(2)), (10, 3, 7));
+    assert_eq!(
+        (window.records.next_read(), window.records.loans.records_of(1), window.records.loans.records_of(2)),
+        (10, 3, 7)
+    );
     assert_eq!(exits(&window), []);
 }
 
@@ -67,7 +73,7 @@ fn who_vanishes_has_failed_at_the_first_of_its_records_and_the_others_come_again
     let now = Instant::now();
     let mut window = delivered(now);
     window.abandon(2, &fault(now));
-    assert_eq!((exits(&window), window.next_read(), window.open_records(1)), (vec![5..6], 6, 5));
+    assert_eq!((exits(&window), window.records.next_read(), window.records.loans.records_of(1)), (vec![5..6], 6, 5));
     window.vacate(1);
     assert_eq!(ranges(window.deliver(&dense(0, 10), loan(3, now), NO_LIMIT)), [0..5, 6..10]);
 }
@@ -76,9 +82,9 @@ fn who_vanishes_has_failed_at_the_first_of_its_records_and_the_others_come_again
 fn a_time_out_counts_for_the_first_record_of_each_member_that_is_late() {
     let now = Instant::now();
     let mut window = delivered(now);
-    window.extend(&[5..7], loan(2, now + ACK_TIMEOUT)).expect("they were delivered");
+    window.records.extend(&[5..7], loan(2, now + ACK_TIMEOUT)).expect("they were delivered");
     assert_eq!(window.expire(&fault(now + ACK_TIMEOUT)), [1, 2]);
-    assert_eq!((exits(&window), window.open_records(2)), (vec![0..1, 7..8], 2));
+    assert_eq!((exits(&window), window.records.loans.records_of(2)), (vec![0..1, 7..8], 2));
     assert_eq!(ranges(window.deliver(&dense(0, 10), loan(3, now), NO_LIMIT)), [1..5, 8..10]);
     assert_eq!(window.expire(&fault(now + ACK_TIMEOUT * 2)), [2, 3]);
 }
@@ -88,7 +94,7 @@ fn only_who_has_a_record_settles_it() {
     let now = Instant::now();
     let mut window = delivered(now);
     assert_eq!(window.ack(2, &[4..6]), Err(Refusal::TakenBack), "what is its own is settled");
-    assert_eq!((window.open_records(1), window.open_records(2)), (5, 4));
+    assert_eq!((window.records.loans.records_of(1), window.records.loans.records_of(2)), (5, 4));
     assert_eq!(window.ack(2, &[5..6]), Ok(()), "settled already");
     assert_eq!(window.let_go(2, &[0..1], &fault(now), Way::Park), Err(Refusal::TakenBack));
     assert_eq!(window.ack(1, &[9..11]), Err(Refusal::NotDelivered));
@@ -103,7 +109,7 @@ fn a_batch_goes_to_a_few_members_however_little_room_they_have() {
     let now = Instant::now();
     let mut window = FreeWindow::new(Progress::at(0));
     let mut portions = 0;
-    while window.next_read() < 1000 {
+    while window.records.next_read() < 1000 {
         window.deliver(&dense(0, 1000), loan(1, now), 1);
         portions += 1;
     }
@@ -125,7 +131,7 @@ fn offsets_without_records_hold_nothing_up() {
     let emptied = BatchHeader { record_count: 1, offset_deltas: vec![4], ..header };
     assert_eq!(ranges(window.deliver(&emptied, loan(1, Instant::now()), NO_LIMIT)), [0..0; 0]);
     assert_eq!(window.ack(1, &[7..8]), Ok(()));
-    assert_eq!(window.progress().committed(), 9);
+    assert_eq!(window.records.progress.committed(), 9);
 }
 
 #[test]
@@ -143,12 +149,12 @@ fn delivery_waits_while_too_much_is_ahead_of_the_committed_offset_but_not_for_wh
 fn what_retention_took_is_skipped() {
     let now = Instant::now();
     let mut window = delivered(now);
-    assert_eq!(window.skip_to(20), 10..20);
+    assert_eq!(window.records.skip_to(20), 10..20);
     assert_eq!(window.release(1, &[1..5]), Ok(()));
-    assert_eq!(window.skip_to(3), 1..3);
-    assert_eq!(window.next_read(), 3);
+    assert_eq!(window.records.skip_to(3), 1..3);
+    assert_eq!(window.records.next_read(), 3);
     assert_eq!(window.ack(1, &[0..1]), Ok(()));
-    assert_eq!(window.progress().committed(), 3);
+    assert_eq!(window.records.progress.committed(), 3);
 }
 
 /// Every record is with one member at a time, and in the end it is acked or has left.
@@ -170,15 +176,15 @@ fn random_members_lose_nothing_and_share_nothing() {
         let mut over: BTreeMap<Offset, &str> = BTreeMap::new();
         for step in 0.. {
             assert!(step < 50_000, "seed {seed}: it does not come to an end");
-            if window.progress().committed() == end {
+            if window.records.progress.committed() == end {
                 break;
             }
             let seat = random.u64(1..5);
             let of_seat: Vec<Offset> = with.iter().filter(|(_, of)| **of == seat).map(|(offset, _)| *offset).collect();
-            assert_eq!(window.open_records(seat), of_seat.len() as u64, "seed {seed}");
+            assert_eq!(window.records.loans.records_of(seat), of_seat.len() as u64, "seed {seed}");
             match (random.u8(0..20), of_seat.first().copied()) {
                 (0..6, _) => {
-                    let next = window.next_read();
+                    let next = window.records.next_read();
                     let Some(batch) = log.iter().find(|batch| batch.next_offset() > next) else { continue };
                     for offset in ranges(window.deliver(batch, loan(seat, now), random.u64(1..9))).into_iter().flatten()
                     {
@@ -203,19 +209,22 @@ fn random_members_lose_nothing_and_share_nothing() {
                 (10, _) => {
                     now += Duration::from_secs(random.u64(0..40));
                     for late in window.expire(&fault(now)) {
-                        let is_open = |offset: Offset| window.loans.missing_in(&(offset..offset + 1)).is_empty();
+                        let is_open =
+                            |offset: Offset| window.records.loans.missing_in(&(offset..offset + 1)).is_empty();
                         let taken: Vec<Offset> =
                             with.iter().filter(|(o, of)| **of == late && !is_open(**o)).map(|(o, _)| *o).collect();
                         with.retain(|offset, _| !taken.contains(offset));
-                        let failed: Vec<Offset> =
-                            taken.into_iter().filter(|offset| window.is_leaving(&(*offset..*offset + 1))).collect();
+                        let failed: Vec<Offset> = taken
+                            .into_iter()
+                            .filter(|offset| window.records.is_leaving(&(*offset..*offset + 1)))
+                            .collect();
                         assert_eq!(failed.len(), 1, "seed {seed}: one attempt for each");
                         over.insert(failed[0], "failed");
                     }
                 }
                 (11..13, _) => {
                     if let Some(range) = exits(&window).first() {
-                        window.left(range);
+                        window.records.left(range);
                     }
                 }
                 (_, Some(_)) => {

@@ -39,14 +39,14 @@ fn one_key_is_with_one_member_and_the_others_go_on() {
     let keys = [A, B, A, B, A];
     assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(1, now), 2)), [0, 1]);
     assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT)), [0; 0]);
-    assert_eq!(window.next_read(), 5, "what waits is passed over");
+    assert_eq!(window.records.next_read(), 5, "what waits is passed over");
     assert_eq!(window.ack(1, &[1..2]), Ok(()));
-    assert_eq!(window.next_read(), 3);
+    assert_eq!(window.records.next_read(), 3);
     assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT)), [3]);
     assert_eq!(window.ack(1, &[0..1]), Ok(()));
     assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT)), [2, 4]);
     assert_eq!(window.ack(2, &[2..5]), Ok(()));
-    assert_eq!(window.progress().committed(), 5);
+    assert_eq!(window.records.progress.committed(), 5);
 }
 
 #[test]
@@ -57,12 +57,12 @@ fn what_follows_a_failed_record_of_its_key_comes_after_it_again() {
     window.deliver(&dense(0, 5), &keys, loan(1, now), NO_LIMIT);
     let later = Way::Retry(Pause::Fixed(Duration::from_secs(5)));
     assert_eq!(window.let_go(1, &[2..3], &fault(now), later), Ok(()));
-    assert_eq!((window.open_records(1), window.next_read()), (3, 5), "the elder of its key stays");
+    assert_eq!((window.records.loans.records_of(1), window.records.next_read()), (3, 5), "the elder of its key stays");
     assert_eq!(window.ack(1, &[4..5]), Err(Refusal::TakenBack));
     assert_eq!(window.ack(1, &[0..1, 1..2, 3..4]), Ok(()));
     assert_eq!(window.next_deadline().map(|at| at - now), Some(Duration::from_secs(5)));
     assert_eq!(window.expire(&fault(now + Duration::from_secs(4))), [0; 0]);
-    assert_eq!(window.next_read(), 5);
+    assert_eq!(window.records.next_read(), 5);
     window.expire(&fault(now + Duration::from_secs(5)));
     let again = window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT);
     assert_eq!(again, [Portion { ranges: vec![2..3], attempt: 2 }, Portion { ranges: vec![4..5], attempt: 1 }]);
@@ -80,11 +80,11 @@ fn a_record_that_has_failed_too_often_is_parked_and_its_followers_go_on() {
     }
     let [exit] = &window.next_exits(NO_LIMIT)[..] else { panic!("one") };
     assert_eq!((exit.range.clone(), exit.failure.attempts, exit.way), (0..1, 3, Way::Park));
-    assert_eq!(window.open_records(3), 0, "the follower was taken back with it");
+    assert_eq!(window.records.loans.records_of(3), 0, "the follower was taken back with it");
     assert_eq!(offsets(&window.deliver(&dense(0, 2), &[A, A], loan(4, now), NO_LIMIT)), [1]);
     assert_eq!(window.ack(4, &[1..2]), Ok(()));
-    window.left(&(0..1));
-    assert_eq!(window.progress().committed(), 2);
+    window.records.left(&(0..1));
+    assert_eq!(window.records.progress.committed(), 2);
 }
 
 #[test]
@@ -138,13 +138,15 @@ fn random_members_keep_every_key_in_order() {
         let mut inboxes: BTreeMap<MemberId, Vec<Offset>> = (1..5).map(|seat| (seat, Vec::new())).collect();
         let mut over: Vec<Offset> = Vec::new();
         for step in 0.. {
-            assert!(step < 100_000, "seed {seed}: it does not come to an end at {:?}", window.progress());
-            if window.progress().committed() == end {
+            assert!(step < 100_000, "seed {seed}: it does not come to an end at {:?}", window.records.progress);
+            if window.records.progress.committed() == end {
                 break;
             }
             now += Duration::from_millis(random.u64(0..50));
             window.expire(&fault(now));
-            let open = |window: &KeyedWindow, offset: Offset| window.loans.missing_in(&(offset..offset + 1)).is_empty();
+            let open = |window: &KeyedWindow, offset: Offset| {
+                window.records.loans.missing_in(&(offset..offset + 1)).is_empty()
+            };
             inboxes.values_mut().for_each(|inbox| inbox.retain(|offset| open(&window, *offset)));
             let mut with: BTreeMap<ChainId, MemberId> = BTreeMap::new();
             for (seat, inbox) in &inboxes {
@@ -158,7 +160,7 @@ fn random_members_keep_every_key_in_order() {
             let first = inboxes[&seat].first().copied();
             match (random.u8(0..24), first) {
                 (0..8, _) => {
-                    let next = window.next_read();
+                    let next = window.records.next_read();
                     let Some((header, keys)) = log.iter().find(|(header, _)| header.next_offset() > next) else {
                         continue;
                     };
@@ -176,18 +178,18 @@ fn random_members_keep_every_key_in_order() {
                 (14, _) => window.vacate(seat),
                 (15, _) => now += ACK_TIMEOUT,
                 (16, _) if random.u8(0..8) == 0 => {
-                    window = KeyedWindow::new(window.progress().clone(), retry);
+                    window = KeyedWindow::new(window.records.progress.clone(), retry);
                 }
                 (17, _) => {
                     if let Some(exit) = window.next_exits(1).first() {
-                        window.left(&exit.range);
+                        window.records.left(&exit.range);
                         over.push(exit.range.start);
                     }
                 }
                 (_, Some(first)) => {
                     let elders = (0..first).filter(|elder| key(*elder) == key(first));
                     for elder in elders {
-                        let is_over = over.contains(&elder) || window.is_leaving(&(elder..elder + 1));
+                        let is_over = over.contains(&elder) || window.records.is_leaving(&(elder..elder + 1));
                         assert!(is_over, "seed {seed}: {first} has overtaken {elder}");
                     }
                     window.ack(seat, &[first..first + 1]).expect("it has it");
