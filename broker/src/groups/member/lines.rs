@@ -137,15 +137,14 @@ impl Lines {
     pub(super) async fn next(&mut self, session: &Session) -> (MemberId, Heard) {
         poll_fn(|cx| {
             while let Poll::Ready(Some(())) = self.farewells.poll_next_unpin(cx) {}
-            let after = (Bound::Excluded(self.heard_last), Bound::Unbounded);
-            let in_turn = self.lines.range(after).chain(self.lines.range(..=self.heard_last));
-            let ids: Vec<MemberId> = in_turn.map(|(id, _)| *id).collect();
-            for id in ids {
-                let listening = if session.takes_requests(id) { Listening::Yes } else { Listening::No };
-                let Some(line) = self.lines.get_mut(&id) else { continue };
-                if let Poll::Ready(heard) = line.poll(listening, cx) {
-                    self.heard_last = id;
-                    return Poll::Ready((id, heard));
+            let last = self.heard_last;
+            for in_turn in [(Bound::Excluded(last), Bound::Unbounded), (Bound::Unbounded, Bound::Included(last))] {
+                for (&id, line) in self.lines.range_mut(in_turn) {
+                    let listening = if session.takes_requests(id) { Listening::Yes } else { Listening::No };
+                    if let Poll::Ready(heard) = line.poll(listening, cx) {
+                        self.heard_last = id;
+                        return Poll::Ready((id, heard));
+                    }
                 }
             }
             Poll::Pending
