@@ -6,22 +6,21 @@
 //!
 //! `AQUEDUCT_SEEDS=300` runs so many seeds; `AQUEDUCT_SEED=17` that one.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use aqueduct_storage::sim::SimDisk;
 use fastrand::Rng;
 
-use self::{ledger::Ledger, life::Life};
+use self::{
+    ledger::Ledger,
+    life::Life,
+    seeds::{in_a_process, only_seed, under_every_seed},
+};
 use crate::{BrokerConfig, OpenError, clock::Clock, core::BrokerCore};
 
 mod ledger;
 mod life;
+pub(crate) mod seeds;
 
 const SEEDS: u64 = 150;
 const LIVES: usize = 4;
@@ -31,12 +30,6 @@ const OPERATIONS_IN_A_LIFE: u64 = 300;
 async fn open(disk: &SimDisk) -> Result<Arc<BrokerCore>, OpenError> {
     let config = BrokerConfig { segment_bytes: 64 << 10, io_threads: 4, ..BrokerConfig::default() };
     BrokerCore::open(disk.shared(), Path::new("/srv/data"), config, Clock::default()).await
-}
-
-/// Runs `work` on a runtime that dies with it, as a process does.
-fn in_a_process<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(work)
 }
 
 /// Some lives of one broker, each of which ends at some operation of its disk.
@@ -70,32 +63,9 @@ fn live_through(seed: u64) -> Ledger {
     ledger
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
-}
-
 #[test]
 fn what_the_broker_has_acknowledged_survives_kills_and_power_losses() {
-    let one = number("AQUEDUCT_SEED");
-    let first = one.unwrap_or(0);
-    let end = one.map_or_else(|| number("AQUEDUCT_SEEDS").unwrap_or(SEEDS), |seed| seed + 1);
-    let next = AtomicU64::new(first);
-    let work = || {
-        let mut lived = Vec::new();
-        while let seed = next.fetch_add(1, Ordering::Relaxed)
-            && seed < end
-        {
-            lived.push(live_through(seed));
-        }
-        lived
-    };
-    let lived: Vec<Ledger> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
+    let lived = under_every_seed(SEEDS, live_through);
     let sum = |count: fn(&Ledger) -> u64| lived.iter().map(count).sum::<u64>();
     let (publishes, acks) = (sum(|ledger| ledger.publishes_acked), sum(|ledger| ledger.acks_durable));
     let (crashes, topics) = (sum(|ledger| ledger.crashes), sum(|ledger| ledger.topics_acked));
@@ -105,6 +75,6 @@ fn what_the_broker_has_acknowledged_survives_kills_and_power_losses() {
         lived.len()
     );
     for (what, count) in [("publish", publishes), ("group ack", acks), ("topic", topics), ("retry", duplicates)] {
-        assert!(one.is_some() || count >= lived.len() as u64, "less than one {what} a seed");
+        assert!(only_seed().is_some() || count >= lived.len() as u64, "less than one {what} a seed");
     }
 }

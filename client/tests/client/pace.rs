@@ -16,11 +16,11 @@ use crate::{
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(100);
 
-fn billing(client: &Client) -> ConsumerBuilder {
+pub(crate) fn billing(client: &Client) -> ConsumerBuilder {
     client.consumer("orders", "billing").ack_timeout(ACK_TIMEOUT)
 }
 
-async fn join(broker: &mut Broker, builder: ConsumerBuilder) -> (Consuming, Consumer) {
+pub(crate) async fn join(broker: &mut Broker, builder: ConsumerBuilder) -> (Consuming, Consumer) {
     let building = tokio::spawn(builder.build());
     let mut stream = broker.consuming().await;
     stream.send_heartbeats();

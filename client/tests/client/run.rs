@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aqueduct_client::{
-    Client, Codec, ConsumeError, Consumer, ConsumerBuilder, Failure, GroupMode, Job, Record, Run, RunSummary,
+    Codec, ConsumeError, Consumer, ConsumerBuilder, Failure, GroupMode, Job, Record, Run, RunSummary,
     codec::encode_batch,
     proto::{self as v1, consume_request::Event as Said, consume_response::Event},
 };
@@ -17,22 +17,14 @@ use tonic::{Code, Status};
 use crate::{
     consumer::{assignment, delivery, range, said, say, settle, welcome},
     fake::{Broker, Consuming, status},
+    pace::{self, billing},
 };
-
-const ACK_TIMEOUT: Duration = Duration::from_secs(30);
-
-fn billing(client: &Client) -> ConsumerBuilder {
-    client.consumer("orders", "billing").ack_timeout(ACK_TIMEOUT)
-}
 
 /// A member that has partitions 0 and 1.
 async fn join(broker: &mut Broker, builder: ConsumerBuilder) -> (Consuming, Consumer) {
-    let building = tokio::spawn(builder.build());
-    let mut stream = broker.consuming().await;
-    stream.send_heartbeats();
-    welcome(&mut stream, 1).await;
+    let (stream, consumer) = pace::join(broker, builder).await;
     say(&stream, assignment(&[(1, 1)], &[])).await;
-    (stream, building.await.expect("no panic").expect("joined"))
+    (stream, consumer)
 }
 
 /// The next thing the member says that is more than "still working on it".

@@ -2,23 +2,11 @@
 
 use std::time::Duration;
 
-use aqueduct_client::{
-    ConsumeError, Consumer, ConsumerBuilder, DeadLetter, LetterFilter, OnExhausted, RetryPolicy, Start,
-    dead_letter_topic,
-};
+use aqueduct_client::{ConsumeError, Consumer, ConsumerBuilder, LetterFilter, OnExhausted, RetryPolicy};
 use aqueduct_tests::{Refusal, eventually, text, within};
 use tonic::Code;
 
-use crate::stage::{Stage, next};
-
-fn quick(max_attempts: u32) -> RetryPolicy {
-    RetryPolicy {
-        backoff_min: Some(Duration::from_millis(1)),
-        backoff_max: Some(Duration::from_millis(5)),
-        max_attempts: Some(max_attempts),
-        on_exhausted: None,
-    }
-}
+use crate::stage::{Stage, letters, next, quick};
 
 fn billing(stage: &Stage) -> ConsumerBuilder {
     stage.client.consumer("numbers", "billing")
@@ -42,32 +30,12 @@ async fn handle_all_but_2(consumer: &mut Consumer, last: u64) -> u32 {
     }
 }
 
-async fn letters(stage: &Stage, count: usize) -> Vec<DeadLetter> {
-    let name = dead_letter_topic("numbers", "billing");
-    within("the dead letters", async {
-        let mut events = loop {
-            // The topic is made when the first one comes.
-            match stage.client.subscribe(&name).from(Start::Earliest).build().await {
-                Ok(events) => break events,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let mut letters = Vec::new();
-        while letters.len() < count {
-            let event = events.next().await.expect("it goes on").expect("an event");
-            letters.push(DeadLetter::from_event(event).expect("it tells how it failed"));
-        }
-        letters
-    })
-    .await
-}
-
 pub(crate) async fn what_fails_too_often_becomes_a_dead_letter_and_the_rest_goes_on(stage: Stage) {
     stage.topic("numbers", 1).await;
     stage.publish_numbers("numbers", 10).await;
     let mut consumer = billing(&stage).retry(quick(3)).build().await.expect("a consumer");
     assert_eq!(handle_all_but_2(&mut consumer, 9).await, 3);
-    let letter = letters(&stage, 1).await.remove(0);
+    let letter = letters(&stage.client, 1).await.remove(0);
     assert_eq!(text(&letter.event), "2");
     assert!(letter.event.record.headers.is_empty(), "it is what was published");
     let death = letter.death;
@@ -105,7 +73,7 @@ pub(crate) async fn a_record_can_be_parked_at_once_and_that_can_be_waited_for(st
     next(&mut consumer).await.park_durable("not for us").await.expect("parked");
     let lag = stage.client.group("billing").lag("numbers").await.expect("a report");
     assert_eq!(lag[0].committed_offset, 1);
-    let letter = letters(&stage, 1).await.remove(0);
+    let letter = letters(&stage.client, 1).await.remove(0);
     assert_eq!((letter.death.offset, letter.death.attempts), (0, 1));
     assert_eq!(letter.death.last_error, "not for us");
     // Nothing is taken along: what had been delivered stays where it is.
@@ -113,7 +81,7 @@ pub(crate) async fn a_record_can_be_parked_at_once_and_that_can_be_waited_for(st
     assert_eq!((second.offset, second.attempt()), (1, 1));
     second.park("nor this");
     assert_eq!(next(&mut consumer).await.offset, 2);
-    assert_eq!(letters(&stage, 2).await[1].death.offset, 1);
+    assert_eq!(letters(&stage.client, 2).await[1].death.offset, 1);
 }
 
 pub(crate) async fn a_halted_partition_says_why_and_goes_on_once_the_policy_allows(stage: Stage) {
@@ -133,7 +101,7 @@ pub(crate) async fn a_halted_partition_says_why_and_goes_on_once_the_policy_allo
     stage.client.group("billing").alter().retry(parking).build().await.expect("altered");
     let mut consumer = billing(&stage).build().await.expect("a consumer");
     assert_eq!(next(&mut consumer).await.offset, 1);
-    assert_eq!(letters(&stage, 1).await[0].death.offset, 0);
+    assert_eq!(letters(&stage.client, 1).await[0].death.offset, 0);
 }
 
 pub(crate) async fn a_handler_that_extends_keeps_its_delivery(stage: Stage) {

@@ -6,25 +6,19 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_client::{ConsumerBuilder, Delivery, Event, Failure, Job, LetterFilter, Record, RetryPolicy, RunSummary};
+use aqueduct_client::{ConsumerBuilder, Delivery, Event, Failure, Job, LetterFilter, Record, RunSummary};
 use aqueduct_tests::{eventually, text, within};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::sleep,
 };
 
-use crate::stage::{Stage, next};
+use crate::stage::{Stage, next, quick};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn billing(stage: &Stage) -> ConsumerBuilder {
-    let retry = RetryPolicy {
-        backoff_min: Some(Duration::from_millis(1)),
-        backoff_max: Some(Duration::from_millis(5)),
-        max_attempts: Some(2),
-        on_exhausted: None,
-    };
-    stage.client.consumer("numbers", "billing").retry(retry).ack_timeout(ACK_TIMEOUT)
+    stage.client.consumer("numbers", "billing").retry(quick(2)).ack_timeout(ACK_TIMEOUT)
 }
 
 async fn lag_records(stage: &Stage) -> u64 {

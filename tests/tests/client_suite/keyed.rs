@@ -3,25 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
-    time::Duration,
 };
 
-use aqueduct_client::{
-    Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Record, RetryPolicy, Start, dead_letter_topic,
-};
-use aqueduct_tests::{eventually, text, within};
+use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Record};
+use aqueduct_tests::text;
 use futures_util::future::join_all;
 
-use crate::stage::{Stage, next};
-
-fn quick(max_attempts: u32) -> RetryPolicy {
-    RetryPolicy {
-        backoff_min: Some(Duration::from_millis(1)),
-        backoff_max: Some(Duration::from_millis(5)),
-        max_attempts: Some(max_attempts),
-        on_exhausted: None,
-    }
-}
+use crate::stage::{Stage, is_through, letters, next, quick};
 
 fn billing(client: &Client) -> ConsumerBuilder {
     client.consumer("numbers", "billing").mode(GroupMode::Keyed).retry(quick(50))
@@ -32,13 +20,6 @@ async fn publish(stage: &Stage, keys: usize, per_key: usize) {
     let producer = stage.client.producer("numbers").build().await.expect("a producer");
     let number = |at: usize| Record::new((at / keys).to_string()).key(format!("key-{}", at % keys));
     producer.publish_all((0..keys * per_key).map(number)).await.expect("receipts");
-}
-
-async fn is_through(client: &Client) {
-    let group = client.group("billing");
-    let lag =
-        async || (group.lag("numbers").await.expect("a report").iter().all(|lag| lag.lag_records == 0)).then_some(());
-    eventually("the group is through", lag).await;
 }
 
 pub(crate) async fn keys_are_spread_over_members_and_stay_in_order_whatever_fails(stage: Stage) {
@@ -102,10 +83,6 @@ pub(crate) async fn a_poison_record_holds_its_own_key_and_no_other(stage: Stage)
     let of_other: Vec<_> = seen.iter().copied().filter(|(offset, _)| offset % 2 == 1).collect();
     assert_eq!(of_other, [(1, 1), (3, 1), (5, 1)]);
     is_through(&stage.client).await;
-    let name = dead_letter_topic("numbers", "billing");
-    let mut letters =
-        stage.client.subscribe(&name).from(Start::Earliest).build().await.expect("there are dead letters");
-    let letter = within("the letter", letters.next()).await.expect("it goes on").expect("an event");
-    let DeadLetter { event, death } = DeadLetter::from_event(letter).expect("it tells how it failed");
+    let DeadLetter { event, death } = letters(&stage.client, 1).await.remove(0);
     assert_eq!((event.key(), death.offset, death.attempts), (Some(&b"key-0"[..]), 0, 3));
 }

@@ -3,32 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{
-    Client, Consumer, ConsumerBuilder, DeadLetter, Delivery, GroupMode, Record, RetryPolicy, Start, dead_letter_topic,
-};
-use aqueduct_tests::{eventually, text, within};
+use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, Delivery, GroupMode, Record};
+use aqueduct_tests::text;
 use futures_util::future::join_all;
 
-use crate::stage::{Stage, next};
-
-fn quick(max_attempts: u32) -> RetryPolicy {
-    RetryPolicy {
-        backoff_min: Some(Duration::from_millis(1)),
-        backoff_max: Some(Duration::from_millis(5)),
-        max_attempts: Some(max_attempts),
-        on_exhausted: None,
-    }
-}
+use crate::stage::{Stage, is_through, letters, next, quick};
 
 fn billing(client: &Client) -> ConsumerBuilder {
     client.consumer("numbers", "billing").mode(GroupMode::Shared)
-}
-
-async fn is_through(client: &Client) {
-    let group = client.group("billing");
-    let lag =
-        async || (group.lag("numbers").await.expect("a report").iter().all(|lag| lag.lag_records == 0)).then_some(());
-    eventually("the group is through", lag).await;
 }
 
 /// Acks what comes until nothing is left for anybody; returns its offsets.
@@ -45,22 +27,6 @@ async fn ack_until_through(client: &Client, member: &mut Consumer) -> Vec<u64> {
             () = &mut is_through => return seen,
         }
     }
-}
-
-async fn first_letter(client: &Client) -> DeadLetter {
-    let name = dead_letter_topic("numbers", "billing");
-    within("the dead letter", async {
-        let mut events = loop {
-            // The topic is made when the first one comes.
-            match client.subscribe(&name).from(Start::Earliest).build().await {
-                Ok(events) => break events,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let event = events.next().await.expect("it goes on").expect("an event");
-        DeadLetter::from_event(event).expect("it tells how it failed")
-    })
-    .await
 }
 
 pub(crate) async fn records_are_spread_over_members_and_settled_each_by_itself(stage: Stage) {
@@ -126,7 +92,7 @@ pub(crate) async fn a_record_that_fails_every_time_is_parked_and_nothing_waits_f
             delivery.ack();
         }
     }
-    let DeadLetter { event, death } = first_letter(&stage.client).await;
+    let DeadLetter { event, death } = letters(&stage.client, 1).await.remove(0);
     assert_eq!(text(&event), "2");
     assert!(event.record.headers.is_empty());
     assert_eq!((death.topic.as_str(), death.partition, death.offset), ("numbers", 0, 2));
@@ -144,7 +110,7 @@ pub(crate) async fn a_redriven_record_begins_anew_and_tells_how_it_had_failed(st
         assert_eq!(delivery.attempt(), attempt);
         delivery.nack("boom");
     }
-    first_letter(&stage.client).await;
+    letters(&stage.client, 1).await;
     let dead = stage.client.dead_letters("numbers", "billing");
     assert_eq!(dead.redrive(&[0], None).await.expect("redriven"), 1);
     for attempt in 1..=2 {
@@ -239,5 +205,5 @@ async fn records_in_retry_and_their_attempts_survive_a_restart() {
     let last = next(&mut member).await;
     assert_eq!((last.offset, last.attempt()), (1, 5));
     last.nack("never");
-    assert_eq!(first_letter(&client).await.death.attempts, 5);
+    assert_eq!(letters(&client, 1).await.remove(0).death.attempts, 5);
 }

@@ -1,8 +1,10 @@
-//! A broker of either kind.
+//! A broker of either kind, and what tests of groups share.
+
+use std::time::Duration;
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{Client, Consumer, Delivery, Record, Topic};
-use aqueduct_tests::{BrokerProcess, within};
+use aqueduct_client::{Client, Consumer, DeadLetter, Delivery, Record, RetryPolicy, Start, Topic, dead_letter_topic};
+use aqueduct_tests::{BrokerProcess, eventually, within};
 
 /// A broker for one test, and a client of it. Goes when it is dropped.
 pub(crate) struct Stage {
@@ -70,4 +72,43 @@ impl Stage {
 /// What comes next.
 pub(crate) async fn next(consumer: &mut Consumer) -> Delivery {
     within("the next delivery", consumer.next()).await.expect("the consumer goes on").expect("a delivery")
+}
+
+/// Retries at once, nearly.
+pub(crate) fn quick(max_attempts: u32) -> RetryPolicy {
+    RetryPolicy {
+        backoff_min: Some(Duration::from_millis(1)),
+        backoff_max: Some(Duration::from_millis(5)),
+        max_attempts: Some(max_attempts),
+        on_exhausted: None,
+    }
+}
+
+/// Until the group `billing` has nothing left in `numbers`.
+pub(crate) async fn is_through(client: &Client) {
+    let group = client.group("billing");
+    let lag =
+        async || (group.lag("numbers").await.expect("a report").iter().all(|lag| lag.lag_records == 0)).then_some(());
+    eventually("the group is through", lag).await;
+}
+
+/// The first dead letters of `billing` on `numbers`, once there are so many.
+pub(crate) async fn letters(client: &Client, count: usize) -> Vec<DeadLetter> {
+    let name = dead_letter_topic("numbers", "billing");
+    within("the dead letters", async {
+        let mut events = loop {
+            // The topic is made when the first one comes.
+            match client.subscribe(&name).from(Start::Earliest).build().await {
+                Ok(events) => break events,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let mut letters = Vec::new();
+        while letters.len() < count {
+            let event = events.next().await.expect("it goes on").expect("an event");
+            letters.push(DeadLetter::from_event(event).expect("it tells how it failed"));
+        }
+        letters
+    })
+    .await
 }

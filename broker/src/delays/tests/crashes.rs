@@ -3,13 +3,18 @@
 //!
 //! `AQUEDUCT_SEEDS=300` runs so many seeds; `AQUEDUCT_SEED=17` that one.
 
-use std::{path::Path, sync::atomic::AtomicU64};
+use std::path::Path;
 
 use aqueduct_storage::sim::SimDisk;
 use fastrand::Rng;
 
 use super::*;
-use crate::{BrokerConfig, OpenError, clock::Clock, topics::settings::NewTopic};
+use crate::{
+    BrokerConfig, OpenError,
+    clock::Clock,
+    simulated_disk::seeds::{in_a_process, only_seed, under_every_seed},
+    topics::settings::NewTopic,
+};
 
 const SEEDS: u64 = 60;
 const LIVES: usize = 5;
@@ -77,12 +82,6 @@ fn number(value: &[u8]) -> usize {
 async fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<BrokerCore>, OpenError> {
     let config = BrokerConfig { segment_bytes: 64 << 10, io_threads: 2, ..BrokerConfig::default() };
     BrokerCore::open(disk.shared(), Path::new("/srv/data"), config, clock.clone()).await
-}
-
-/// Runs `work` on a runtime that dies with it, as a process does.
-fn in_a_process<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(work)
 }
 
 /// Some callers put something at once.
@@ -178,33 +177,12 @@ fn live_through(seed: u64) -> Ledger {
     ledger
 }
 
-fn setting(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
-}
-
 #[test]
 fn what_was_put_is_delivered_once_and_in_order_whatever_crashes() {
-    let one = setting("AQUEDUCT_SEED");
-    let first = one.unwrap_or(0);
-    let end = one.map_or_else(|| setting("AQUEDUCT_SEEDS").unwrap_or(SEEDS), |seed| seed + 1);
-    let next = AtomicU64::new(first);
-    let work = || {
-        let mut lived = Vec::new();
-        while let seed = next.fetch_add(1, Ordering::Relaxed)
-            && seed < end
-        {
-            lived.push(live_through(seed));
-        }
-        lived
-    };
-    let lived: Vec<Ledger> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
-        joined.flat_map(|lived| lived.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
+    let lived = under_every_seed(SEEDS, live_through);
     let crashes: u64 = lived.iter().map(|ledger| ledger.crashes).sum();
     let puts: usize = lived.iter().map(|ledger| ledger.puts.len()).sum();
     let accepted = lived.iter().flat_map(|ledger| &ledger.puts).filter(|put| put.accepted.is_some()).count();
     println!("{} seeds: {crashes} crashes, {accepted} of {puts} records accepted", lived.len());
-    assert!(one.is_some() || accepted >= lived.len() * 20, "hardly anything was put");
+    assert!(only_seed().is_some() || accepted >= lived.len() * 20, "hardly anything was put");
 }
