@@ -21,6 +21,7 @@ const LAST_ERROR: &str = "aqueduct-last-error";
 const FIRST_FAILED_US: &str = "aqueduct-first-failed-us";
 const LAST_FAILED_US: &str = "aqueduct-last-failed-us";
 const TRIED: &str = "aqueduct-tried";
+const DUE_US: &str = "aqueduct-due-us";
 
 /// The topic that holds what `group` could not handle of `topic`.
 pub fn dead_letter_topic(topic: &str, group: &str) -> String {
@@ -70,9 +71,13 @@ impl Death {
         record
     }
 
-    /// This death and the `next` one of the same record, which was redriven in between.
+    /// This death and the `next` one of the same record, which was redriven in between, or had not failed before.
     #[must_use]
     pub fn again(self, next: Self) -> Self {
+        if self.attempts == 0 {
+            let Self { topic, partition, offset, redriven, .. } = self;
+            return Self { topic, partition, offset, redriven, ..next };
+        }
         Self {
             attempts: self.attempts.saturating_add(next.attempts),
             last_error: next.last_error,
@@ -123,6 +128,8 @@ pub struct Retry {
     pub death: Death,
     /// How often it was tried since it was published or last redriven.
     pub tried: u32,
+    /// Not before then. `None` for a record that came there when it was due.
+    pub due: Option<Timestamp>,
 }
 
 impl Retry {
@@ -134,14 +141,23 @@ impl Retry {
         record
     }
 
+    /// As [`mark`](Self::mark), for a record that waits among the retries until it is due.
+    #[must_use]
+    pub fn mark_due(record: Record, death: &Death, tried: u32, due: Timestamp) -> Record {
+        let mut record = Self::mark(record, death, tried);
+        add_header(&mut record, DUE_US, &due.as_micros());
+        record
+    }
+
     /// Reads what its headers tell. A record that was redriven was not tried since. `None` for an event that has never
     /// failed.
     pub fn from_event(event: Event) -> Option<Self> {
         let headers = &event.record.headers;
         let begin = headers.iter().rposition(|header| header.name == ORIGIN_TOPIC)?;
         let tried = text_of(&headers[begin..], TRIED).and_then(|tried| tried.parse().ok()).unwrap_or(0);
+        let due = text_of(&headers[begin..], DUE_US).and_then(|due| due.parse().ok()).map(Timestamp::from_micros);
         let DeadLetter { event, death } = DeadLetter::from_event(event)?;
-        Some(Self { event, death, tried })
+        Some(Self { event, death, tried, due })
     }
 }
 
@@ -209,10 +225,20 @@ mod tests {
     fn a_record_in_retry_tells_how_often_it_was_tried_and_a_redriven_one_was_not() {
         let record = Record::new("payload").header("traceparent", "00-1");
         let read = Retry::from_event(event(Retry::mark(record.clone(), &death(), 3)));
-        assert_eq!(read, Some(Retry { event: event(record.clone()), death: death(), tried: 3 }));
+        assert_eq!(read, Some(Retry { event: event(record.clone()), death: death(), tried: 3, due: None }));
+        let due = Timestamp::from_micros(-7);
+        let waits = Retry::from_event(event(Retry::mark_due(record.clone(), &death(), 3, due)));
+        assert_eq!(waits.map(|waits| (waits.tried, waits.due)), Some((3, Some(due))));
         let redriven = Retry::from_event(event(death().mark(Retry::mark(record, &death(), 3)))).expect("it has failed");
         assert_eq!(redriven.tried, 0);
         assert_eq!(Retry::from_event(event(Record::new("payload"))), None);
+    }
+
+    #[test]
+    fn what_has_only_waited_for_another_dies_for_the_first_time() {
+        let waited = Death { attempts: 0, first_error: String::new(), ..death() };
+        let next = Death { topic: "elsewhere".into(), partition: 9, offset: 5, attempts: 1, ..death() };
+        assert_eq!(waited.again(next), Death { attempts: 1, ..death() });
     }
 
     #[test]

@@ -32,12 +32,15 @@ use crate::{
     delays::{Delayed, Delays, Destination},
     partition::Partition,
     services::unpack,
+    topics::Topic,
 };
 
 /// Read at once of the records to be moved, and so about the most that is held of them.
 const MOVED_BYTES: usize = 1024 * 1024;
 /// The most of one append, but for a single record.
 const APPEND_BYTES: usize = 256 * 1024;
+/// The same for records that wait for their keys: they are taken out of their batch a few at a time.
+const IN_ORDER_BYTES: usize = 32 * 1024;
 
 /// See the [module](self).
 #[derive(Clone)]
@@ -57,6 +60,8 @@ struct Collected {
     departed: Departed,
     letters: Vec<Record>,
     retries: Vec<Delayed>,
+    /// They wait for their time where they are tried again, so that their keys stay in order.
+    in_order: Vec<Record>,
     bytes: usize,
 }
 
@@ -75,10 +80,14 @@ impl Carrier {
         exits: Vec<Exit>,
         policy: RetryPolicy,
     ) -> Result<Departed, GroupError> {
-        let Collected { departed, letters, retries, .. } = self.collect(partition, exits, policy).await?;
+        let Collected { departed, letters, retries, in_order, .. } = self.collect(partition, exits, policy).await?;
         if !letters.is_empty() {
             let partition = self.sources.make_dead_letters().await?;
-            append_all(&partition, letters).await?;
+            append_all(&partition, letters, APPEND_BYTES).await?;
+        }
+        if !in_order.is_empty() {
+            let log = self.retries().await?.partition(0)?;
+            append_all(&log, in_order, IN_ORDER_BYTES).await?;
         }
         if !retries.is_empty() {
             self.put_off(retries).await?;
@@ -142,24 +151,37 @@ impl Carrier {
         let this_time = self.death(&event.topic, partition, event.offset, failure);
         let before = (partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
         let (record, death, tried) = match before {
-            Some(Retry { event, death, tried }) => {
+            Some(Retry { event, death, tried, .. }) => {
                 (event.record, death.again(this_time), tried.saturating_add(failure.attempts))
             }
             None => (event.record.clone(), this_time, failure.attempts),
         };
-        let pause = match exit.way {
-            Way::Retry(pause) if !policy.is_exhausted(tried) => pause,
-            Way::Retry(_) | Way::Park => {
-                self.parked(&death, 1, collected);
-                return collected.letters.push(death.mark(record));
+        let due_us = |pause| {
+            let pause = match pause {
+                Pause::Backoff => policy.backoff(tried, event.offset),
+                Pause::Fixed(pause) => pause,
+            };
+            failure.last_failed_us.saturating_add(micros(pause))
+        };
+        match exit.way {
+            Way::Retry(pause) if !policy.is_exhausted(tried) => {
+                let due_us = due_us(pause);
+                collected.retries.push(Delayed { due_us, record: Retry::mark(record, &death, tried) });
             }
-        };
-        let pause = match pause {
-            Pause::Backoff => policy.backoff(tried, event.offset),
-            Pause::Fixed(pause) => pause,
-        };
-        let due_us = failure.last_failed_us.saturating_add(micros(pause));
-        collected.retries.push(Delayed { due_us, record: Retry::mark(record, &death, tried) });
+            Way::RetryInOrder(pause) if !policy.is_exhausted(tried) => {
+                let due = Timestamp::from_micros(due_us(pause));
+                collected.in_order.push(Retry::mark_due(record, &death, tried, due));
+                collected.departed.in_retry.insert(event.offset..event.offset + 1);
+            }
+            Way::Follow => {
+                collected.in_order.push(Retry::mark(record, &death, 0));
+                collected.departed.in_retry.insert(event.offset..event.offset + 1);
+            }
+            Way::Retry(_) | Way::RetryInOrder(_) | Way::Park => {
+                self.parked(&death, 1, collected);
+                collected.letters.push(death.mark(record));
+            }
+        }
     }
 
     fn death(&self, topic: &str, partition: u32, offset: Offset, failure: &Failure) -> Death {
@@ -192,19 +214,11 @@ impl Carrier {
 
     /// These come again when they are due, from a log of the group's own.
     async fn put_off(&self, retries: Vec<Delayed>) -> Result<(), GroupError> {
-        let topic = self.sources.make_redriven().await?;
+        let topic = self.retries().await?;
         let log = topic.partition(0)?;
-        if !self.has_retries.load(Ordering::Relaxed) {
-            // The log may hold what a topic of the same name has left behind: the group begins with the first of its own.
-            let begin = log.log()?.watch().borrow().high_watermark;
-            let (group, topic) = (self.sources.group.clone(), self.sources.topic_id());
-            let retries = Retries { group, topic, begin };
-            self.handle.call(|reply| Command::BeginRetries { retries, reply }).await?;
-            self.has_retries.store(true, Ordering::Relaxed);
-        }
         let now_us = self.clock.now_us();
         let (due, later): (Vec<_>, Vec<_>) = retries.into_iter().partition(|retry| retry.due_us <= now_us);
-        append_all(&log, due.into_iter().map(|retry| retry.record).collect()).await?;
+        append_all(&log, due.into_iter().map(|retry| retry.record).collect(), APPEND_BYTES).await?;
         if later.is_empty() {
             return Ok(());
         }
@@ -215,6 +229,21 @@ impl Carrier {
             GroupError::NotMoved { topic, reason }
         })?;
         Ok(())
+    }
+
+    /// The log of what is tried again. With its first record, the group's members begin to read it.
+    async fn retries(&self) -> Result<Arc<Topic>, GroupError> {
+        let topic = self.sources.make_redriven().await?;
+        let log = topic.partition(0)?;
+        if !self.has_retries.load(Ordering::Relaxed) {
+            // The log may hold what a topic of the same name has left behind: the group begins with the first of its own.
+            let begin = log.log()?.watch().borrow().high_watermark;
+            let (group, topic) = (self.sources.group.clone(), self.sources.topic_id());
+            let retries = Retries { group, topic, begin };
+            self.handle.call(|reply| Command::BeginRetries { retries, reply }).await?;
+            self.has_retries.store(true, Ordering::Relaxed);
+        }
+        Ok(topic)
     }
 }
 
@@ -231,11 +260,12 @@ fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item =
     })
 }
 
-async fn append_all(partition: &Partition, records: Vec<Record>) -> Result<(), GroupError> {
+/// In pieces of about `bytes_max`.
+async fn append_all(partition: &Partition, records: Vec<Record>, bytes_max: usize) -> Result<(), GroupError> {
     let (mut next, mut bytes) = (Vec::new(), 0);
     for record in records {
         let size = record.encoded_len();
-        if bytes + size > APPEND_BYTES && !next.is_empty() {
+        if bytes + size > bytes_max && !next.is_empty() {
             append(partition, &std::mem::take(&mut next)).await?;
             bytes = 0;
         }

@@ -42,11 +42,6 @@ impl Progress {
         self.failures.iter()
     }
 
-    /// How many ranges have failed and are not acked.
-    pub(crate) fn failed_ranges(&self) -> usize {
-        self.failures.len()
-    }
-
     /// The parts of `range` that have failed.
     pub(crate) fn failures_in(&self, range: &Range<Offset>) -> Vec<(Range<Offset>, Failure)> {
         self.failures.within(range)

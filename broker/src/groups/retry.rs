@@ -148,6 +148,18 @@ impl Failure {
         }
     }
 
+    /// Before any: of a record that waits for another one.
+    pub(crate) fn none() -> Self {
+        let error: Arc<str> = Arc::default();
+        Self {
+            attempts: 0,
+            first_error: Arc::clone(&error),
+            last_error: error,
+            first_failed_us: 0,
+            last_failed_us: 0,
+        }
+    }
+
     /// After one more.
     pub(crate) fn again(&self, error: &Arc<str>, now_us: i64) -> Self {
         Self {

@@ -1,27 +1,34 @@
 //! One partition, while somebody delivers it: what to deliver next, what is open, and what has been settled.
 //!
-//! Pure: it is told the time and what was read. There are three kinds. [In order](ordered), what comes back takes along
-//! whatever follows it; [free](free), every record is settled by itself; [keyed](keyed), only what follows of its key waits.
+//! Pure: it is told the time and what was read. There are four kinds. [In order](ordered), what comes back takes along
+//! whatever follows it; [free](free), every record is settled by itself; [keyed](keyed), only what follows of its key waits,
+//! and it waits [in retry](retried), together with what has failed.
 
-mod chains;
 mod free;
 mod keyed;
+mod keys;
 mod loans;
 mod ordered;
 mod records;
+mod retried;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-pub(crate) use self::{chains::ChainId, loans::Loan};
-use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow};
+pub(crate) use self::{
+    keys::{Again, KeyId, Keys},
+    loans::Loan,
+};
+use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records, retried::RetriedWindow};
 use super::{
     assignment::MemberId,
     policy::{Mode, Policy},
     progress::Progress,
+    ranges::RangeSet,
     retry::Failure,
+    state::REDRIVEN,
 };
 
 /// Delivery waits while the cursor is this far ahead of the committed offset, in records. It bounds the ranges that can
@@ -41,6 +48,18 @@ enum Kind {
     Ordered(OrderedWindow),
     Free(FreeWindow),
     Keyed(KeyedWindow),
+    Retried(RetriedWindow),
+}
+
+/// To whom a record belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Belongs {
+    /// It has no key, or its key does not matter.
+    Alone,
+    /// To the key with this hash. Two keys that share one are kept in order together, which harms nobody.
+    ToKey(u32),
+    /// To a key, and it is in retry.
+    InRetry(Again),
 }
 
 /// A part of a batch that is delivered at once.
@@ -66,6 +85,21 @@ pub(crate) struct Fault {
     pub(crate) at_us: i64,
 }
 
+/// An attempt that has failed, and when the next one is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) fault: Fault,
+    pub(crate) pause: Pause,
+}
+
+/// On what terms records are delivered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lending {
+    pub(crate) loan: Loan,
+    pub(crate) records_max: u64,
+    pub(crate) now: Instant,
+}
+
 /// When a record that has failed may come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pause {
@@ -86,8 +120,16 @@ struct Parking {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub(crate) range: Range<Offset>,
+    /// Without an attempt for one that only follows.
     pub(crate) failure: Failure,
     pub(crate) way: Way,
+}
+
+/// Why a record leaves, and where to.
+#[derive(Debug, Clone)]
+struct Leaving {
+    failure: Failure,
+    way: Way,
 }
 
 /// Where a record goes that leaves the window.
@@ -97,6 +139,10 @@ pub(crate) enum Way {
     Park,
     /// It comes again after this pause, unless it is exhausted.
     Retry(Pause),
+    /// The same, and what follows of its key comes after it.
+    RetryInOrder(Pause),
+    /// It has not failed, but an earlier one of its key: it comes after that.
+    Follow,
 }
 
 /// A settlement names offsets that were never delivered.
@@ -127,11 +173,12 @@ impl From<NotDelivered> for Refusal {
 
 impl Window {
     /// Goes on from `progress`.
-    pub(crate) fn new(progress: Progress, policy: &Policy) -> Self {
+    pub(crate) fn new(partition: u32, progress: Progress, policy: &Policy) -> Self {
         Self(match policy.mode {
             Mode::Ordered => Kind::Ordered(OrderedWindow::new(progress, policy.retry)),
             Mode::Shared => Kind::Free(FreeWindow::new(progress)),
-            Mode::Keyed => Kind::Keyed(KeyedWindow::new(progress, policy.retry)),
+            Mode::Keyed if partition == REDRIVEN => Kind::Retried(RetriedWindow::new(progress)),
+            Mode::Keyed => Kind::Keyed(KeyedWindow::new(partition, progress)),
         })
     }
 
@@ -141,6 +188,7 @@ impl Window {
             Kind::Ordered(window) => window.progress(),
             Kind::Free(window) => &window.records.progress,
             Kind::Keyed(window) => &window.records.progress,
+            Kind::Retried(window) => &window.records.progress,
         }
     }
 
@@ -150,6 +198,7 @@ impl Window {
             Kind::Ordered(window) => window.cursor(),
             Kind::Free(window) => window.records.next_read(),
             Kind::Keyed(window) => window.records.next_read(),
+            Kind::Retried(window) => window.records.next_read(),
         }
     }
 
@@ -159,6 +208,7 @@ impl Window {
             Kind::Ordered(window) => window.is_settled(),
             Kind::Free(window) => window.records.is_settled(),
             Kind::Keyed(window) => window.records.is_settled(),
+            Kind::Retried(window) => window.records.is_settled(),
         }
     }
 
@@ -166,7 +216,7 @@ impl Window {
     pub(crate) fn halted(&self) -> Option<(Offset, Failure)> {
         match &self.0 {
             Kind::Ordered(window) => window.halted(),
-            Kind::Free(_) | Kind::Keyed(_) => None,
+            Kind::Free(_) | Kind::Keyed(_) | Kind::Retried(_) => None,
         }
     }
 
@@ -176,15 +226,18 @@ impl Window {
             Kind::Ordered(window) => window.open_records(),
             Kind::Free(window) => window.records.loans.records_of(seat),
             Kind::Keyed(window) => window.records.loans.records_of(seat),
+            Kind::Retried(window) => window.records.loans.records_of(seat),
         }
     }
 
     /// Whether more may be delivered.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self, keys: &Keys) -> bool {
         match &self.0 {
             Kind::Ordered(window) => window.has_room(),
             Kind::Free(window) => window.has_room(),
-            Kind::Keyed(window) => window.has_room(),
+            Kind::Keyed(window) => window.has_room(keys),
+            // What is in retry is bounded where it comes from.
+            Kind::Retried(_) => true,
         }
     }
 
@@ -192,24 +245,25 @@ impl Window {
     pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
         match &self.0 {
             Kind::Ordered(window) => window.held_until(now),
-            Kind::Free(_) | Kind::Keyed(_) => None,
+            Kind::Free(_) | Kind::Keyed(_) | Kind::Retried(_) => None,
         }
     }
 
     /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due. Where
-    /// records are settled each by itself, not many more than `records_max`; `keys` are those of the batch's records, in order,
-    /// where they matter.
+    /// records are settled each by itself, not many more than `records_max`; `belongs` is said of the batch's records, in
+    /// order, where it matters.
     pub(crate) fn deliver(
         &mut self,
         header: &BatchHeader,
-        keys: &[ChainId],
-        loan: Loan,
-        records_max: u64,
+        belongs: &[Belongs],
+        lending: Lending,
+        keys: &mut Keys,
     ) -> Vec<Portion> {
         match &mut self.0 {
-            Kind::Ordered(window) => window.deliver(header, loan.until),
-            Kind::Free(window) => window.deliver(header, loan, records_max).into_iter().collect(),
-            Kind::Keyed(window) => window.deliver(header, keys, loan, records_max),
+            Kind::Ordered(window) => window.deliver(header, lending.loan.until),
+            Kind::Free(window) => window.deliver(header, lending.loan, lending.records_max).into_iter().collect(),
+            Kind::Keyed(window) => window.deliver(header, belongs, lending, keys),
+            Kind::Retried(window) => window.deliver(header, belongs, lending, keys),
         }
     }
 
@@ -217,11 +271,12 @@ impl Window {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+    pub(crate) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.ack(ranges)?),
             Kind::Free(window) => window.ack(seat, ranges),
-            Kind::Keyed(window) => window.ack(seat, ranges),
+            Kind::Keyed(window) => window.ack(seat, ranges, keys),
+            Kind::Retried(window) => window.ack(seat, ranges, keys),
         }
     }
 
@@ -233,13 +288,15 @@ impl Window {
         &mut self,
         seat: MemberId,
         ranges: &[Range<Offset>],
-        fault: &Fault,
-        pause: Pause,
+        failed: &Failed,
+        keys: &mut Keys,
     ) -> Result<(), Refusal> {
+        let Failed { fault, pause } = failed;
         match &mut self.0 {
-            Kind::Ordered(window) => Ok(window.nack(ranges, fault, pause)?),
-            Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Retry(pause)),
-            Kind::Keyed(window) => window.let_go(seat, ranges, fault, Way::Retry(pause)),
+            Kind::Ordered(window) => Ok(window.nack(ranges, fault, *pause)?),
+            Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Retry(*pause)),
+            Kind::Keyed(window) => window.nack(seat, ranges, failed, keys),
+            Kind::Retried(window) => window.nack(seat, ranges, failed, keys),
         }
     }
 
@@ -247,11 +304,18 @@ impl Window {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn park(&mut self, seat: MemberId, ranges: &[Range<Offset>], fault: &Fault) -> Result<(), Refusal> {
+    pub(crate) fn park(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        fault: &Fault,
+        keys: &mut Keys,
+    ) -> Result<(), Refusal> {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.park(ranges, fault)?),
             Kind::Free(window) => window.let_go(seat, ranges, fault, Way::Park),
-            Kind::Keyed(window) => window.let_go(seat, ranges, fault, Way::Park),
+            Kind::Keyed(window) => window.park(seat, ranges, fault, keys),
+            Kind::Retried(window) => window.park(seat, ranges, fault, keys),
         }
     }
 
@@ -264,6 +328,7 @@ impl Window {
             Kind::Ordered(window) => Ok(window.extend(ranges, loan.until)?),
             Kind::Free(window) => window.records.extend(ranges, loan),
             Kind::Keyed(window) => window.records.extend(ranges, loan),
+            Kind::Retried(window) => window.records.extend(ranges, loan),
         }
     }
 
@@ -271,30 +336,33 @@ impl Window {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+    pub(crate) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
         match &mut self.0 {
             Kind::Ordered(window) => Ok(window.release(ranges)?),
             Kind::Free(window) => window.release(seat, ranges),
-            Kind::Keyed(window) => window.release(seat, ranges),
+            Kind::Keyed(window) => window.release(seat, ranges, keys),
+            Kind::Retried(window) => window.release(seat, ranges, keys),
         }
     }
 
     /// `seat` went away without a word: it counts as an attempt at the record that it was working on.
-    pub(crate) fn abandon(&mut self, seat: MemberId, fault: &Fault) {
+    pub(crate) fn abandon(&mut self, seat: MemberId, fault: &Fault, keys: &mut Keys) {
         match &mut self.0 {
             Kind::Ordered(window) => window.abandon(fault),
             Kind::Free(window) => window.abandon(seat, fault),
-            Kind::Keyed(window) => window.abandon(seat, fault),
+            Kind::Keyed(window) => window.abandon(seat, fault, keys),
+            Kind::Retried(window) => window.abandon(seat, fault, keys),
         }
     }
 
     /// `seat` has gone: what it had comes again, for others.
-    pub(crate) fn vacate(&mut self, seat: MemberId) {
+    pub(crate) fn vacate(&mut self, seat: MemberId, keys: &mut Keys) {
         match &mut self.0 {
             // The partition moves on as a whole.
             Kind::Ordered(_) => {}
             Kind::Free(window) => window.vacate(seat),
-            Kind::Keyed(window) => window.vacate(seat),
+            Kind::Keyed(window) => window.vacate(seat, keys),
+            Kind::Retried(window) => window.vacate(seat, keys),
         }
     }
 
@@ -305,17 +373,19 @@ impl Window {
                 let parking = window.next_parking();
                 parking.map(|Parking { range, failure }| Exit { range, failure, way: Way::Park }).into_iter().collect()
             }
-            Kind::Free(window) => window.next_exits(records_max),
-            Kind::Keyed(window) => window.next_exits(records_max),
+            Kind::Free(window) => next_exits(&window.records, records_max, |leaving| leaving),
+            Kind::Keyed(window) => next_exits(&window.records, records_max, |leaving| &leaving.leaving),
+            Kind::Retried(window) => next_exits(&window.records, records_max, |leaving| &leaving.leaving),
         }
     }
 
-    /// These are durable where they were to go.
-    pub(crate) fn left(&mut self, range: &Range<Offset>) {
+    /// These are durable where they were to go; `in_retry` are those of them that wait there in the order of their keys.
+    pub(crate) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
         match &mut self.0 {
             Kind::Ordered(window) => window.parked(range),
-            Kind::Free(window) => window.records.left(range),
-            Kind::Keyed(window) => window.records.left(range),
+            Kind::Free(window) => drop(window.records.left(range)),
+            Kind::Keyed(window) => window.left(range, in_retry, keys),
+            Kind::Retried(window) => window.left(range, in_retry, keys),
         }
     }
 
@@ -325,19 +395,21 @@ impl Window {
             Kind::Ordered(window) => window.is_parking(range),
             Kind::Free(window) => window.records.is_leaving(range),
             Kind::Keyed(window) => window.records.is_leaving(range),
+            Kind::Retried(window) => window.records.is_leaving(range),
         }
     }
 
     /// Takes back what is open beyond its time. It counts as an attempt at the first record of each member, which is the
     /// one that it was working on. Returns those members.
-    pub(crate) fn expire(&mut self, owner: MemberId, fault: &Fault) -> Vec<MemberId> {
+    pub(crate) fn expire(&mut self, owner: MemberId, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
         match &mut self.0 {
             Kind::Ordered(window) => match window.expire(fault) {
                 Expired::None => Vec::new(),
                 Expired::Some => vec![owner],
             },
             Kind::Free(window) => window.expire(fault),
-            Kind::Keyed(window) => window.expire(fault),
+            Kind::Keyed(window) => window.expire(fault, keys),
+            Kind::Retried(window) => window.expire(fault, keys),
         }
     }
 
@@ -346,18 +418,43 @@ impl Window {
         match &self.0 {
             Kind::Ordered(window) => window.next_deadline(),
             Kind::Free(window) => window.records.loans.next_deadline(),
-            Kind::Keyed(window) => window.next_deadline(),
+            Kind::Keyed(window) => window.records.loans.next_deadline(),
+            Kind::Retried(window) => window.records.loans.next_deadline(),
         }
     }
 
     /// Nothing from the cursor up to `next` can be read: goes on there. Returns the offsets that are lost to the group.
-    pub(crate) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
+    pub(crate) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
         match &mut self.0 {
             Kind::Ordered(window) => window.skip_to(next),
             Kind::Free(window) => window.records.skip_to(next),
-            Kind::Keyed(window) => window.records.skip_to(next),
+            Kind::Keyed(window) => window.skip_to(next, keys),
+            Kind::Retried(window) => window.skip_to(next, keys),
         }
     }
+
+    /// These may be delivered now, though they were passed over before.
+    pub(crate) fn come_again(&mut self, offsets: Vec<Offset>) {
+        match &mut self.0 {
+            Kind::Ordered(_) | Kind::Free(_) | Kind::Keyed(_) => {}
+            Kind::Retried(window) => window.come_again(offsets),
+        }
+    }
+}
+
+/// The first of what leaves.
+fn next_exits<L: Clone>(records: &Records<L>, records_max: u64, leaving: impl Fn(&L) -> &Leaving) -> Vec<Exit> {
+    let mut room = records_max;
+    let mut exits = Vec::new();
+    for (range, known) in records.leaving.iter() {
+        if room == 0 {
+            break;
+        }
+        room = room.saturating_sub(range.end - range.start);
+        let Leaving { failure, way } = leaving(known).clone();
+        exits.push(Exit { range, failure, way });
+    }
+    exits
 }
 
 /// Offsets from `from` to the end of a batch that hold no record, because compaction took it, are nothing to wait for.

@@ -93,7 +93,7 @@ impl Delivered {
     fn hand_out(&self, event: Event) -> HandedOut {
         let (claim, attempt, position) = (self.claim, self.attempt, event.offset);
         let retry = (claim.partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
-        let Some(Retry { event: published, death, tried }) = retry else {
+        let Some(Retry { event: published, death, tried, .. }) = retry else {
             return HandedOut { event, position, death: None, claim, attempt };
         };
         let topic = death.topic.as_str().into();

@@ -7,15 +7,15 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    keys::{self, KeyedBatch},
+    keys::{self, Among, KeyedBatch},
     lines::Lines,
     message::Loss,
-    session::{Session, Turn},
+    session::{Session, Turn, WallClock},
 };
 use crate::{
     clock::Clock,
     engine::{PartitionLog, ReadError},
-    groups::{error::GroupError, sources::Sources},
+    groups::{error::GroupError, sources::Sources, state::REDRIVEN},
     outgoing::Allowance,
     partition::Partition,
 };
@@ -102,23 +102,29 @@ impl Feeds {
             let high_watermark = window.high_watermark;
             // The log is asked even where nothing new was heard of: what was read before may have been ahead of the news.
             match feed.log.read_now(turn.cursor, allowance.bytes()) {
-                Some(Ok(batches)) if batches.is_empty() => self.wakes.extend(feed.wake(turn.partition)),
+                Some(Ok(batches)) if batches.is_empty() => {
+                    self.wakes.extend(feed.wake(turn.partition));
+                    session.read_to_the_end(turn.partition);
+                }
                 Some(outcome) => {
                     let read = Plain { turn, allowance, outcome, high_watermark }.measured(&feed.partition);
-                    match read.keyed_at_once(session) {
+                    match read.keyed_at_once(session, among(turn, &self.clock)) {
                         Ok(read) => self.hand_over(read, session, lines),
-                        Err(read) => self.reading = Some(read.keyed().boxed()),
+                        Err(read) => self.reading = Some(read.keyed(among(turn, &self.clock)).boxed()),
                     }
                 }
-                None if turn.cursor == high_watermark => self.wakes.extend(feed.wake(turn.partition)),
+                None if turn.cursor == high_watermark => {
+                    self.wakes.extend(feed.wake(turn.partition));
+                    session.read_to_the_end(turn.partition);
+                }
                 None => {
                     let read = feed.log.read(turn.cursor, allowance.bytes());
                     let partition = Arc::clone(&feed.partition);
-                    let keeps_keys = session.keeps_keys();
+                    let (keeps_keys, among) = (session.keeps_keys(), among(turn, &self.clock));
                     let read = async move {
                         let outcome = read.await;
                         let read = Plain { turn, allowance, outcome, high_watermark }.measured(&partition);
-                        if keeps_keys { read.keyed().await } else { read.without_keys() }
+                        if keeps_keys { read.keyed(among).await } else { read.without_keys() }
                     };
                     self.reading = Some(read.boxed());
                 }
@@ -201,19 +207,19 @@ impl Plain {
 
 impl Measured {
     /// With keys, if `session` needs them and they are found quickly.
-    fn keyed_at_once(self, session: &Session) -> Result<Read, Self> {
+    fn keyed_at_once(self, session: &Session, among: Among) -> Result<Read, Self> {
         if !session.keeps_keys() {
             return Ok(self.without_keys());
         }
         let is_quick = self.read.outcome.as_ref().is_ok_and(|batches| keys::is_quick(batches));
-        if is_quick { Ok(self.into_read(keys::with_keys)) } else { Err(self) }
+        if is_quick { Ok(self.into_read(|batches| keys::with_keys(batches, among))) } else { Err(self) }
     }
 
-    async fn keyed(self) -> Read {
+    async fn keyed(self, among: Among) -> Read {
         let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
         let outcome = match outcome {
-            Ok(batches) if keys::is_quick(&batches) => Ok(keys::with_keys(batches)),
-            Ok(batches) => Ok(keys::with_keys_unpacked(batches).await),
+            Ok(batches) if keys::is_quick(&batches) => Ok(keys::with_keys(batches, among)),
+            Ok(batches) => Ok(keys::with_keys_unpacked(batches, among).await),
             Err(error) => Err(error),
         };
         Read { turn, allowance, outcome, bytes, high_watermark }
@@ -226,6 +232,14 @@ impl Measured {
     fn into_read(self, keys: impl FnOnce(Vec<Batch>) -> Vec<KeyedBatch>) -> Read {
         let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
         Read { turn, allowance, outcome: outcome.map(keys), bytes, high_watermark }
+    }
+}
+
+/// Where the records of `turn` are, as of now.
+fn among(turn: Turn, clock: &Clock) -> Among {
+    match turn.partition {
+        REDRIVEN => Among::Retries(WallClock { at: clock.now(), at_us: clock.now_us() }),
+        _ => Among::Published,
     }
 }
 

@@ -1,23 +1,41 @@
 //! Finds the keys of records where they matter. Small batches are walked through at once; compressed ones are unpacked away
 //! from the runtime's threads, one read at a time for each group and topic.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use aqueduct_client::{DecodeError, murmur2};
+use aqueduct_client::{DecodeError, Event, Retry, murmur2};
 use aqueduct_storage::{Batch, Codec};
+use tokio::time::Instant;
 
-use crate::{groups::window::ChainId, services::unpack, to_the_end::joined};
+use super::session::WallClock;
+use crate::{
+    groups::window::{Again, Belongs, KeyId},
+    services::unpack,
+    to_the_end::joined,
+};
 
-/// A batch, and where its records belong. Without keys, every record is by itself.
+/// Nothing is held longer than this without another look: far more than any backoff.
+const HELD_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A batch, and where its records belong. Where nothing is said, every record is by itself.
 pub(super) struct KeyedBatch {
     pub(super) batch: Batch,
-    pub(super) keys: Vec<ChainId>,
+    pub(super) belongs: Vec<Belongs>,
 }
 
 impl From<Batch> for KeyedBatch {
     fn from(batch: Batch) -> Self {
-        Self { batch, keys: Vec::new() }
+        Self { batch, belongs: Vec::new() }
     }
+}
+
+/// Whose keys are looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Among {
+    /// Records of the topic.
+    Published,
+    /// Records that the group tries again, as of that moment.
+    Retries(WallClock),
 }
 
 /// Whether finding the keys of `batches` takes no longer than a walk through their bytes.
@@ -25,33 +43,66 @@ pub(super) fn is_quick(batches: &[Batch]) -> bool {
     batches.iter().all(|batch| batch.header.codec == Codec::None)
 }
 
-pub(super) fn with_keys(batches: Vec<Batch>) -> Vec<KeyedBatch> {
-    batches.into_iter().map(|batch| KeyedBatch { keys: keys_of(&batch), batch }).collect()
+pub(super) fn with_keys(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
+    let belongs = |batch: &Batch| match among {
+        Among::Published => keys_of(batch),
+        Among::Retries(now) => retries_of(batch, now),
+    };
+    batches.into_iter().map(|batch| KeyedBatch { belongs: belongs(&batch), batch }).collect()
 }
 
 /// As [`with_keys`], elsewhere.
-pub(super) async fn with_keys_unpacked(batches: Vec<Batch>) -> Vec<KeyedBatch> {
-    joined(tokio::task::spawn_blocking(move || with_keys(batches))).await
+pub(super) async fn with_keys_unpacked(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
+    joined(tokio::task::spawn_blocking(move || with_keys(batches, among))).await
 }
 
 /// In the order of the records. One that cannot be read has no key.
-fn keys_of(batch: &Batch) -> Vec<ChainId> {
+fn keys_of(batch: &Batch) -> Vec<Belongs> {
     let nowhere: Arc<str> = Arc::default();
     let Ok(unpacked) = unpack(&nowhere, 0, batch.clone()) else { return Vec::new() };
-    let mut keys = Vec::with_capacity(batch.header.record_count as usize);
+    let mut belongs = Vec::with_capacity(batch.header.record_count as usize);
     for record in unpacked.records() {
-        keys.push(match record {
-            Ok(record) => record.key.map_or(ChainId::Record(record.offset), |key| ChainId::Key(murmur2(key))),
-            Err(DecodeError::Malformed { offset, .. }) => ChainId::Record(offset),
+        belongs.push(match record {
+            Ok(record) => record.key.map_or(Belongs::Alone, |key| Belongs::ToKey(murmur2(key))),
+            Err(DecodeError::Malformed { .. }) => Belongs::Alone,
             Err(_) => break,
         });
     }
-    keys
+    belongs
+}
+
+/// The same for records that were published elsewhere, as their headers tell.
+fn retries_of(batch: &Batch, now: WallClock) -> Vec<Belongs> {
+    let nowhere: Arc<str> = Arc::default();
+    let Ok(unpacked) = unpack(&nowhere, 0, batch.clone()) else { return Vec::new() };
+    let mut belongs = Vec::with_capacity(batch.header.record_count as usize);
+    for event in unpacked.events() {
+        belongs.push(match event {
+            Ok(event) => in_retry(event, now).map_or(Belongs::Alone, Belongs::InRetry),
+            Err(DecodeError::Malformed { .. }) => Belongs::Alone,
+            Err(_) => break,
+        });
+    }
+    belongs
+}
+
+fn in_retry(event: Event, now: WallClock) -> Option<Again> {
+    let hash = murmur2(event.record.key.as_ref()?);
+    let Retry { death, due, .. } = Retry::from_event(event)?;
+    let id = KeyId { partition: death.partition, hash };
+    let due = due.map_or(now.at, |due| after(now, due.as_micros()));
+    Some(Again { id, origin: death.offset, due })
+}
+
+/// The moment of `due_us`, or now if that has been.
+fn after(now: WallClock, due_us: i64) -> Instant {
+    let pause_us = u64::try_from(due_us.saturating_sub(now.at_us)).unwrap_or(0);
+    now.at + Duration::from_micros(pause_us).min(HELD_MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use aqueduct_client::Record;
+    use aqueduct_client::{Death, Record, Timestamp};
 
     use super::*;
     use crate::services::pack;
@@ -60,17 +111,41 @@ mod tests {
     fn equal_keys_belong_together_and_records_without_a_key_are_by_themselves() {
         let records =
             [Record::new("1").key("a"), Record::new("2"), Record::new("3").key("b"), Record::new("4").key("a")];
-        let mut batch = pack(&records).expect("it packs");
-        batch.header.base_offset = 10;
-        let keys = keys_of(&batch);
-        assert_eq!(
-            keys,
-            [
-                ChainId::Key(murmur2(b"a")),
-                ChainId::Record(11),
-                ChainId::Key(murmur2(b"b")),
-                ChainId::Key(murmur2(b"a"))
-            ]
-        );
+        let batch = pack(&records).expect("it packs");
+        let [a, b] = [b"a", b"b"].map(|key| Belongs::ToKey(murmur2(key)));
+        assert_eq!(keys_of(&batch), [a, Belongs::Alone, b, a]);
+    }
+
+    #[test]
+    fn what_is_tried_again_belongs_where_it_was_published_and_is_due_when_its_headers_say() {
+        let now = WallClock { at: Instant::now(), at_us: 5_000_000 };
+        let death = Death {
+            topic: "orders".into(),
+            partition: 3,
+            offset: 1042,
+            group: "billing".into(),
+            attempts: 1,
+            redriven: 0,
+            first_error: "boom".into(),
+            last_error: "boom".into(),
+            first_failed: Timestamp::from_micros(1),
+            last_failed: Timestamp::from_micros(1),
+        };
+        let due = |record: Record, due_us| Retry::mark_due(record, &death, 1, Timestamp::from_micros(due_us));
+        let records = [
+            due(Record::new("later").key("a"), 7_500_000),
+            due(Record::new("overdue").key("a"), -1),
+            due(Record::new("never").key("a"), i64::MAX),
+            death.mark(Record::new("redriven").key("a")),
+            Retry::mark(Record::new("no key"), &death, 1),
+            Record::new("published").key("a"),
+        ];
+        let belongs = retries_of(&pack(&records).expect("it packs"), now);
+        let id = KeyId { partition: 3, hash: murmur2(b"a") };
+        let in_retry = |pause| Belongs::InRetry(Again { id, origin: 1042, due: now.at + pause });
+        let zero = Duration::ZERO;
+        let expected = [in_retry(Duration::from_millis(2500)), in_retry(zero), in_retry(HELD_MAX), in_retry(zero)];
+        assert_eq!(belongs[..4], expected);
+        assert_eq!(belongs[4..], [Belongs::Alone, Belongs::Alone]);
     }
 }

@@ -36,7 +36,7 @@ use crate::groups::{
     error::GroupError,
     policy::{Mode, Policy},
     retry::{RetryPolicy, error_text},
-    window::{Fault, Window},
+    window::{Fault, Keys, Window},
 };
 
 /// Events that wait for a client before nothing more is taken from it.
@@ -59,6 +59,8 @@ pub(super) struct Session {
     /// Everybody's stream ends with this.
     ending: Option<GroupError>,
     held: BTreeMap<u32, Held>,
+    /// Where keys are kept together: which of them is where.
+    keys: Keys,
     /// Partitions that may have something to deliver, in order of their turns. None is in it twice.
     turns: VecDeque<u32>,
     settling: Settling,
@@ -145,6 +147,7 @@ impl Session {
             entry: Entry::Open,
             ending: None,
             held: BTreeMap::new(),
+            keys: Keys::default(),
             turns: VecDeque::new(),
             settling: Settling::default(),
             leaving: Leavings::default(),
@@ -257,11 +260,12 @@ impl Session {
             timer = timer.min(self.look_after(id, now));
         }
         let fault = self.wall_clock.fault("it was not settled within the ack time-out", now);
+        self.keys.resume(now);
         let partitions: Vec<u32> = self.held.keys().copied().collect();
         let mut late = BTreeSet::new();
         for partition in partitions {
             let Some(held) = self.held.get_mut(&partition) else { continue };
-            for seat in held.window.expire(self.id, &fault) {
+            for seat in held.window.expire(self.id, &fault, &mut self.keys) {
                 late.insert(seat);
                 self.seats.get(seat).iter().for_each(|seat| seat.stats.count_timeout());
                 self.settling.moved.insert(partition);
@@ -272,7 +276,7 @@ impl Session {
         }
         self.seats.ids().into_iter().for_each(|id| self.count_open(id));
         late.into_iter().for_each(|seat| self.timed_out(seat, now));
-        let retries = self.settling.retry_at.into_iter().chain(self.leaving.retry_at);
+        let retries = self.settling.retry_at.into_iter().chain(self.leaving.retry_at).chain(self.keys.next_pause());
         self.timer = retries.chain([timer]).min().unwrap_or(timer).max(now);
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use aqueduct_storage::{BatchHeader, Offset};
 
-use super::{Exit, Fault, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Way, records::Records, settle_holes};
+use super::{Fault, Leaving, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Way, records::Records, settle_holes};
 use crate::groups::{assignment::MemberId, progress::Progress, retry::Failure};
 
 /// See the [module](self).
@@ -14,13 +14,6 @@ use crate::groups::{assignment::MemberId, progress::Progress, retry::Failure};
 #[derive(Debug)]
 pub(super) struct FreeWindow {
     pub(super) records: Records<Leaving>,
-}
-
-/// Why a record leaves, and where to.
-#[derive(Debug, Clone)]
-pub(super) struct Leaving {
-    failure: Failure,
-    way: Way,
 }
 
 impl FreeWindow {
@@ -107,19 +100,6 @@ impl FreeWindow {
         let seats = expired.keys().copied().collect();
         expired.into_values().for_each(|parts| self.take_back(parts, fault));
         seats
-    }
-
-    pub(super) fn next_exits(&self, records_max: u64) -> Vec<Exit> {
-        let mut room = records_max;
-        let mut exits = Vec::new();
-        for (range, Leaving { failure, way }) in self.records.leaving.iter() {
-            if room == 0 {
-                break;
-            }
-            room = room.saturating_sub(range.end - range.start);
-            exits.push(Exit { range, failure: failure.clone(), way: *way });
-        }
-        exits
     }
 
     /// Whether nothing of `ranges` is with somebody else by now, or to be.

@@ -1,23 +1,22 @@
-//! Every record is settled by itself, but one key is with one member at a time, and in order.
-//!
-//! What has failed waits here until it is tried again, and with it what follows of its key: whatever has another key goes
-//! on. The committed offset waits, too.
+//! Every record is settled by itself, but one key is with one member at a time, and in order. What has failed leaves the
+//! window, and so does what follows of its key: it waits [in retry](super::retried), the committed offset goes on, and so does
+//! whatever has another key.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use aqueduct_storage::{BatchHeader, Offset};
-use tokio::time::Instant;
 
 use super::{
-    Exit, Fault, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Way,
-    chains::{Admission, ChainId, Chains, GivenBack},
+    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    keys::{Admission, GivenBack, KeyId, Keys},
     records::Records,
     settle_holes,
 };
 use crate::groups::{
     assignment::MemberId,
-    progress::{FAILURES_MAX, Progress},
-    retry::{Failure, RetryPolicy},
+    progress::Progress,
+    ranges::RangeSet,
+    retry::Failure,
 };
 
 /// See the [module](self).
@@ -25,222 +24,262 @@ use crate::groups::{
 /// Invariant: below the cursor, what is not acked is either open, or waits in its chain, or is leaving, or in `again`.
 #[derive(Debug)]
 pub(super) struct KeyedWindow {
-    /// What leaves goes to the dead letters.
-    pub(super) records: Records<Failure>,
-    retry: RetryPolicy,
-    chains: Chains,
+    pub(super) records: Records<KeyedLeaving>,
+    partition: u32,
+    hashes: Hashes,
+}
+
+/// A record that leaves, and its key.
+#[derive(Debug, Clone)]
+pub(super) struct KeyedLeaving {
+    pub(super) leaving: Leaving,
+    id: Option<KeyId>,
 }
 
 impl KeyedWindow {
     /// Goes on from `progress`.
-    pub(super) fn new(progress: Progress, retry: RetryPolicy) -> Self {
-        Self { records: Records::new(progress), retry, chains: Chains::default() }
+    pub(super) fn new(partition: u32, progress: Progress) -> Self {
+        Self { records: Records::new(progress), partition, hashes: Hashes::default() }
     }
 
-    /// New records wait while too many have failed: attempts are counted for no more.
-    pub(super) fn has_room(&self) -> bool {
-        let counts_attempts = self.records.progress.failed_ranges() < FAILURES_MAX;
-        self.records.has_again() || (self.records.has_room_ahead() && counts_attempts)
+    pub(super) fn has_room(&self, keys: &Keys) -> bool {
+        self.records.has_again() || (self.records.has_room_ahead() && keys.have_room())
     }
 
-    /// `keys` are those of the batch's records, by offset.
+    /// `belongs` is said of the batch's records, by offset.
     pub(super) fn deliver(
         &mut self,
         header: &BatchHeader,
-        keys: &[ChainId],
-        loan: Loan,
-        records_max: u64,
+        belongs: &[Belongs],
+        lending: Lending,
+        keys: &mut Keys,
     ) -> Vec<Portion> {
         let from = self.records.next_read();
         settle_holes(&mut self.records.progress, from, header);
         let span = from.max(header.base_offset)..header.next_offset();
-        let mut room = records_max.max(u64::from(header.record_count.div_ceil(PORTIONS_MAX)));
+        let mut room = lending.records_max.max(u64::from(header.record_count.div_ceil(PORTIONS_MAX)));
         let mut reached = span.end;
-        let mut portions: Vec<Portion> = Vec::new();
         let mut lent = Vec::new();
-        for offset in self.due_in(&span).into_iter().flatten() {
+        for offset in self.records.due_in(&span).into_iter().flatten() {
             if room == 0 {
                 reached = offset;
                 break;
             }
-            let failure = self.failure_of(offset);
-            if let Some(failure) = failure.clone().filter(|failure| self.retry.is_exhausted(failure.attempts)) {
-                self.records.leaving.insert(offset..offset + 1, failure);
-                continue;
-            }
-            let id = key_of(header, keys, offset);
-            if self.chains.admit(id, offset, loan.seat) == Admission::Granted {
-                room -= 1;
-                push(&mut portions, offset, failure.map_or(0, |failure| failure.attempts) + 1);
-                lent.push(offset);
+            match self.admit(of_record(header, belongs, offset), offset, lending.loan.seat, keys) {
+                Admission::Granted => {
+                    room -= 1;
+                    lent.push(offset);
+                }
+                Admission::Waits => {}
+                Admission::Follows => self.leave(offset, Failure::none(), Way::Follow),
+                Admission::Settled => self.records.progress.ack(offset..offset + 1),
             }
         }
         self.records.looked_at(from..reached);
-        self.records.loans.lend(&runs(&lent), loan);
-        portions
+        let ranges = runs(lent);
+        self.records.loans.lend(&ranges, lending.loan);
+        if ranges.is_empty() { Vec::new() } else { vec![Portion { ranges, attempt: 1 }] }
     }
 
-    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
         self.records.check(ranges)?;
-        for part in self.take(ranges, seat) {
+        for part in self.records.take(ranges, seat) {
             self.records.progress.ack(part.clone());
-            part.for_each(|offset| self.settle(offset));
+            part.for_each(|offset| self.settle(offset, keys));
         }
+        self.hashes.forget_below(self.records.progress.committed());
         self.records.check_settled(ranges)
     }
 
     /// `seat` could not handle what it has of `ranges`.
-    pub(super) fn let_go(
+    pub(super) fn nack(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        Failed { fault, pause }: &Failed,
+        keys: &mut Keys,
+    ) -> Result<(), Refusal> {
+        self.let_go(seat, ranges, |window, offset| window.fail(offset, fault, *pause, keys))
+    }
+
+    /// `seat` gives up what it has of `ranges`.
+    pub(super) fn park(
         &mut self,
         seat: MemberId,
         ranges: &[Range<Offset>],
         fault: &Fault,
-        way: Way,
+        keys: &mut Keys,
     ) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        let unacked = ranges.iter().flat_map(|range| self.records.progress.unacked_in(range));
-        let expected: u64 =
-            unacked.flat_map(|range| self.records.leaving.missing_in(&range)).map(|part| part.end - part.start).sum();
-        let parts = self.take(ranges, seat);
-        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        parts.into_iter().flatten().for_each(|offset| self.fail(offset, fault, way));
-        if taken == expected { Ok(()) } else { Err(Refusal::TakenBack) }
+        self.let_go(seat, ranges, |window, offset| {
+            window.leave(offset, Failure::first(&fault.error, fault.at_us), Way::Park);
+            window.settle(offset, keys);
+        })
     }
 
-    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>]) -> Result<(), Refusal> {
+    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
         self.records.check(ranges)?;
-        let parts = self.take(ranges, seat);
-        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, None));
+        let parts = self.records.take(ranges, seat);
+        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
         Ok(())
     }
 
-    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault) {
+    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault, keys: &mut Keys) {
         let parts = self.records.loans.take_all(seat);
-        self.take_back(parts, fault);
+        self.take_back(parts, fault, keys);
     }
 
-    pub(super) fn vacate(&mut self, seat: MemberId) {
-        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, None));
+    pub(super) fn vacate(&mut self, seat: MemberId, keys: &mut Keys) {
+        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
     }
 
-    pub(super) fn expire(&mut self, fault: &Fault) -> Vec<MemberId> {
-        let resumed = self.chains.resume(fault.at);
-        self.come_again(&resumed);
+    pub(super) fn expire(&mut self, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
         let expired = self.records.loans.take_expired(fault.at);
         let seats = expired.keys().copied().collect();
-        expired.into_values().for_each(|parts| self.take_back(parts, fault));
+        expired.into_values().for_each(|parts| self.take_back(parts, fault, keys));
         seats
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.records.loans.next_deadline().into_iter().chain(self.chains.next_pause()).min()
-    }
-
-    pub(super) fn next_exits(&self, records_max: u64) -> Vec<Exit> {
-        let exits = self.records.leaving.iter().take(usize::try_from(records_max).unwrap_or(usize::MAX));
-        exits.map(|(range, failure)| Exit { range, failure: failure.clone(), way: Way::Park }).collect()
-    }
-
-    /// What of `span` is to be delivered, if its key allows.
-    fn due_in(&self, span: &Range<Offset>) -> Vec<Range<Offset>> {
-        let mut due = self.records.again.within(&(span.start..span.end.min(self.records.cursor)));
-        due.extend(self.records.progress.unacked_in(&(span.start.max(self.records.cursor)..span.end)));
-        due
-    }
-
-    fn take(&mut self, ranges: &[Range<Offset>], seat: MemberId) -> Vec<Range<Offset>> {
-        ranges.iter().flat_map(|range| self.records.loans.take(range, seat)).collect()
-    }
-
-    fn failure_of(&self, offset: Offset) -> Option<Failure> {
-        if self.records.progress.failed_ranges() == 0 {
-            return None;
+    pub(super) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
+        for (part, KeyedLeaving { id, .. }) in self.records.left(range) {
+            let elsewhere = in_retry.missing_in(&part).into_iter().flatten();
+            id.into_iter().for_each(|id| elsewhere.clone().for_each(|offset| keys.gone(id, offset)));
         }
-        self.records.progress.failures_in(&(offset..offset + 1)).pop().map(|(_, failure)| failure)
+        self.hashes.forget_below(self.records.progress.committed());
+    }
+
+    pub(super) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
+        let lost = self.records.next_read()..next;
+        for (part, KeyedLeaving { id, .. }) in self.records.leaving.within(&lost) {
+            id.into_iter().for_each(|id| part.clone().for_each(|offset| keys.gone(id, offset)));
+        }
+        self.records.skip_to(next)
+    }
+
+    fn admit(&mut self, belongs: Belongs, offset: Offset, seat: MemberId, keys: &mut Keys) -> Admission {
+        let Belongs::ToKey(hash) = belongs else { return Admission::Granted };
+        self.hashes.note(offset, hash);
+        keys.admit(KeyId { partition: self.partition, hash }, offset, seat)
+    }
+
+    /// Lets what `seat` has of `ranges` go.
+    fn let_go(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        mut each: impl FnMut(&mut Self, Offset),
+    ) -> Result<(), Refusal> {
+        self.records.check(ranges)?;
+        let unsettled = self.records.staying_in(ranges);
+        let parts = self.records.take(ranges, seat);
+        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        parts.into_iter().flatten().for_each(|offset| each(self, offset));
+        if taken == unsettled { Ok(()) } else { Err(Refusal::TakenBack) }
     }
 
     /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
-    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault) {
+    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault, keys: &mut Keys) {
         for (index, offset) in parts.into_iter().flatten().enumerate() {
             match index {
-                0 => self.fail(offset, fault, Way::Retry(Pause::Backoff)),
-                _ => self.give_back(offset, None),
+                0 => self.fail(offset, fault, Pause::Backoff, keys),
+                _ => self.give_back(offset, keys),
             }
         }
     }
 
-    /// Counts an attempt at a record that is with nobody any more.
-    fn fail(&mut self, offset: Offset, fault: &Fault, way: Way) {
-        self.records.progress.fail(&(offset..offset + 1), &fault.error, fault.at_us);
-        let failure = self.failure_of(offset).unwrap_or_else(|| Failure::first(&fault.error, fault.at_us));
-        let pause = match way {
-            Way::Retry(pause) if !self.retry.is_exhausted(failure.attempts) => pause,
-            Way::Retry(_) => {
-                // Its client does not know that this was the last attempt: what follows comes again, as it does else.
-                if let Some(follower) = self.chains.follower(offset) {
-                    self.records.loans.take_from_anybody(follower);
-                    self.give_back(follower, None);
-                }
-                return self.park(offset, failure);
+    /// Moves a record away that is with nobody any more.
+    fn fail(&mut self, offset: Offset, fault: &Fault, pause: Pause, keys: &mut Keys) {
+        let failure = Failure::first(&fault.error, fault.at_us);
+        let Some(id) = self.id_of(offset) else { return self.leave(offset, failure, Way::Retry(pause)) };
+        if let Some(given_back) = keys.fail(id, offset) {
+            self.leave(offset, failure, Way::RetryInOrder(pause));
+            self.taken_back(given_back);
+        }
+    }
+
+    fn leave(&mut self, offset: Offset, failure: Failure, way: Way) {
+        let leaving = KeyedLeaving { leaving: Leaving { failure, way }, id: self.id_of(offset) };
+        self.records.leaving.insert(offset..offset + 1, leaving);
+    }
+
+    fn settle(&mut self, offset: Offset, keys: &mut Keys) {
+        if let Some(id) = self.id_of(offset) {
+            self.come_again(keys.settled(id, offset));
+        }
+    }
+
+    fn give_back(&mut self, offset: Offset, keys: &mut Keys) {
+        match self.id_of(offset) {
+            Some(id) => {
+                let given_back = keys.give_back(id, offset);
+                self.taken_back(given_back);
             }
-            Way::Park => return self.park(offset, failure),
-        };
-        let pause = match pause {
-            Pause::Backoff => self.retry.backoff(failure.attempts, offset),
-            Pause::Fixed(pause) => pause,
-        };
-        self.give_back(offset, Some(fault.at + pause));
+            None => self.records.again.insert(offset..offset + 1),
+        }
     }
 
-    fn park(&mut self, offset: Offset, failure: Failure) {
-        self.records.leaving.insert(offset..offset + 1, failure);
-        self.settle(offset);
-    }
-
-    fn settle(&mut self, offset: Offset) {
-        let freed = self.chains.settled(offset);
-        self.come_again(&freed);
-    }
-
-    fn give_back(&mut self, offset: Offset, held_until: Option<Instant>) {
-        let GivenBack { followers, freed } = self.chains.give_back(offset, held_until);
+    fn taken_back(&mut self, GivenBack { followers, freed }: GivenBack) {
         followers.into_iter().for_each(|follower| self.records.loans.take_from_anybody(follower));
-        self.come_again(&freed);
+        self.come_again(freed);
     }
 
-    fn come_again(&mut self, offsets: &[Offset]) {
+    fn come_again(&mut self, offsets: Vec<Offset>) {
         runs(offsets).into_iter().for_each(|run| self.records.again.insert(run));
+    }
+
+    fn id_of(&self, offset: Offset) -> Option<KeyId> {
+        self.hashes.of(offset).map(|hash| KeyId { partition: self.partition, hash })
     }
 }
 
-/// The chain of the record at `offset`.
-fn key_of(header: &BatchHeader, keys: &[ChainId], offset: Offset) -> ChainId {
+/// The hashes of keys of the records in a window, by offset.
+#[derive(Debug, Default)]
+struct Hashes {
+    base: Offset,
+    hashes: VecDeque<Option<u32>>,
+}
+
+impl Hashes {
+    fn note(&mut self, offset: Offset, hash: u32) {
+        if self.hashes.is_empty() {
+            self.base = offset;
+        }
+        let Some(index) = self.index(offset) else { return };
+        if index >= self.hashes.len() {
+            self.hashes.resize(index + 1, None);
+        }
+        self.hashes[index] = Some(hash);
+    }
+
+    fn of(&self, offset: Offset) -> Option<u32> {
+        self.hashes.get(self.index(offset)?).copied().flatten()
+    }
+
+    fn forget_below(&mut self, offset: Offset) {
+        let below = self.index(offset).unwrap_or(0).min(self.hashes.len());
+        self.hashes.drain(..below);
+        self.base += below as Offset;
+    }
+
+    fn index(&self, offset: Offset) -> Option<usize> {
+        usize::try_from(offset.checked_sub(self.base)?).ok()
+    }
+}
+
+/// What is said of the record at `offset`.
+pub(super) fn of_record(header: &BatchHeader, belongs: &[Belongs], offset: Offset) -> Belongs {
     let delta = offset.saturating_sub(header.base_offset);
     let index = if header.offset_deltas.is_empty() {
         usize::try_from(delta).ok()
     } else {
         u32::try_from(delta).ok().and_then(|delta| header.offset_deltas.binary_search(&delta).ok())
     };
-    index.and_then(|index| keys.get(index)).copied().unwrap_or(ChainId::Record(offset))
+    index.and_then(|index| belongs.get(index)).copied().unwrap_or(Belongs::Alone)
 }
 
-fn push(portions: &mut Vec<Portion>, offset: Offset, attempt: u32) {
-    match portions.last_mut().filter(|portion| portion.attempt == attempt) {
-        Some(portion) => match portion.ranges.last_mut().filter(|range| range.end == offset) {
-            Some(range) => range.end += 1,
-            None => portion.ranges.push(offset..offset + 1),
-        },
-        None => {
-            let ranges = std::iter::once(offset..offset + 1).collect();
-            portions.push(Portion { ranges, attempt });
-        }
-    }
-}
-
-/// Ascending offsets as ranges.
-fn runs(offsets: &[Offset]) -> Vec<Range<Offset>> {
+/// Offsets as ranges; those that ascend are joined.
+pub(super) fn runs(offsets: impl IntoIterator<Item = Offset>) -> Vec<Range<Offset>> {
     let mut runs: Vec<Range<Offset>> = Vec::new();
-    for &offset in offsets {
+    for offset in offsets {
         match runs.last_mut().filter(|run| run.end == offset) {
             Some(run) => run.end += 1,
             None => runs.push(offset..offset + 1),

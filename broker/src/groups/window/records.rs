@@ -7,6 +7,7 @@ use aqueduct_storage::Offset;
 
 use super::{Loan, OPEN_RECORDS_MAX, Refusal, loans::Loans};
 use crate::groups::{
+    assignment::MemberId,
     progress::Progress,
     ranges::{RangeMap, RangeSet},
 };
@@ -50,6 +51,18 @@ impl<L: Clone> Records<L> {
         self.cursor.saturating_sub(self.progress.committed()) < OPEN_RECORDS_MAX
     }
 
+    /// What of `span` is to be looked at: it comes again, or was never seen.
+    pub(super) fn due_in(&self, span: &Range<Offset>) -> Vec<Range<Offset>> {
+        let mut due = self.again.within(&(span.start..span.end.min(self.cursor)));
+        due.extend(self.progress.unacked_in(&(span.start.max(self.cursor)..span.end)));
+        due
+    }
+
+    /// Takes back what `seat` has of `ranges`.
+    pub(super) fn take(&mut self, ranges: &[Range<Offset>], seat: MemberId) -> Vec<Range<Offset>> {
+        ranges.iter().flat_map(|range| self.loans.take(range, seat)).collect()
+    }
+
     /// What was looked at from [`next_read`](Self::next_read) up to `reached`.
     pub(super) fn looked_at(&mut self, range: Range<Offset>) {
         self.cursor = self.cursor.max(range.end);
@@ -72,15 +85,22 @@ impl<L: Clone> Records<L> {
         if settled { Ok(()) } else { Err(Refusal::TakenBack) }
     }
 
+    /// How many of `ranges` are neither settled nor on their way out.
+    pub(super) fn staying_in(&self, ranges: &[Range<Offset>]) -> u64 {
+        let unacked = ranges.iter().flat_map(|range| self.progress.unacked_in(range));
+        unacked.flat_map(|range| self.leaving.missing_in(&range)).map(|part| part.end - part.start).sum()
+    }
+
     pub(super) fn extend(&mut self, ranges: &[Range<Offset>], loan: Loan) -> Result<(), Refusal> {
         self.check(ranges)?;
         self.loans.extend(ranges, loan);
         Ok(())
     }
 
-    pub(super) fn left(&mut self, range: &Range<Offset>) {
-        self.leaving.carve(range);
+    /// Returns what is known of the parts of `range` that were on their way.
+    pub(super) fn left(&mut self, range: &Range<Offset>) -> Vec<(Range<Offset>, L)> {
         self.progress.ack(range.clone());
+        self.leaving.carve(range)
     }
 
     pub(super) fn is_leaving(&self, range: &Range<Offset>) -> bool {

@@ -9,7 +9,7 @@ use super::{Awaiting, Event, Request, Session, Settle, seat::Phase};
 use crate::groups::{
     assignment::MemberId,
     error::GroupError,
-    window::{Loan, Refusal, Window},
+    window::{Failed, Keys, Loan, Refusal, Window},
 };
 
 impl Session {
@@ -26,15 +26,20 @@ impl Session {
         }
         match request {
             Request::Credit(credit) => seat.credit.add(credit),
-            Request::Ack(settle) => self.settle(id, &settle, |window, ranges| window.ack(id, ranges)),
-            Request::Nack { settle, pause, error } => self.nack(id, settle, &self.wall_clock.fault(&error, now), pause),
+            Request::Ack(settle) => self.settle(id, &settle, |window, ranges, keys| window.ack(id, ranges, keys)),
+            Request::Nack { settle, pause, error } => {
+                let fault = self.wall_clock.fault(&error, now);
+                self.nack(id, settle, &Failed { fault, pause });
+            }
             Request::Park { settle, reason } => self.park(id, settle, &self.wall_clock.fault(&reason, now)),
             Request::Extend(settle) => {
                 let loan = Loan { seat: id, until: now + self.policy.ack_timeout };
                 // There is nobody to answer; a generation that is over has no deadline to extend.
-                self.applied(id, &settle, |window, ranges| window.extend(ranges, loan));
+                self.applied(id, &settle, |window, ranges, _| window.extend(ranges, loan));
             }
-            Request::Release(settle) => self.settle(id, &settle, |window, ranges| window.release(id, ranges)),
+            Request::Release(settle) => {
+                self.settle(id, &settle, |window, ranges, keys| window.release(id, ranges, keys));
+            }
             Request::Heartbeat => {}
             Request::Leave(leave) => seat.leave(leave),
             Request::Join(_) => {
@@ -69,7 +74,7 @@ impl Session {
         let fault = self.wall_clock.fault(error, now);
         for (partition, held) in &mut self.held {
             if held.window.open_records(id) > 0 {
-                held.window.abandon(id, &fault);
+                held.window.abandon(id, &fault, &mut self.keys);
                 self.settling.moved.insert(*partition);
             }
         }
@@ -81,7 +86,7 @@ impl Session {
         let partitions: Vec<u32> = self.held.keys().copied().collect();
         for partition in partitions {
             if let Some(held) = self.held.get_mut(&partition) {
-                held.window.vacate(id);
+                held.window.vacate(id, &mut self.keys);
                 self.less_is_open(partition);
             }
         }
@@ -92,7 +97,7 @@ impl Session {
         &mut self,
         seat: MemberId,
         settle: &Settle,
-        apply: impl FnOnce(&mut Window, &[Range<Offset>]) -> Result<(), Refusal>,
+        apply: impl FnOnce(&mut Window, &[Range<Offset>], &mut Keys) -> Result<(), Refusal>,
     ) {
         if let Some(committed) = self.applied(seat, settle, apply) {
             self.answer_when_durable(seat, settle, committed);
@@ -111,7 +116,7 @@ impl Session {
     pub(super) fn rewound(&mut self, seat: MemberId, settle: &Settle, now: Instant) {
         let &Settle { partition, generation, .. } = settle;
         let Some(window) = self.held.get(&partition).map(|held| &held.window) else { return };
-        let due = window.held_until(now).into_iter().chain(window.next_deadline());
+        let due = window.held_until(now).into_iter().chain(window.next_deadline()).chain(self.keys.next_pause());
         self.timer = due.chain([self.timer]).min().unwrap_or(now);
         let offset = window.cursor();
         self.push(seat, Event::Rewound { partition, generation, offset });
@@ -122,7 +127,7 @@ impl Session {
         &mut self,
         id: MemberId,
         settle: &Settle,
-        apply: impl FnOnce(&mut Window, &[Range<Offset>]) -> Result<(), Refusal>,
+        apply: impl FnOnce(&mut Window, &[Range<Offset>], &mut Keys) -> Result<(), Refusal>,
     ) -> Option<Offset> {
         let &Settle { ack_id, partition, generation, ref ranges } = settle;
         let seat = self.seats.get_mut(id)?;
@@ -131,7 +136,7 @@ impl Session {
             seat.answer(ack_id, 0, Some(GroupError::StaleGeneration { partition, generation }));
             return None;
         };
-        let outcome = apply(&mut held.window, ranges);
+        let outcome = apply(&mut held.window, ranges, &mut self.keys);
         let committed = held.window.progress().committed();
         if outcome == Err(Refusal::NotDelivered) {
             let reason = format!("offsets of partition {partition} that were not delivered");

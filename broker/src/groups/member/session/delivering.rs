@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::{Delivery, Event, Flow, Held, Line, Loss, Phase, Session, Turn};
 use crate::groups::{
-    assignment::MemberId, error::GroupError, member::keys::KeyedBatch, policy::Mode, retry::Failure, window::Loan,
+    assignment::MemberId, error::GroupError, member::keys::KeyedBatch, policy::Mode, retry::Failure, state::REDRIVEN, window::{Lending, Loan},
 };
 
 impl Session {
@@ -25,19 +25,42 @@ impl Session {
         if self.opening.is_closed() {
             return None;
         }
+        self.retries_are_ready();
         let seat = self.seats.next_in_turn()?;
         let bytes_max = self.seats.get(seat)?.credit.read_bytes();
         while let Some(partition) = self.turns.pop_front() {
             let Some(held) = self.held.get_mut(&partition) else { continue };
             held.queued = false;
+            if partition != REDRIVEN && !self.keys.know_all() {
+                // It is queued again when they do.
+                continue;
+            }
             if let Some(until) = held.window.held_until(now) {
                 self.timer = self.timer.min(until);
-            } else if held.flow == Flow::Running && held.window.has_room() {
+            } else if held.flow == Flow::Running && held.window.has_room(&self.keys) {
                 let (generation, cursor) = (held.generation, held.window.cursor());
                 return Some(Turn { partition, generation, seat, cursor, bytes_max });
             }
         }
         None
+    }
+
+    /// What is in retry may be delivered once its key's turn has come.
+    fn retries_are_ready(&mut self) {
+        let ready = self.keys.take_ready();
+        if let Some(held) = self.held.get_mut(&REDRIVEN).filter(|_| !ready.is_empty()) {
+            held.window.come_again(ready);
+            self.queue(REDRIVEN);
+        }
+    }
+
+    /// The log was read up to its end.
+    pub(in crate::groups::member) fn read_to_the_end(&mut self, partition: u32) {
+        if partition == REDRIVEN && !self.keys.know_all() {
+            self.keys.looked_through();
+            let partitions: Vec<u32> = self.held.keys().copied().collect();
+            partitions.into_iter().for_each(|partition| self.queue(partition));
+        }
     }
 
     /// The connection of `seat` takes nothing for now.
@@ -74,15 +97,16 @@ impl Session {
         let loan = Loan { seat: turn.seat, until: now + self.policy.ack_timeout };
         let committed = held.window.progress().committed();
         let generation = seat.generation(turn.generation);
-        for KeyedBatch { batch, keys } in batches {
-            if !seat.credit.is_left() || !held.window.has_room() {
+        for KeyedBatch { batch, belongs } in batches {
+            if !seat.credit.is_left() || !held.window.has_room(&self.keys) {
                 break;
             }
             let records_max = match self.policy.mode {
                 Mode::Ordered => u64::MAX,
                 Mode::Shared | Mode::Keyed => seat.credit.records(),
             };
-            for portion in held.window.deliver(&batch.header, &keys, loan, records_max) {
+            let lending = Lending { loan, records_max, now };
+            for portion in held.window.deliver(&batch.header, &belongs, lending, &mut self.keys) {
                 seat.credit.take(batch.payload.len(), portion.records());
                 seat.outbox.push_back(Event::Delivery(Delivery {
                     partition: turn.partition,
@@ -104,7 +128,7 @@ impl Session {
             let error = GroupError::Halted { partition, offset, attempts, last_error: last_error.to_string() };
             self.push(turn.seat, Event::Failure { partition, error });
         }
-        self.timer = self.timer.min(loan.until);
+        self.timer = self.keys.next_pause().into_iter().chain([self.timer, loan.until]).min().unwrap_or(now);
         self.queue(turn.partition);
         self.count_open(turn.seat);
     }
@@ -112,7 +136,7 @@ impl Session {
     /// What `turn` was to read is gone up to `next`: the member is told, and the group goes on there.
     pub(in crate::groups::member) fn gap(&mut self, turn: Turn, next: Offset, cause: Loss) {
         let Some(held) = self.held.get_mut(&turn.partition).filter(|held| held.is_running(turn)) else { return };
-        let lost = held.window.skip_to(next);
+        let lost = held.window.skip_to(next, &mut self.keys);
         if !lost.is_empty() {
             self.settling.moved.insert(turn.partition);
             self.push(turn.seat, Event::Gap { partition: turn.partition, lost, cause });
@@ -125,6 +149,7 @@ impl Session {
         let Some(held) = self.held.get_mut(&partition).filter(|held| held.generation == generation) else { return };
         if held.flow == Flow::Running {
             held.flow = Flow::Failed;
+            self.read_to_the_end(partition);
             self.push_to_all(&Event::Failure { partition, error });
         }
     }

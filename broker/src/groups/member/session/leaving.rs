@@ -12,7 +12,8 @@ use crate::groups::{
     coordinator::PartitionGeneration,
     error::GroupError,
     policy::Mode,
-    window::{Exit, Fault, Pause},
+    ranges::RangeSet,
+    window::{Exit, Failed, Fault},
 };
 
 /// Until records that could not be moved are tried again.
@@ -38,21 +39,24 @@ struct AwaitingExit {
 impl Session {
     /// The client gives records up for good.
     pub(super) fn park(&mut self, seat: MemberId, settle: Settle, fault: &Fault) {
-        let parked = self.applied(seat, &settle, |window, ranges| window.park(seat, ranges, fault));
+        let parked = self.applied(seat, &settle, |window, ranges, keys| window.park(seat, ranges, fault, keys));
         parked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
     }
 
     /// The client could not handle records. Where something has to wait for them, they come again from the window.
-    pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, fault: &Fault, pause: Pause) {
-        let nacked = self.applied(seat, &settle, |window, ranges| window.nack(seat, ranges, fault, pause));
+    pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, failed: &Failed) {
+        let nacked = self.applied(seat, &settle, |window, ranges, keys| window.nack(seat, ranges, failed, keys));
         match (self.policy.mode, nacked) {
             (Mode::Shared, Some(committed)) => self.answer_when_left(seat, &settle, committed),
-            (Mode::Ordered | Mode::Keyed, Some(committed)) => {
+            (Mode::Ordered, Some(committed)) => {
                 self.answer_when_durable(seat, &settle, committed);
-                self.rewound(seat, &settle, fault.at);
+                self.rewound(seat, &settle, failed.fault.at);
             }
-            // The client waits for it all the same, before it takes records of that key.
-            (Mode::Keyed, None) => self.rewound(seat, &settle, fault.at),
+            (Mode::Keyed, nacked) => {
+                nacked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
+                // The client waits for it before it takes records of that key, even of a nack that does not count.
+                self.rewound(seat, &settle, failed.fault.at);
+            }
             (Mode::Ordered | Mode::Shared, None) => {}
         }
     }
@@ -91,12 +95,12 @@ impl Session {
     ) {
         self.leaving.under_way = false;
         match outcome {
-            Ok(Departed { ranges, parked }) => {
+            Ok(Departed { ranges, in_retry, parked }) => {
                 let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation)
                 else {
                     return;
                 };
-                ranges.iter().for_each(|range| held.window.left(range));
+                ranges.iter().for_each(|range| held.window.left(range, &in_retry, &mut self.keys));
                 // Nobody is to blame in particular: whoever is there first has seen it.
                 self.seats.iter().take(1).for_each(|(_, seat)| seat.stats.count_parked(parked));
                 self.settling.moved.insert(at.partition);
@@ -149,6 +153,8 @@ impl Session {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::groups) struct Departed {
     pub(in crate::groups) ranges: Vec<Range<Offset>>,
+    /// Those of them that wait, in the order of their keys, where they are tried again.
+    pub(in crate::groups) in_retry: RangeSet,
     /// How many of them are dead letters now.
     pub(in crate::groups) parked: u64,
 }

@@ -6,6 +6,7 @@ use crate::groups::{
     error::GroupError,
     progress::Progress,
     roster::Standing,
+    state::REDRIVEN,
 };
 
 impl Session {
@@ -33,7 +34,8 @@ impl Session {
                     self.settling.to_give_back.push(PartitionGeneration { partition, generation });
                 }
                 (None, Standing::Held) => {
-                    self.held.insert(partition, self.begin(grant));
+                    let held = self.begin(partition, grant);
+                    self.held.insert(partition, held);
                     new.push(partition);
                 }
             }
@@ -68,12 +70,15 @@ impl Session {
         revoked
     }
 
-    fn begin(&self, grant: &Grant) -> Held {
+    fn begin(&mut self, partition: u32, grant: &Grant) -> Held {
         let (flow, progress) = match &grant.progress {
             Some(progress) => (Flow::Running, progress.clone()),
             None => (Flow::Failed, Progress::default()),
         };
-        let window = Window::new(progress, &self.policy);
+        let window = Window::new(partition, progress, &self.policy);
+        if partition == REDRIVEN && flow == Flow::Running && self.keeps_keys() {
+            self.keys.look_through();
+        }
         Held { generation: grant.generation, window, flow, queued: false }
     }
 
@@ -94,6 +99,7 @@ impl Session {
         self.settling.moved.remove(&partition);
         self.settling.to_give_up.remove(&partition);
         let held = self.held.remove(&partition);
+        self.keys.forget(partition);
         self.seats.ids().into_iter().for_each(|id| self.count_open(id));
         held
     }

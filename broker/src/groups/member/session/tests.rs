@@ -320,7 +320,7 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
     let later = session.timer();
     let (at, exits) = session.next_exits(later).expect("it is tried again");
     let ranges = exits.into_iter().map(|exit| exit.range).collect();
-    session.left(at, Ok(Departed { ranges, parked: 1 }), later);
+    session.left(at, Ok(Departed { ranges, parked: 1, ..Departed::default() }), later);
     assert!(answered(&mut session).is_empty());
     let second = session.next_settlement(later).expect("the parked record");
     assert_eq!(committed_in(&second), [10]);

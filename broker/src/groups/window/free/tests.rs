@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use super::*;
-use crate::groups::window::OPEN_RECORDS_MAX;
+use crate::groups::window::{OPEN_RECORDS_MAX, next_exits};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_LIMIT: u64 = u64::MAX;
@@ -27,7 +27,7 @@ fn ranges(portion: Option<Portion>) -> Vec<Range<Offset>> {
 }
 
 fn exits(window: &FreeWindow) -> Vec<Range<Offset>> {
-    window.next_exits(NO_LIMIT).into_iter().map(|exit| exit.range).collect()
+    next_exits(&window.records, NO_LIMIT, |leaving| leaving).into_iter().map(|exit| exit.range).collect()
 }
 
 /// Offsets 0 to 5 with seat 1, and 5 to 10 with seat 2.

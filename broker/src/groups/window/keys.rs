@@ -1,0 +1,409 @@
+//! Which key is where, over all partitions of a topic and what a group tries again of it: with one member at a time, and in
+//! order.
+//!
+//! A chain is what is unsettled of one key, oldest first. Some of it may be with a member; what else was read of its
+//! partition waits. Once a record has failed it is *in retry*, and so is everything that follows: a chain that has something
+//! there takes it from there only, by the offsets at which it was published, and new records go there, too.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    ops::Range,
+};
+
+use aqueduct_storage::Offset;
+use tokio::time::Instant;
+
+use crate::groups::{assignment::MemberId, state::REDRIVEN};
+
+/// New records wait while so many are in retry: each takes 24 bytes, and each key about 200.
+pub(crate) const IN_RETRY_MAX: usize = 1 << 20;
+/// Records of one key that are in retry and with a member at once.
+const LENT_MAX: usize = 64;
+
+/// Names a chain: keys are compared by their hashes, within a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyId {
+    pub(crate) partition: u32,
+    pub(crate) hash: u32,
+}
+
+/// A record in retry, as its headers tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Again {
+    pub(crate) id: KeyId,
+    /// Where it was published.
+    pub(crate) origin: Offset,
+    /// Not before then.
+    pub(crate) due: Instant,
+}
+
+/// See the [module](self). Bounded by what is unsettled below the cursors, and by [`IN_RETRY_MAX`].
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    chains: HashMap<KeyId, Chain>,
+    /// Chains that are held, in order of time.
+    pauses: BTreeSet<(Instant, KeyId)>,
+    in_retry: usize,
+    /// Offsets among the retries that may be delivered now.
+    ready: Vec<Offset>,
+    sight: Sight,
+}
+
+/// How much of what is in retry is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Sight {
+    #[default]
+    Whole,
+    /// What was in retry when the group began is still being looked through: nobody knows which key has something there.
+    Partial,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    /// With whom it is, if any of it is open.
+    seat: MemberId,
+    /// With the member, out of the partition.
+    open: VecDeque<Offset>,
+    /// Read, and passed over for now. Empty unless something is open.
+    waiting: VecDeque<Offset>,
+    /// By the offsets at which they were published.
+    retry: VecDeque<InRetry>,
+    /// How many of those are with the member: the first ones, mostly.
+    lent: usize,
+    /// The first in retry is not due before.
+    held_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct InRetry {
+    origin: Offset,
+    at: At,
+}
+
+/// Where a record is among the retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// On its way there, or there and not read yet.
+    Moving,
+    Waiting(Offset),
+    /// With the member of its chain.
+    Lent(Offset),
+}
+
+/// Whether a new record may be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Granted,
+    /// Something before it is with somebody else.
+    Waits,
+    /// Something before it is in retry: so is this one from now on.
+    Follows,
+    /// It is in retry already.
+    Settled,
+}
+
+/// Whether a record in retry may be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) is_due: Due,
+    /// This one of the retries is a copy of another.
+    pub(super) superseded: Option<Offset>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Now,
+    Later,
+}
+
+/// What comes of records that are given back.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct GivenBack {
+    /// Open after them, and taken back with them.
+    pub(super) followers: Vec<Offset>,
+    /// May be delivered to anybody.
+    pub(super) freed: Vec<Offset>,
+}
+
+impl Keys {
+    // ---- records of a partition
+
+    /// `seat` would get the record at `offset`, which is in no chain.
+    pub(super) fn admit(&mut self, id: KeyId, offset: Offset, seat: MemberId) -> Admission {
+        let chain = self.chains.entry(id).or_default();
+        if !chain.retry.is_empty() {
+            return match chain.retry.binary_search_by_key(&offset, |known| known.origin) {
+                Ok(_) => Admission::Settled,
+                Err(at) => {
+                    chain.retry.insert(at, InRetry { origin: offset, at: At::Moving });
+                    self.in_retry += 1;
+                    Admission::Follows
+                }
+            };
+        }
+        if chain.open.is_empty() {
+            chain.seat = seat;
+        }
+        if chain.seat == seat && chain.waiting.is_empty() {
+            chain.open.push_back(offset);
+            return Admission::Granted;
+        }
+        let at = chain.waiting.partition_point(|waiting| *waiting < offset);
+        chain.waiting.insert(at, offset);
+        Admission::Waits
+    }
+
+    /// The record needs no delivery any more; returns what may be delivered to anybody with that.
+    pub(super) fn settled(&mut self, id: KeyId, offset: Offset) -> Vec<Offset> {
+        let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
+        // In order, mostly.
+        if chain.open.front() == Some(&offset) {
+            chain.open.pop_front();
+        } else {
+            chain.open.retain(|open| *open != offset);
+            chain.waiting.retain(|waiting| *waiting != offset);
+        }
+        self.freed(id)
+    }
+
+    /// An open record comes again, and what is open after it comes after it again.
+    pub(super) fn give_back(&mut self, id: KeyId, offset: Offset) -> GivenBack {
+        let Some(chain) = self.chains.get_mut(&id) else { return GivenBack::default() };
+        let Some(followers) = chain.take_back(offset) else { return GivenBack::default() };
+        chain.waiting.push_front(offset);
+        GivenBack { followers, freed: self.freed(id) }
+    }
+
+    /// An open record goes into retry, and so will what follows. `None` if it was taken back with an earlier one.
+    pub(super) fn fail(&mut self, id: KeyId, offset: Offset) -> Option<GivenBack> {
+        let chain = self.chains.get_mut(&id)?;
+        let followers = chain.take_back(offset)?;
+        if let Err(at) = chain.retry.binary_search_by_key(&offset, |known| known.origin) {
+            chain.retry.insert(at, InRetry { origin: offset, at: At::Moving });
+            self.in_retry += 1;
+        }
+        Some(GivenBack { followers, freed: self.freed(id) })
+    }
+
+    /// With nothing of it open, what waits of a chain goes to whoever comes first.
+    fn freed(&mut self, id: KeyId) -> Vec<Offset> {
+        let Some(chain) = self.chains.get_mut(&id).filter(|chain| chain.open.is_empty()) else { return Vec::new() };
+        let waiting = std::mem::take(&mut chain.waiting).into();
+        self.go_on(id);
+        waiting
+    }
+
+    // ---- records in retry
+
+    /// Whether new records may be looked at, of which any may have to go into retry.
+    pub(super) fn have_room(&self) -> bool {
+        self.in_retry < IN_RETRY_MAX
+    }
+
+    /// `seat` would get the record at `at` among the retries.
+    pub(super) fn admit_again(&mut self, again: Again, at: Offset, seat: MemberId, now: Instant) -> Turn {
+        let Again { id, origin, due } = again;
+        let chain = self.chains.entry(id).or_default();
+        let mut superseded = None;
+        let index = match chain.retry.binary_search_by_key(&origin, |known| known.origin) {
+            Ok(index) => {
+                match chain.retry[index].at {
+                    At::Moving => {}
+                    At::Waiting(known) if known <= at => superseded = Some(known).filter(|known| *known < at),
+                    At::Waiting(_) | At::Lent(_) => return Turn { is_due: Due::Later, superseded: Some(at) },
+                }
+                chain.retry[index].at = At::Waiting(at);
+                index
+            }
+            Err(index) => {
+                chain.retry.insert(index, InRetry { origin, at: At::Waiting(at) });
+                self.in_retry += 1;
+                if index == 0 {
+                    // It has taken the place of whatever was held.
+                    chain.held_until = None;
+                }
+                index
+            }
+        };
+        if self.sight == Sight::Partial {
+            return Turn { is_due: Due::Later, superseded };
+        }
+        if due > now {
+            // Whatever is not the first is looked at again once it is.
+            if index == 0 && chain.lent == 0 {
+                chain.held_until = Some(due);
+                self.pauses.insert((due, id));
+            }
+            return Turn { is_due: Due::Later, superseded };
+        }
+        if !chain.may_lend(index, at, seat) {
+            return Turn { is_due: Due::Later, superseded };
+        }
+        chain.seat = seat;
+        chain.retry[index].at = At::Lent(at);
+        chain.lent += 1;
+        Turn { is_due: Due::Now, superseded }
+    }
+
+    /// A record in retry that was with a member needs no delivery any more.
+    pub(super) fn settled_again(&mut self, id: KeyId, at: Offset) {
+        let Some(chain) = self.chains.get_mut(&id) else { return };
+        if let Some(index) = chain.retry.iter().position(|known| known.at == At::Lent(at)) {
+            chain.retry.remove(index);
+            chain.lent -= 1;
+            self.in_retry -= 1;
+        }
+        self.go_on(id);
+    }
+
+    /// A record in retry that was with a member comes again, and with it what is open after it, which is returned.
+    pub(super) fn give_back_again(&mut self, id: KeyId, at: Offset) -> Vec<Offset> {
+        self.take_back_again(id, at, At::Waiting(at))
+    }
+
+    /// As [`give_back_again`](Self::give_back_again), but it moves to the end of the retries first.
+    pub(super) fn fail_again(&mut self, id: KeyId, at: Offset) -> Vec<Offset> {
+        self.take_back_again(id, at, At::Moving)
+    }
+
+    fn take_back_again(&mut self, id: KeyId, at: Offset, to: At) -> Vec<Offset> {
+        let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
+        let Some(index) = chain.retry.iter().position(|known| known.at == At::Lent(at)) else { return Vec::new() };
+        chain.retry[index].at = to;
+        let mut followers = Vec::new();
+        for known in chain.retry.iter_mut().skip(index + 1) {
+            let At::Lent(at) = known.at else { break };
+            known.at = At::Waiting(at);
+            followers.push(at);
+        }
+        chain.lent -= 1 + followers.len();
+        self.go_on(id);
+        followers
+    }
+
+    /// A record that was to move into retry has gone elsewhere.
+    pub(super) fn gone(&mut self, id: KeyId, origin: Offset) {
+        let Some(chain) = self.chains.get_mut(&id) else { return };
+        if let Ok(index) = chain.retry.binary_search_by_key(&origin, |known| known.origin)
+            && chain.retry[index].at == At::Moving
+        {
+            chain.retry.remove(index);
+            self.in_retry -= 1;
+        }
+        self.go_on(id);
+    }
+
+    /// Nothing of `range` among the retries can be read. What was on its way may have been there.
+    pub(super) fn lost(&mut self, range: &Range<Offset>) {
+        let is_kept = |known: &InRetry| match known.at {
+            At::Moving => false,
+            At::Waiting(at) | At::Lent(at) => !range.contains(&at),
+        };
+        for chain in self.chains.values_mut() {
+            chain.retry.retain(is_kept);
+            chain.lent = chain.retry.iter().filter(|known| matches!(known.at, At::Lent(_))).count();
+        }
+        self.in_retry = self.chains.values().map(|chain| chain.retry.len()).sum();
+        self.all_go_on();
+    }
+
+    /// What may be delivered now, among the retries, though it was passed over before.
+    pub(crate) fn take_ready(&mut self) -> Vec<Offset> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Ends what is held until `now` at most.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        while let Some((until, id)) = self.pauses.first().copied().filter(|(until, _)| *until <= now) {
+            self.pauses.pop_first();
+            if let Some(chain) = self.chains.get_mut(&id).filter(|chain| chain.held_until == Some(until)) {
+                chain.held_until = None;
+                self.go_on(id);
+            }
+        }
+    }
+
+    /// When [`resume`](Self::resume) has something to do.
+    pub(crate) fn next_pause(&self) -> Option<Instant> {
+        self.pauses.first().map(|(until, _)| *until)
+    }
+
+    // ---- where the group begins
+
+    /// What is in retry is looked through first.
+    pub(crate) fn look_through(&mut self) {
+        self.sight = Sight::Partial;
+    }
+
+    /// All of it was seen.
+    pub(crate) fn looked_through(&mut self) {
+        if self.sight == Sight::Partial {
+            self.sight = Sight::Whole;
+            self.all_go_on();
+        }
+    }
+
+    /// Whether it is known which keys have something in retry.
+    pub(crate) fn know_all(&self) -> bool {
+        self.sight == Sight::Whole
+    }
+
+    /// The partition is delivered by somebody else from now on.
+    pub(crate) fn forget(&mut self, partition: u32) {
+        if partition == REDRIVEN {
+            return self.lost(&(0..Offset::MAX));
+        }
+        self.chains.retain(|id, _| id.partition != partition);
+        self.in_retry = self.chains.values().map(|chain| chain.retry.len()).sum();
+    }
+
+    fn all_go_on(&mut self) {
+        let ids: Vec<KeyId> = self.chains.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.go_on(id));
+    }
+
+    /// Looks for what is next in retry, if nothing is open; a chain of which nothing is left ends.
+    fn go_on(&mut self, id: KeyId) {
+        let Some(chain) = self.chains.get(&id) else { return };
+        if !chain.open.is_empty() || chain.lent > 0 {
+            return;
+        }
+        if chain.retry.is_empty() && chain.waiting.is_empty() {
+            self.chains.remove(&id);
+        } else if chain.held_until.is_none() && self.sight == Sight::Whole {
+            self.ready.extend(chain.retry.iter().map_while(InRetry::waiting_at).take(LENT_MAX));
+        }
+    }
+}
+
+impl Chain {
+    /// Takes an open record out, and what is open behind it, which waits, and is returned. `None` if it is not open: it was
+    /// taken back with another.
+    fn take_back(&mut self, offset: Offset) -> Option<Vec<Offset>> {
+        let at = self.open.binary_search(&offset).ok()?;
+        let followers: Vec<Offset> = self.open.split_off(at).into_iter().skip(1).collect();
+        followers.iter().rev().for_each(|follower| self.waiting.push_front(*follower));
+        Some(followers)
+    }
+
+    /// Whether the record at `index`, which is at `at` among the retries, may go to `seat`. A client has records of a key in
+    /// the order of a log, so one that was moved is not lent together with what follows it.
+    fn may_lend(&self, index: usize, at: Offset, seat: MemberId) -> bool {
+        let mut before = self.retry.iter().take(index);
+        let is_before = |known: &InRetry| matches!(known.at, At::Lent(lent) if lent < at);
+        let is_free = self.open.is_empty() && self.held_until.is_none() && self.lent < LENT_MAX;
+        is_free && before.all(is_before) && (self.lent == 0 || self.seat == seat)
+    }
+}
+
+impl InRetry {
+    fn waiting_at(&self) -> Option<Offset> {
+        match self.at {
+            At::Waiting(at) => Some(at),
+            At::Moving | At::Lent(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! What a keyed group tries again, and what follows: a log of all partitions together, in which every record says to which key
+//! it belongs and when it is due. It is looked through once; what is not due, or not the first of its key, is passed over and
+//! comes again when [`Keys`] says so.
+//!
+//! A record that fails once more moves to the end of the log, and keeps its place among those of its key.
+
+use std::{collections::HashMap, ops::Range};
+
+use aqueduct_storage::{BatchHeader, Offset};
+
+use super::{
+    Again, Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    keyed::{of_record, runs},
+    keys::{Due, Keys, Turn},
+    records::Records,
+    settle_holes,
+};
+use crate::groups::{assignment::MemberId, progress::Progress, ranges::RangeSet, retry::Failure};
+
+/// See the [module](self).
+///
+/// Invariant: below the cursor, what is not acked is either open, or known to [`Keys`], or leaving, or in `again`.
+#[derive(Debug)]
+pub(super) struct RetriedWindow {
+    pub(super) records: Records<RetriedLeaving>,
+    /// What is open; `None` for a record without a key.
+    open: HashMap<Offset, Option<Again>>,
+}
+
+/// A record that leaves, and what it is known by.
+#[derive(Debug, Clone)]
+pub(super) struct RetriedLeaving {
+    pub(super) leaving: Leaving,
+    again: Option<Again>,
+}
+
+impl RetriedWindow {
+    /// Goes on from `progress`.
+    pub(super) fn new(progress: Progress) -> Self {
+        Self { records: Records::new(progress), open: HashMap::new() }
+    }
+
+    /// `belongs` is said of the batch's records, by offset.
+    pub(super) fn deliver(
+        &mut self,
+        header: &BatchHeader,
+        belongs: &[Belongs],
+        lending: Lending,
+        keys: &mut Keys,
+    ) -> Vec<Portion> {
+        let from = self.records.next_read();
+        settle_holes(&mut self.records.progress, from, header);
+        let span = from.max(header.base_offset)..header.next_offset();
+        let mut room = lending.records_max.max(u64::from(header.record_count.div_ceil(PORTIONS_MAX)));
+        let mut reached = span.end;
+        let mut lent = Vec::new();
+        for offset in self.records.due_in(&span).into_iter().flatten() {
+            if room == 0 {
+                reached = offset;
+                break;
+            }
+            let again = match of_record(header, belongs, offset) {
+                Belongs::InRetry(again) => Some(again),
+                Belongs::Alone | Belongs::ToKey(_) => None,
+            };
+            if again.is_none_or(|again| self.admit(again, offset, lending, keys) == Due::Now) {
+                room -= 1;
+                lent.push(offset);
+                self.open.insert(offset, again);
+            }
+        }
+        self.records.looked_at(from..reached);
+        let ranges = runs(lent);
+        self.records.loans.lend(&ranges, lending.loan);
+        if ranges.is_empty() { Vec::new() } else { vec![Portion { ranges, attempt: 1 }] }
+    }
+
+    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
+        self.records.check(ranges)?;
+        for part in self.records.take(ranges, seat) {
+            self.records.progress.ack(part.clone());
+            part.for_each(|offset| self.settle(offset, keys));
+        }
+        self.records.check_settled(ranges)
+    }
+
+    /// `seat` could not handle what it has of `ranges`.
+    pub(super) fn nack(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        Failed { fault, pause }: &Failed,
+        keys: &mut Keys,
+    ) -> Result<(), Refusal> {
+        self.let_go(seat, ranges, |window, offset| window.fail(offset, fault, *pause, keys))
+    }
+
+    /// `seat` gives up what it has of `ranges`.
+    pub(super) fn park(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        fault: &Fault,
+        keys: &mut Keys,
+    ) -> Result<(), Refusal> {
+        self.let_go(seat, ranges, |window, offset| {
+            let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way: Way::Park };
+            window.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again: None });
+            window.settle(offset, keys);
+        })
+    }
+
+    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
+        self.records.check(ranges)?;
+        let parts = self.records.take(ranges, seat);
+        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
+        Ok(())
+    }
+
+    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault, keys: &mut Keys) {
+        let parts = self.records.loans.take_all(seat);
+        self.take_back(parts, fault, keys);
+    }
+
+    pub(super) fn vacate(&mut self, seat: MemberId, keys: &mut Keys) {
+        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
+    }
+
+    pub(super) fn expire(&mut self, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
+        let expired = self.records.loans.take_expired(fault.at);
+        let seats = expired.keys().copied().collect();
+        expired.into_values().for_each(|parts| self.take_back(parts, fault, keys));
+        seats
+    }
+
+    pub(super) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
+        for (part, RetriedLeaving { again, .. }) in self.records.left(range) {
+            if let Some(Again { id, origin, .. }) = again
+                && !in_retry.missing_in(&part).is_empty()
+            {
+                keys.gone(id, origin);
+            }
+        }
+    }
+
+    pub(super) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
+        let lost = self.records.skip_to(next);
+        keys.lost(&lost);
+        lost
+    }
+
+    /// These may be delivered, unless something has become of them meanwhile.
+    pub(super) fn come_again(&mut self, offsets: Vec<Offset>) {
+        for offset in offsets {
+            let one = offset..offset + 1;
+            let is_open = self.records.loans.missing_in(&one).is_empty();
+            if self.records.staying_in(std::slice::from_ref(&one)) == 1 && !is_open {
+                self.records.again.insert(one);
+            }
+        }
+    }
+
+    fn admit(&mut self, again: Again, offset: Offset, lending: Lending, keys: &mut Keys) -> Due {
+        let Turn { is_due, superseded } = keys.admit_again(again, offset, lending.loan.seat, lending.now);
+        if let Some(copy) = superseded {
+            self.records.progress.ack(copy..copy + 1);
+            self.records.again.remove(copy..copy + 1);
+        }
+        is_due
+    }
+
+    /// Lets what `seat` has of `ranges` go.
+    fn let_go(
+        &mut self,
+        seat: MemberId,
+        ranges: &[Range<Offset>],
+        mut each: impl FnMut(&mut Self, Offset),
+    ) -> Result<(), Refusal> {
+        self.records.check(ranges)?;
+        let unsettled = self.records.staying_in(ranges);
+        let parts = self.records.take(ranges, seat);
+        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        parts.into_iter().flatten().for_each(|offset| each(self, offset));
+        if taken == unsettled { Ok(()) } else { Err(Refusal::TakenBack) }
+    }
+
+    /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
+    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault, keys: &mut Keys) {
+        for (index, offset) in parts.into_iter().flatten().enumerate() {
+            match index {
+                0 => self.fail(offset, fault, Pause::Backoff, keys),
+                _ => self.give_back(offset, keys),
+            }
+        }
+    }
+
+    /// Moves a record away that is with nobody any more, unless it was taken back with an earlier one.
+    fn fail(&mut self, offset: Offset, fault: &Fault, pause: Pause, keys: &mut Keys) {
+        let Some(again) = self.open.remove(&offset) else { return };
+        let way = if again.is_some() { Way::RetryInOrder(pause) } else { Way::Retry(pause) };
+        let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way };
+        self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
+        if let Some(again) = again {
+            let followers = keys.fail_again(again.id, offset);
+            self.taken_back(&followers);
+        }
+    }
+
+    fn settle(&mut self, offset: Offset, keys: &mut Keys) {
+        if let Some(again) = self.open.remove(&offset).flatten() {
+            keys.settled_again(again.id, offset);
+        }
+    }
+
+    /// It comes again: at once, or when its key says so.
+    fn give_back(&mut self, offset: Offset, keys: &mut Keys) {
+        match self.open.remove(&offset) {
+            Some(Some(again)) => {
+                let followers = keys.give_back_again(again.id, offset);
+                self.taken_back(&followers);
+            }
+            Some(None) => self.come_again(vec![offset]),
+            None => {}
+        }
+    }
+
+    fn taken_back(&mut self, followers: &[Offset]) {
+        for follower in followers {
+            self.open.remove(follower);
+            self.records.loans.take_from_anybody(*follower);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
