@@ -151,13 +151,7 @@ impl Failure {
     /// Before any: of a record that waits for another one.
     pub(crate) fn none() -> Self {
         let error: Arc<str> = Arc::default();
-        Self {
-            attempts: 0,
-            first_error: Arc::clone(&error),
-            last_error: error,
-            first_failed_us: 0,
-            last_failed_us: 0,
-        }
+        Self { attempts: 0, first_error: Arc::clone(&error), last_error: error, first_failed_us: 0, last_failed_us: 0 }
     }
 
     /// After one more.

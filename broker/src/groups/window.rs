@@ -17,11 +17,11 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
+use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records, retried::RetriedWindow};
 pub(crate) use self::{
     keys::{Again, KeyId, Keys},
     loans::Loan,
 };
-use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records, retried::RetriedWindow};
 use super::{
     assignment::MemberId,
     policy::{Mode, Policy},

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Mutex,
+    time::Duration,
 };
 
-use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Record};
-use aqueduct_tests::text;
+use aqueduct::testing::TestBroker;
+use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Offset, Record};
+use aqueduct_tests::{eventually, text};
 use futures_util::future::join_all;
+use tokio::sync::watch;
 
 use crate::stage::{Stage, is_through, letters, next, quick};
 
@@ -34,13 +37,14 @@ pub(crate) async fn keys_are_spread_over_members_and_stay_in_order_whatever_fail
     publish(&stage, KEYS, PER_KEY).await;
     let handled: Mutex<BTreeMap<String, Vec<usize>>> = Mutex::default();
     let by_member: Mutex<BTreeSet<usize>> = Mutex::default();
+    let done = watch::Sender::new(0);
     let handle = async |index: usize, member: &mut Consumer| {
         let mut random = fastrand::Rng::with_seed(7 + index as u64);
-        let mut is_through = std::pin::pin!(is_through(&stage.client));
+        let mut all = done.subscribe();
         loop {
             let delivery = tokio::select! {
                 delivery = member.next() => delivery.expect("it goes on").expect("a delivery"),
-                () = &mut is_through => return,
+                _ = all.wait_for(|done| *done == KEYS * PER_KEY) => return,
             };
             by_member.lock().expect("no panic").insert(index);
             match random.u8(0..10) {
@@ -51,6 +55,7 @@ pub(crate) async fn keys_are_spread_over_members_and_stay_in_order_whatever_fail
                     let number = text(&delivery).parse().expect("a number");
                     handled.lock().expect("no panic").entry(key).or_default().push(number);
                     delivery.ack();
+                    done.send_modify(|done| *done += 1);
                 }
             }
         }
@@ -85,4 +90,106 @@ pub(crate) async fn a_poison_record_holds_its_own_key_and_no_other(stage: Stage)
     is_through(&stage.client).await;
     let DeadLetter { event, death } = letters(&stage.client, 1).await.remove(0);
     assert_eq!((event.key(), death.offset, death.attempts), (Some(&b"key-0"[..]), 0, 3));
+}
+
+/// A record of `key`, on the only partition.
+async fn publish_one(client: &Client, key: &str) {
+    client.publish("numbers", Record::new("more").key(key.to_owned())).await.expect("a receipt");
+}
+
+/// Until the group has committed all that was published, whatever is in retry.
+async fn has_passed(client: &Client) {
+    let group = client.group("billing");
+    let committed = async || (group.lag("numbers").await.expect("a report")[0].lag_records == 0).then_some(());
+    eventually("the group has passed everything", committed).await;
+}
+
+/// Offsets 0, 2 and 4 of one key, and 1, 3 and 5 of another; the first one has failed, and comes again in an hour.
+async fn put_off_the_first_of_a_key() -> (TestBroker, Client, Consumer) {
+    let broker = TestBroker::start().await.expect("a broker");
+    let client = broker.client();
+    client.topics().create("numbers").partitions(1).build().await.expect("a new topic");
+    for number in 0..6 {
+        publish_one(&client, ["a", "b"][number % 2]).await;
+    }
+    let mut member = billing(&client).build().await.expect("a member");
+    let mut others = 0;
+    while others < 3 {
+        let delivery = next(&mut member).await;
+        match delivery.offset {
+            0 => delivery.nack_after(Duration::from_secs(3600), "not now"),
+            1 | 3 | 5 => {
+                others += 1;
+                delivery.ack();
+            }
+            offset => panic!("{offset} has overtaken 0"),
+        }
+    }
+    has_passed(&client).await;
+    (broker, client, member)
+}
+
+/// Acks what comes next; says what it was.
+async fn ack_next(member: &mut Consumer) -> (Offset, u32) {
+    let delivery = next(member).await;
+    let seen = (delivery.offset, delivery.attempt());
+    delivery.ack_durable().await.expect("durable");
+    seen
+}
+
+#[tokio::test]
+async fn a_key_that_is_put_off_lets_the_group_go_on_and_comes_back_in_order() {
+    let (broker, client, mut member) = put_off_the_first_of_a_key().await;
+    broker.advance(Duration::from_secs(3500));
+    publish_one(&client, "a").await;
+    publish_one(&client, "b").await;
+    assert_eq!(ack_next(&mut member).await, (7, 1), "the key that failed waits, the other goes on");
+    has_passed(&client).await;
+    broker.advance(Duration::from_secs(200));
+    for seen in [(0, 2), (2, 1), (4, 1), (6, 1)] {
+        assert_eq!(ack_next(&mut member).await, seen);
+    }
+    publish_one(&client, "a").await;
+    assert_eq!(ack_next(&mut member).await, (8, 1));
+}
+
+#[tokio::test]
+async fn a_key_in_retry_and_what_follows_survive_a_restart() {
+    let (broker, client, member) = put_off_the_first_of_a_key().await;
+    drop((member, client));
+    let broker = broker.restart().await.expect("it starts again");
+    let client = broker.client();
+    publish_one(&client, "a").await;
+    publish_one(&client, "b").await;
+    let mut member = billing(&client).build().await.expect("a member");
+    assert_eq!(ack_next(&mut member).await, (7, 1), "nobody forgot that the other key waits");
+    broker.advance(Duration::from_secs(3700));
+    let delivery = next(&mut member).await;
+    assert_eq!((delivery.offset, delivery.attempt()), (0, 2));
+    delivery.nack_after(Duration::from_secs(3600), "not yet");
+    has_passed(&client).await;
+    drop((member, client));
+    let broker = broker.restart().await.expect("it starts again");
+    let mut member = billing(&broker.client()).build().await.expect("a member");
+    broker.advance(Duration::from_secs(3700));
+    for seen in [(0, 3), (2, 1), (4, 1), (6, 1)] {
+        assert_eq!(ack_next(&mut member).await, seen, "what moved to the end of the retries keeps its place");
+    }
+}
+
+#[tokio::test]
+async fn a_redriven_record_comes_before_what_waits_of_its_key() {
+    let (broker, client, mut member) = put_off_the_first_of_a_key().await;
+    broker.advance(Duration::from_secs(3700));
+    next(&mut member).await.park_durable("poison").await.expect("durable");
+    let delivery = next(&mut member).await;
+    assert_eq!(delivery.offset, 2);
+    delivery.nack_after(Duration::from_secs(3600), "not now");
+    letters(&client, 1).await;
+    let dead = client.dead_letters("numbers", "billing");
+    assert_eq!(dead.redrive(&[0], None).await.expect("redriven"), 1);
+    assert_eq!(ack_next(&mut member).await.0, 0);
+    broker.advance(Duration::from_secs(3700));
+    assert_eq!(ack_next(&mut member).await, (2, 2));
+    assert_eq!(ack_next(&mut member).await, (4, 1));
 }

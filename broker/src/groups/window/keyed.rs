@@ -12,12 +12,7 @@ use super::{
     records::Records,
     settle_holes,
 };
-use crate::groups::{
-    assignment::MemberId,
-    progress::Progress,
-    ranges::RangeSet,
-    retry::Failure,
-};
+use crate::groups::{assignment::MemberId, progress::Progress, ranges::RangeSet, retry::Failure};
 
 /// See the [module](self).
 ///

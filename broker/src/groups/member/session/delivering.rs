@@ -5,7 +5,13 @@ use tokio::time::Instant;
 
 use super::{Delivery, Event, Flow, Held, Line, Loss, Phase, Session, Turn};
 use crate::groups::{
-    assignment::MemberId, error::GroupError, member::keys::KeyedBatch, policy::Mode, retry::Failure, state::REDRIVEN, window::{Lending, Loan},
+    assignment::MemberId,
+    error::GroupError,
+    member::keys::KeyedBatch,
+    policy::Mode,
+    retry::Failure,
+    state::REDRIVEN,
+    window::{Lending, Loan},
 };
 
 impl Session {

@@ -125,13 +125,19 @@ impl Stage {
                 self.deliver(partition, seat);
             }
             (14..18, Some((partition, offset))) => self.nack(seat, partition, offset),
-            (18, _) => self.each_window(|main, keys, fault| main.abandon(seat, fault, keys), |retried, keys, fault| {
-                retried.abandon(seat, fault, keys);
-            }),
+            (18, _) => self.each_window(
+                |main, keys, fault| main.abandon(seat, fault, keys),
+                |retried, keys, fault| {
+                    retried.abandon(seat, fault, keys);
+                },
+            ),
             (19, Some((partition, offset))) => self.release(seat, partition, offset),
-            (20, _) => self.each_window(|main, keys, _| main.vacate(seat, keys), |retried, keys, _| {
-                retried.vacate(seat, keys);
-            }),
+            (20, _) => self.each_window(
+                |main, keys, _| main.vacate(seat, keys),
+                |retried, keys, _| {
+                    retried.vacate(seat, keys);
+                },
+            ),
             (21, _) if self.random.u8(0..4) == 0 => self.now += ACK_TIMEOUT,
             (22..28, _) => self.carry(),
             (28..31, _) => self.settle(),
@@ -160,9 +166,12 @@ impl Stage {
 
     fn pass_time(&mut self) {
         self.keys.resume(self.now);
-        self.each_window(|main, keys, fault| drop(main.expire(fault, keys)), |retried, keys, fault| {
-            retried.expire(fault, keys);
-        });
+        self.each_window(
+            |main, keys, fault| drop(main.expire(fault, keys)),
+            |retried, keys, fault| {
+                retried.expire(fault, keys);
+            },
+        );
         let now = self.now;
         let due = self.disk.delays.extract_if(.., |copied| copied.due <= now).collect::<Vec<_>>();
         self.disk.retries.extend(Some(due).filter(|due| !due.is_empty()));
@@ -245,7 +254,8 @@ impl Stage {
         if let key @ Belongs::ToKey(_) = self.key(origin) {
             for offset in 0..origin.offset {
                 let elder = Origin { offset, ..origin };
-                let is_over = self.handled.contains(&elder) || self.disk.parked.contains(&elder) || self.is_parking(elder);
+                let is_over =
+                    self.handled.contains(&elder) || self.disk.parked.contains(&elder) || self.is_parking(elder);
                 assert!(self.key(elder) != key || is_over, "{origin:?} has overtaken {elder:?}");
             }
         }
@@ -340,7 +350,8 @@ fn end_of(log: &[(BatchHeader, Vec<Belongs>)]) -> Offset {
 
 fn random_log(random: &mut fastrand::Rng) -> Vec<(BatchHeader, Vec<Belongs>)> {
     let batches = (0..8).scan(0, |base_offset, _| {
-        let header = BatchHeader { base_offset: *base_offset, record_count: random.u32(1..16), ..BatchHeader::default() };
+        let header =
+            BatchHeader { base_offset: *base_offset, record_count: random.u32(1..16), ..BatchHeader::default() };
         *base_offset = header.next_offset();
         let keys = (0..header.record_count).map(|_| match random.u32(0..6) {
             0 => Belongs::Alone,
@@ -370,7 +381,10 @@ fn random_members_keep_every_key_in_order_whatever_fails() {
             for (partition, log) in (0..).zip(&stage.disk.logs) {
                 for offset in 0..end_of(log) {
                     let origin = Origin { partition, offset };
-                    assert!(stage.handled.contains(&origin) || stage.disk.parked.contains(&origin), "{origin:?} is lost");
+                    assert!(
+                        stage.handled.contains(&origin) || stage.disk.parked.contains(&origin),
+                        "{origin:?} is lost"
+                    );
                 }
             }
             if stage.restarts == 0 {
