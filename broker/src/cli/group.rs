@@ -102,6 +102,7 @@ impl RetryArgs {
             on_exhausted: self.on_exhausted.map(|arg| match arg {
                 OnExhaustedArg::Park => OnExhausted::Park,
                 OnExhaustedArg::Halt => OnExhausted::Halt,
+                OnExhaustedArg::ParkKey => OnExhausted::ParkKey,
             }),
         }
     }
@@ -163,6 +164,7 @@ enum ModeArg {
 enum OnExhaustedArg {
     Park,
     Halt,
+    ParkKey,
 }
 
 impl From<ModeArg> for GroupMode {

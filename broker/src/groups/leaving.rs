@@ -5,7 +5,7 @@
 //! once more: at least once, like everything that is delivered.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -22,10 +22,11 @@ use super::{
     dead_letters::{Found, append, read},
     error::GroupError,
     member::Departed,
+    parked_keys::parked_keys,
     retry::{Failure, RetryPolicy},
     sources::Sources,
     state::REDRIVEN,
-    window::{Exit, Pause, Way},
+    window::{Exit, KeyId, Pause, Way},
 };
 use crate::{
     clock::Clock,
@@ -95,6 +96,14 @@ impl Carrier {
         Ok(departed)
     }
 
+    /// The keys that have dead letters.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub(super) async fn parked_keys(&self) -> Result<HashMap<KeyId, Offset>, GroupError> {
+        parked_keys(&self.handle, &self.sources).await
+    }
+
     /// Lets the space of retries below `settled` go.
     pub(super) async fn let_go(&self, settled: Offset) {
         let Ok(log) = self.sources.log(REDRIVEN) else { return };
@@ -138,6 +147,7 @@ impl Carrier {
             if events.is_empty() {
                 let death = self.death(&name, partition, exit.range.start, &exit.failure);
                 self.parked(&death, exit.range.end - exit.range.start, collected);
+                collected.departed.whereabouts.in_letters.insert(exit.range.clone());
                 collected.letters.push(death.mark(Record::new(batch.payload.clone())));
             }
             for event in &events[begin..end] {
@@ -147,7 +157,8 @@ impl Carrier {
     }
 
     fn decide(&self, partition: u32, event: &Event, exit: &Exit, policy: RetryPolicy, collected: &mut Collected) {
-        let failure = &exit.failure;
+        let behind = Failure::behind(self.clock.now_us());
+        let failure = if exit.way == Way::ParkBehind { &behind } else { &exit.failure };
         let this_time = self.death(&event.topic, partition, event.offset, failure);
         let before = (partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
         let (record, death, tried) = match before {
@@ -171,13 +182,14 @@ impl Carrier {
             Way::RetryInOrder(pause) if !policy.is_exhausted(tried) => {
                 let due = Timestamp::from_micros(due_us(pause));
                 collected.in_order.push(Retry::mark_due(record, &death, tried, due));
-                collected.departed.in_retry.insert(event.offset..event.offset + 1);
+                collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
             }
             Way::Follow => {
                 collected.in_order.push(Retry::mark(record, &death, 0));
-                collected.departed.in_retry.insert(event.offset..event.offset + 1);
+                collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
             }
-            Way::Retry(_) | Way::RetryInOrder(_) | Way::Park => {
+            Way::Retry(_) | Way::RetryInOrder(_) | Way::Park | Way::ParkBehind => {
+                collected.departed.whereabouts.in_letters.insert(event.offset..event.offset + 1);
                 self.parked(&death, 1, collected);
                 collected.letters.push(death.mark(record));
             }

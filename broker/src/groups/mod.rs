@@ -20,6 +20,7 @@ mod journal;
 mod lag;
 mod leaving;
 mod member;
+mod parked_keys;
 mod policy;
 mod positions;
 mod progress;

@@ -154,14 +154,18 @@ impl PolicyOpinion {
             retry: self.retry.over(policy.retry)?,
             hours: self.hours.unwrap_or(policy.hours),
         };
-        match policy.mode {
-            Mode::Ordered => {}
+        let misplaced = match (policy.retry.on_exhausted, policy.mode) {
+            (OnExhausted::Park, _) | (OnExhausted::Halt, Mode::Ordered) | (OnExhausted::ParkKey, Mode::Keyed) => None,
             // A record that failed would hold others up.
-            Mode::Shared | Mode::Keyed if policy.retry.on_exhausted == OnExhausted::Halt => {
-                let reason = "halt needs mode ordered; where records are settled each by itself, they can only park";
-                return Err(GroupError::Invalid { field: "retry.on_exhausted", reason: reason.to_owned() });
+            (OnExhausted::Halt, Mode::Shared | Mode::Keyed) => {
+                Some("halt needs mode ordered; where records are settled each by itself, they can only park")
             }
-            Mode::Shared | Mode::Keyed => {}
+            (OnExhausted::ParkKey, Mode::Ordered | Mode::Shared) => {
+                Some("park-key needs mode keyed; elsewhere a key has no order of its own to keep")
+            }
+        };
+        if let Some(reason) = misplaced {
+            return Err(GroupError::Invalid { field: "retry.on_exhausted", reason: reason.to_owned() });
         }
         if !(ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&policy.ack_timeout) {
             return Err(GroupError::Invalid {
@@ -236,11 +240,24 @@ mod tests {
     }
 
     #[test]
-    fn where_records_are_settled_each_by_itself_nothing_can_be_halted() {
-        for mode in [Mode::Shared, Mode::Keyed] {
-            let retry = RetryOpinion { on_exhausted: Some(OnExhausted::Halt), ..RetryOpinion::default() };
+    fn partitions_halt_only_where_they_are_in_order_and_keys_are_parked_only_where_they_are() {
+        for (mode, then, is_legal) in [
+            (Mode::Ordered, OnExhausted::Halt, true),
+            (Mode::Shared, OnExhausted::Halt, false),
+            (Mode::Keyed, OnExhausted::Halt, false),
+            (Mode::Ordered, OnExhausted::ParkKey, false),
+            (Mode::Shared, OnExhausted::ParkKey, false),
+            (Mode::Keyed, OnExhausted::ParkKey, true),
+        ] {
+            let retry = RetryOpinion { on_exhausted: Some(then), ..RetryOpinion::default() };
             let opinion = PolicyOpinion { mode: Some(mode), retry, ..PolicyOpinion::default() };
-            assert!(matches!(opinion.into_policy(), Err(GroupError::Invalid { field: "retry.on_exhausted", .. })));
+            match opinion.into_policy() {
+                Ok(_) => assert!(is_legal, "{mode}, {then}"),
+                Err(error) => {
+                    assert!(!is_legal, "{mode}, {then}");
+                    assert!(matches!(error, GroupError::Invalid { field: "retry.on_exhausted", .. }));
+                }
+            }
         }
     }
 

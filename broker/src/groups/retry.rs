@@ -36,6 +36,8 @@ pub(crate) enum OnExhausted {
     Park,
     /// Its partition is not delivered further.
     Halt,
+    /// It moves to the dead letters, and so does everything of its key, until none of that is there any more.
+    ParkKey,
 }
 
 impl fmt::Display for OnExhausted {
@@ -43,6 +45,7 @@ impl fmt::Display for OnExhausted {
         f.write_str(match self {
             Self::Park => "park",
             Self::Halt => "halt",
+            Self::ParkKey => "park-key",
         })
     }
 }
@@ -152,6 +155,12 @@ impl Failure {
     pub(crate) fn none() -> Self {
         let error: Arc<str> = Arc::default();
         Self { attempts: 0, first_error: Arc::clone(&error), last_error: error, first_failed_us: 0, last_failed_us: 0 }
+    }
+
+    /// As [`none`](Self::none), where that one is not waited for any more.
+    pub(crate) fn behind(now_us: i64) -> Self {
+        let error: Arc<str> = "it was not tried: an earlier record of its key is a dead letter".into();
+        Self { attempts: 0, ..Self::first(&error, now_us) }
     }
 
     /// After one more.

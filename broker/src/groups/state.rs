@@ -192,7 +192,7 @@ pub(crate) mod tests {
                     retry: RetryPolicy {
                         backoff_min: Duration::from_millis(random.u64(1..99)),
                         max_attempts: random.u32(1..9),
-                        on_exhausted: [OnExhausted::Park, OnExhausted::Halt][random.usize(0..2)],
+                        on_exhausted: [OnExhausted::Park, OnExhausted::Halt, OnExhausted::ParkKey][random.usize(0..3)],
                         ..RetryPolicy::default()
                     },
                     hours: random_hours(random),

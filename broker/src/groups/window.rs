@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records, retried::RetriedWindow};
 pub(crate) use self::{
-    keys::{Again, KeyId, Keys},
+    keys::{Again, KeyId, Keys, Scope},
     loans::Loan,
 };
 use super::{
@@ -92,6 +92,15 @@ pub(crate) struct Failed {
     pub(crate) pause: Pause,
 }
 
+/// Where records are that have left; what is in neither was lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    /// They wait, in the order of their keys, where they are tried again.
+    pub(crate) in_retry: RangeSet,
+    /// They are dead letters.
+    pub(crate) in_letters: RangeSet,
+}
+
 /// On what terms records are delivered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lending {
@@ -143,6 +152,8 @@ pub(crate) enum Way {
     RetryInOrder(Pause),
     /// It has not failed, but an earlier one of its key: it comes after that.
     Follow,
+    /// It has not failed, but an earlier one of its key was parked: it goes to the dead letters, too.
+    ParkBehind,
 }
 
 /// A settlement names offsets that were never delivered.
@@ -379,13 +390,13 @@ impl Window {
         }
     }
 
-    /// These are durable where they were to go; `in_retry` are those of them that wait there in the order of their keys.
-    pub(crate) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
+    /// These are durable where they were to go.
+    pub(crate) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         match &mut self.0 {
             Kind::Ordered(window) => window.parked(range),
             Kind::Free(window) => drop(window.records.left(range)),
-            Kind::Keyed(window) => window.left(range, in_retry, keys),
-            Kind::Retried(window) => window.left(range, in_retry, keys),
+            Kind::Keyed(window) => window.left(range, whereabouts, keys),
+            Kind::Retried(window) => window.left(range, whereabouts, keys),
         }
     }
 

@@ -98,6 +98,9 @@ pub enum OnExhausted {
     Park,
     /// Its partition is not delivered further, so that nothing overtakes it.
     Halt,
+    /// It moves to the group's dead letters, and so does everything of its key, in order, until all of that is redriven or
+    /// discarded. For keyed groups.
+    ParkKey,
 }
 
 impl fmt::Display for OnExhausted {
@@ -105,6 +108,7 @@ impl fmt::Display for OnExhausted {
         f.write_str(match self {
             Self::Park => "park",
             Self::Halt => "halt",
+            Self::ParkKey => "park-key",
         })
     }
 }
@@ -115,6 +119,7 @@ impl From<RetryPolicy> for v1::RetryPolicy {
             None => v1::OnExhausted::Unspecified,
             Some(OnExhausted::Park) => v1::OnExhausted::Park,
             Some(OnExhausted::Halt) => v1::OnExhausted::Halt,
+            Some(OnExhausted::ParkKey) => v1::OnExhausted::ParkKey,
         };
         Self {
             // 0 would be "no opinion".
@@ -137,6 +142,7 @@ impl From<v1::RetryPolicy> for RetryPolicy {
                 v1::OnExhausted::Unspecified => None,
                 v1::OnExhausted::Park => Some(OnExhausted::Park),
                 v1::OnExhausted::Halt => Some(OnExhausted::Halt),
+                v1::OnExhausted::ParkKey => Some(OnExhausted::ParkKey),
             },
         }
     }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Offset, Record};
+use aqueduct_client::{
+    Client, Consumer, ConsumerBuilder, DeadLetter, GroupMode, Offset, OnExhausted, Record, RetryPolicy,
+};
 use aqueduct_tests::{eventually, text};
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -192,4 +194,86 @@ async fn a_redriven_record_comes_before_what_waits_of_its_key() {
     broker.advance(Duration::from_secs(3700));
     assert_eq!(ack_next(&mut member).await, (2, 2));
     assert_eq!(ack_next(&mut member).await, (4, 1));
+}
+
+/// Acks what comes of key `b`, and refuses what comes of key `a`, until `count` of `b` are handled.
+async fn refuse_a(member: &mut Consumer, count: usize) {
+    let mut handled = 0;
+    while handled < count {
+        let delivery = next(member).await;
+        match delivery.key() {
+            Some(b"a") => delivery.nack("poison"),
+            _ => {
+                handled += 1;
+                delivery.ack();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_parked_as_a_whole_until_its_letters_are_redriven() {
+    let broker = TestBroker::start().await.expect("a broker");
+    let client = broker.client();
+    client.topics().create("numbers").partitions(1).build().await.expect("a new topic");
+    for number in 0..6 {
+        publish_one(&client, ["a", "b"][number % 2]).await;
+    }
+    let whole_keys = RetryPolicy { on_exhausted: Some(OnExhausted::ParkKey), ..quick(1) };
+    let mut member = billing(&client).retry(whole_keys.clone()).build().await.expect("a member");
+    refuse_a(&mut member, 3).await;
+    let offsets = |letters: Vec<DeadLetter>| letters.iter().map(|letter| letter.death.offset).collect::<Vec<_>>();
+    assert_eq!(offsets(letters(&client, 3).await), [0, 2, 4], "what follows was parked without being tried");
+    drop((member, client));
+
+    let broker = broker.restart().await.expect("it starts again");
+    let client = broker.client();
+    publish_one(&client, "a").await;
+    publish_one(&client, "b").await;
+    let mut member = billing(&client).retry(whole_keys).build().await.expect("a member");
+    assert_eq!(ack_next(&mut member).await, (7, 1));
+    let parked = letters(&client, 4).await;
+    assert_eq!(parked[3].death.attempts, 0);
+    assert_eq!(offsets(parked), [0, 2, 4, 6], "nobody forgot that the key is parked");
+
+    let dead = client.dead_letters("numbers", "billing");
+    assert_eq!(dead.redrive(&[0, 1, 2, 3], None).await.expect("redriven"), 4);
+    for seen in [(0, 1), (2, 1), (4, 1), (6, 1)] {
+        assert_eq!(ack_next(&mut member).await, seen);
+    }
+    publish_one(&client, "a").await;
+    assert_eq!(ack_next(&mut member).await, (8, 1), "the key is as any other");
+}
+
+#[tokio::test]
+async fn a_parked_key_is_free_once_its_letters_are_discarded() {
+    let broker = TestBroker::start().await.expect("a broker");
+    let client = broker.client();
+    client.topics().create("numbers").partitions(1).build().await.expect("a new topic");
+    let whole_keys = RetryPolicy { on_exhausted: Some(OnExhausted::ParkKey), ..quick(1) };
+    let mut member = billing(&client).retry(whole_keys).build().await.expect("a member");
+    publish_one(&client, "a").await;
+    publish_one(&client, "b").await;
+    refuse_a(&mut member, 1).await;
+    letters(&client, 1).await;
+    let dead = client.dead_letters("numbers", "billing");
+    assert_eq!(dead.discard(&[0]).await.expect("discarded"), 1);
+    // It is found out beside what goes on: a record that is too early is parked, and tells so.
+    let mut letters_before = 1;
+    let offset = loop {
+        publish_one(&client, "a").await;
+        tokio::select! {
+            delivery = member.next() => {
+                let delivery = delivery.expect("it goes on").expect("a delivery");
+                let offset = delivery.offset;
+                delivery.ack();
+                break offset;
+            }
+            _ = letters(&client, letters_before + 1) => {
+                letters_before += 1;
+                assert_eq!(dead.discard(&[letters_before as u64 - 1]).await.expect("discarded"), 1);
+            }
+        }
+    };
+    assert!(offset >= 2);
 }

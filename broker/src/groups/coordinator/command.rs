@@ -175,6 +175,8 @@ pub(crate) struct Target {
     pub(crate) grants: std::collections::BTreeMap<u32, Grant>,
     /// Within which hours it is delivered to.
     pub(crate) hours: DeliveryHours,
+    /// How often dead letters of the group have been redriven or discarded since the member came.
+    pub(crate) letters_settled: u64,
     /// The stream is to end with this.
     pub(crate) end: Option<GroupError>,
 }

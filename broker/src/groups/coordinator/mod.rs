@@ -337,7 +337,12 @@ impl Coordinator {
         if let Some(begin) = redriven_at {
             self.begin_retries(Retries { group: group.clone(), topic, begin }).await?;
         }
-        self.write(vec![settled]).await
+        self.write(vec![settled]).await?;
+        let consumption = (group, topic);
+        for member in self.members.values().filter(|member| member.consumption == consumption) {
+            member.target.send_modify(|target| target.letters_settled += 1);
+        }
+        Ok(())
     }
 
     /// Records that are tried again get an owner among the group's members.

@@ -161,6 +161,7 @@ enum StoredOnExhausted {
     Unspecified = 0,
     Park = 1,
     Halt = 2,
+    ParkKey = 3,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -279,6 +280,7 @@ fn stored_retry(retry: &RetryPolicy) -> StoredRetry {
         on_exhausted: match retry.on_exhausted {
             OnExhausted::Park => StoredOnExhausted::Park,
             OnExhausted::Halt => StoredOnExhausted::Halt,
+            OnExhausted::ParkKey => StoredOnExhausted::ParkKey,
         }
         .into(),
     }
@@ -358,6 +360,7 @@ fn retry_of(stored: &StoredRetry) -> Result<RetryPolicy, EntryError> {
     let on_exhausted = match stored.on_exhausted() {
         StoredOnExhausted::Park => OnExhausted::Park,
         StoredOnExhausted::Halt => OnExhausted::Halt,
+        StoredOnExhausted::ParkKey => OnExhausted::ParkKey,
         StoredOnExhausted::Unspecified => {
             return Err(EntryError(format!("an end of retries {} is not known", stored.on_exhausted)));
         }

@@ -136,7 +136,7 @@ mod tests {
             due(Record::new("later").key("a"), 7_500_000),
             due(Record::new("overdue").key("a"), -1),
             due(Record::new("never").key("a"), i64::MAX),
-            death.mark(Record::new("redriven").key("a")),
+            Death { redriven: 1, ..death.clone() }.mark(Record::new("redriven").key("a")),
             Retry::mark(Record::new("no key"), &death, 1),
             Record::new("published").key("a"),
         ];

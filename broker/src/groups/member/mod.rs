@@ -25,7 +25,7 @@ pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
     lines::{Attendance, Heard, Line, Lines, Requests},
-    session::{End, SeatTerms, Session, WallClock},
+    session::{End, SeatTerms, Session, Survey, WallClock},
     tidying::Tidying,
 };
 use super::{
@@ -99,7 +99,8 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
     let mut feeds = Feeds::new(sources.clone(), clock.clone());
-    let (mut settling, mut moving, mut tidying) = (None, None, Tidying::new(clock.now()));
+    let (mut settling, mut moving, mut surveying) = (None, None, None);
+    let mut tidying = Tidying::new(clock.now());
     let mut entry = Entry::Open;
     let mut ahead = clock.ahead();
     target.mark_changed();
@@ -111,6 +112,10 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
         }
         if moving.is_none() {
             moving = Moving::begin(&mut session, &carrier, clock.now());
+        }
+        if surveying.is_none() && session.begin_survey(clock.now()) == Survey::Now {
+            let carrier = carrier.clone();
+            surveying = Some(async move { carrier.parked_keys().await }.boxed());
         }
         see_off(&mut session, &mut lines, &sources);
         if session.is_finished() {
@@ -149,6 +154,10 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 if let Some(Moving { at, .. }) = moving.take() {
                     session.left(at, outcome, clock.now());
                 }
+            }
+            parked = ended(&mut surveying) => {
+                surveying = None;
+                session.surveyed(parked, clock.now());
             }
             () = tidying.ended() => {}
             (seat, heard) = lines.next(&session) => match heard {
@@ -244,6 +253,14 @@ impl Settling {
             Some(settling) => (&mut settling.answer).await,
             None => pending().await,
         }
+    }
+}
+
+/// Resolves when it has ended; never without one. Cancel-safe.
+async fn ended<T>(under_way: &mut Option<BoxFuture<'static, T>>) -> T {
+    match under_way {
+        Some(under_way) => under_way.await,
+        None => pending().await,
     }
 }
 

@@ -23,9 +23,10 @@ use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
 pub(in crate::groups) use self::leaving::Departed;
+pub(super) use self::leaving::Survey;
 pub(super) use self::seat::SeatTerms;
 use self::{
-    leaving::Leavings,
+    leaving::{Leavings, Surveying},
     opening::Opening,
     seat::{Line, Phase, Seat, Seats},
     settling::{Awaiting, Settling},
@@ -35,8 +36,8 @@ use crate::groups::{
     assignment::MemberId,
     error::GroupError,
     policy::{Mode, Policy},
-    retry::{RetryPolicy, error_text},
-    window::{Fault, Keys, Window},
+    retry::{OnExhausted, RetryPolicy, error_text},
+    window::{Fault, Keys, Scope, Window},
 };
 
 /// Events that wait for a client before nothing more is taken from it.
@@ -61,6 +62,10 @@ pub(super) struct Session {
     held: BTreeMap<u32, Held>,
     /// Where keys are kept together: which of them is where.
     keys: Keys,
+    looking_through: LookingThrough,
+    surveying: Surveying,
+    /// How often dead letters have been redriven or discarded, as far as is known.
+    letters_settled: u64,
     /// Partitions that may have something to deliver, in order of their turns. None is in it twice.
     turns: VecDeque<u32>,
     settling: Settling,
@@ -117,6 +122,13 @@ enum Flow {
     Leaving,
 }
 
+/// Whether all that was in retry when the session got it has been seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookingThrough {
+    Done,
+    UnderWay,
+}
+
 /// How a stream ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
@@ -148,6 +160,9 @@ impl Session {
             ending: None,
             held: BTreeMap::new(),
             keys: Keys::default(),
+            looking_through: LookingThrough::Done,
+            surveying: Surveying::Done,
+            letters_settled: 0,
             turns: VecDeque::new(),
             settling: Settling::default(),
             leaving: Leavings::default(),
@@ -162,6 +177,7 @@ impl Session {
     /// A stream joins. Its group's policy may have been altered since the last one did.
     pub(super) fn join(&mut self, id: MemberId, policy: Policy, terms: SeatTerms, joined: Event, now: Instant) {
         self.policy = policy;
+        self.set_scope();
         let mut seat = Seat::new(terms, now);
         seat.outbox.push_back(joined);
         let assigned: Vec<Assigned> = self.held.iter().filter_map(|(p, held)| held.assigned_to(*p, &seat)).collect();
@@ -173,6 +189,27 @@ impl Session {
         if let Some(error) = self.ending.clone() {
             self.end_seat(id, error);
         }
+    }
+
+    /// What is parked with a record may have changed.
+    fn set_scope(&mut self) {
+        let scope = match self.policy.retry.on_exhausted {
+            OnExhausted::Park | OnExhausted::Halt => Scope::Record,
+            OnExhausted::ParkKey => Scope::Key,
+        };
+        if self.keys.scope() != scope {
+            self.keys.set_scope(scope);
+            self.keys.look_through();
+            self.survey_if_it_matters();
+            self.know_more();
+        }
+    }
+
+    fn survey_if_it_matters(&mut self) {
+        self.surveying = match self.keys.scope() {
+            Scope::Record => Surveying::Done,
+            Scope::Key => Surveying::Due,
+        };
     }
 
     /// Nobody else will join.

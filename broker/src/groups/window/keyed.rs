@@ -7,12 +7,12 @@ use std::{collections::VecDeque, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 
 use super::{
-    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way,
-    keys::{Admission, GivenBack, KeyId, Keys},
+    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way, Whereabouts,
+    keys::{Admission, GivenBack, KeyId, Keys, Scope},
     records::Records,
     settle_holes,
 };
-use crate::groups::{assignment::MemberId, progress::Progress, ranges::RangeSet, retry::Failure};
+use crate::groups::{assignment::MemberId, progress::Progress, retry::Failure};
 
 /// See the [module](self).
 ///
@@ -68,6 +68,7 @@ impl KeyedWindow {
                 Admission::Waits => {}
                 Admission::Follows => self.leave(offset, Failure::none(), Way::Follow),
                 Admission::Settled => self.records.progress.ack(offset..offset + 1),
+                Admission::Parks => self.leave(offset, Failure::none(), Way::ParkBehind),
             }
         }
         self.records.looked_at(from..reached);
@@ -105,10 +106,7 @@ impl KeyedWindow {
         fault: &Fault,
         keys: &mut Keys,
     ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| {
-            window.leave(offset, Failure::first(&fault.error, fault.at_us), Way::Park);
-            window.settle(offset, keys);
-        })
+        self.let_go(seat, ranges, |window, offset| window.give_up(offset, fault, keys))
     }
 
     pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
@@ -134,10 +132,11 @@ impl KeyedWindow {
         seats
     }
 
-    pub(super) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
+    pub(super) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         for (part, KeyedLeaving { id, .. }) in self.records.left(range) {
-            let elsewhere = in_retry.missing_in(&part).into_iter().flatten();
-            id.into_iter().for_each(|id| elsewhere.clone().for_each(|offset| keys.gone(id, offset)));
+            let Some(id) = id else { continue };
+            whereabouts.in_letters.within(&part).into_iter().flatten().for_each(|offset| keys.has_letter(id, offset));
+            whereabouts.in_retry.missing_in(&part).into_iter().flatten().for_each(|offset| keys.gone(id, offset));
         }
         self.hashes.forget_below(self.records.progress.committed());
     }
@@ -187,6 +186,20 @@ impl KeyedWindow {
         let Some(id) = self.id_of(offset) else { return self.leave(offset, failure, Way::Retry(pause)) };
         if let Some(given_back) = keys.fail(id, offset) {
             self.leave(offset, failure, Way::RetryInOrder(pause));
+            self.taken_back(given_back);
+        }
+    }
+
+    /// Parks a record that is with nobody any more. What follows goes on, unless its key is parked, too.
+    fn give_up(&mut self, offset: Offset, fault: &Fault, keys: &mut Keys) {
+        let failure = Failure::first(&fault.error, fault.at_us);
+        let id = self.id_of(offset).filter(|_| keys.scope() == Scope::Key);
+        let Some(id) = id else {
+            self.leave(offset, failure, Way::Park);
+            return self.settle(offset, keys);
+        };
+        if let Some(given_back) = keys.fail(id, offset) {
+            self.leave(offset, failure, Way::Park);
             self.taken_back(given_back);
         }
     }

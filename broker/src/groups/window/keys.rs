@@ -4,6 +4,9 @@
 //! A chain is what is unsettled of one key, oldest first. Some of it may be with a member; what else was read of its
 //! partition waits. Once a record has failed it is *in retry*, and so is everything that follows: a chain that has something
 //! there takes it from there only, by the offsets at which it was published, and new records go there, too.
+//!
+//! Where a group wants it, a key that has a dead letter is *parked*: whatever was published after that letter goes there as
+//! well, in order.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -44,9 +47,25 @@ pub(crate) struct Keys {
     /// Chains that are held, in order of time.
     pauses: BTreeSet<(Instant, KeyId)>,
     in_retry: usize,
+    /// Of these there may be more in retry than was seen: nothing of them is tried until all of it is.
+    fresh: BTreeSet<KeyId>,
     /// Offsets among the retries that may be delivered now.
     ready: Vec<Offset>,
     sight: Sight,
+    /// Where the first dead letter of a key was published, if that matters.
+    parked: HashMap<KeyId, Offset>,
+    /// Of records that are on their way there because their keys are parked.
+    parking: BTreeSet<(KeyId, Offset)>,
+    scope: Scope,
+}
+
+/// What is parked with a record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    #[default]
+    Record,
+    /// Everything of its key.
+    Key,
 }
 
 /// How much of what is in retry is known.
@@ -100,6 +119,8 @@ pub(super) enum Admission {
     Follows,
     /// It is in retry already.
     Settled,
+    /// Its key is parked.
+    Parks,
 }
 
 /// Whether a record in retry may be delivered.
@@ -114,6 +135,8 @@ pub(super) struct Turn {
 pub(super) enum Due {
     Now,
     Later,
+    /// Its key is parked: it is not tried.
+    Never,
 }
 
 /// What comes of records that are given back.
@@ -130,6 +153,10 @@ impl Keys {
 
     /// `seat` would get the record at `offset`, which is in no chain.
     pub(super) fn admit(&mut self, id: KeyId, offset: Offset, seat: MemberId) -> Admission {
+        if self.is_parked(id, offset) && self.chains.get(&id).is_none_or(|chain| chain.retry.is_empty()) {
+            self.parking.insert((id, offset));
+            return Admission::Parks;
+        }
         let chain = self.chains.entry(id).or_default();
         if !chain.retry.is_empty() {
             return match chain.retry.binary_search_by_key(&offset, |known| known.origin) {
@@ -200,33 +227,56 @@ impl Keys {
         self.in_retry < IN_RETRY_MAX
     }
 
-    /// `seat` would get the record at `at` among the retries.
+    /// `seat` would get the record at `at` among the retries. Whatever is seen there for the first time has to wait until
+    /// all of them are: another one may come before it.
     pub(super) fn admit_again(&mut self, again: Again, at: Offset, seat: MemberId, now: Instant) -> Turn {
-        let Again { id, origin, due } = again;
+        let Again { id, origin, .. } = again;
+        let later = |superseded| Turn { is_due: Due::Later, superseded };
         let chain = self.chains.entry(id).or_default();
-        let mut superseded = None;
-        let index = match chain.retry.binary_search_by_key(&origin, |known| known.origin) {
-            Ok(index) => {
-                match chain.retry[index].at {
-                    At::Moving => {}
-                    At::Waiting(known) if known <= at => superseded = Some(known).filter(|known| *known < at),
-                    At::Waiting(_) | At::Lent(_) => return Turn { is_due: Due::Later, superseded: Some(at) },
-                }
-                chain.retry[index].at = At::Waiting(at);
-                index
-            }
-            Err(index) => {
-                chain.retry.insert(index, InRetry { origin, at: At::Waiting(at) });
-                self.in_retry += 1;
-                if index == 0 {
-                    // It has taken the place of whatever was held.
-                    chain.held_until = None;
-                }
-                index
-            }
+        let Ok(index) = chain.retry.binary_search_by_key(&origin, |known| known.origin) else {
+            self.note(id, InRetry { origin, at: At::Waiting(at) });
+            return later(None);
         };
-        if self.sight == Sight::Partial {
-            return Turn { is_due: Due::Later, superseded };
+        match chain.retry[index].at {
+            At::Waiting(known) if known == at => {
+                let is_due = self.turn_of(index, again, at, seat, now);
+                Turn { is_due, superseded: None }
+            }
+            At::Waiting(known) if known < at => {
+                chain.retry[index].at = At::Waiting(at);
+                self.fresh.insert(id);
+                later(Some(known))
+            }
+            At::Waiting(_) | At::Lent(_) => later(Some(at)),
+            At::Moving => {
+                chain.retry[index].at = At::Waiting(at);
+                self.fresh.insert(id);
+                later(None)
+            }
+        }
+    }
+
+    /// The first sight of a record in retry.
+    fn note(&mut self, id: KeyId, seen: InRetry) {
+        let chain = self.chains.entry(id).or_default();
+        let index = chain.retry.partition_point(|known| known.origin < seen.origin);
+        chain.retry.insert(index, seen);
+        self.in_retry += 1;
+        self.fresh.insert(id);
+        if index == 0 {
+            // It has taken the place of whatever was held.
+            chain.held_until = None;
+        }
+    }
+
+    fn turn_of(&mut self, index: usize, again: Again, at: Offset, seat: MemberId, now: Instant) -> Due {
+        let Again { id, origin, due } = again;
+        let is_parked = self.is_parked(id, origin);
+        let Some(chain) = self.chains.get_mut(&id) else { return Due::Later };
+        if is_parked && chain.retry.iter().take(index).all(|known| known.at == At::Moving) {
+            chain.retry[index].at = At::Moving;
+            self.parking.insert((id, origin));
+            return Due::Never;
         }
         if due > now {
             // Whatever is not the first is looked at again once it is.
@@ -234,15 +284,20 @@ impl Keys {
                 chain.held_until = Some(due);
                 self.pauses.insert((due, id));
             }
-            return Turn { is_due: Due::Later, superseded };
+            return Due::Later;
         }
-        if !chain.may_lend(index, at, seat) {
-            return Turn { is_due: Due::Later, superseded };
+        if self.fresh.contains(&id) || !chain.may_lend(index, at, seat) {
+            return Due::Later;
         }
         chain.seat = seat;
         chain.retry[index].at = At::Lent(at);
         chain.lent += 1;
-        Turn { is_due: Due::Now, superseded }
+        Due::Now
+    }
+
+    /// The retries were read up to their end.
+    pub(crate) fn seen_to_the_end(&mut self) {
+        std::mem::take(&mut self.fresh).into_iter().for_each(|id| self.go_on(id));
     }
 
     /// A record in retry that was with a member needs no delivery any more.
@@ -280,6 +335,44 @@ impl Keys {
         self.go_on(id);
         followers
     }
+
+    // ---- keys that are parked
+
+    /// What is parked with a record from now on.
+    pub(crate) fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
+        if scope == Scope::Record {
+            self.set_parked(HashMap::new());
+        }
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// Exactly these have dead letters; of each, where the first of them was published. What was redriven of the others is
+    /// to be seen before anything else of them is tried.
+    pub(crate) fn set_parked(&mut self, parked: HashMap<KeyId, Offset>) {
+        self.parked = parked;
+        self.fresh.extend(self.chains.keys());
+    }
+
+    /// Whether there is a dead letter of its key that was published before the record.
+    fn is_parked(&self, id: KeyId, origin: Offset) -> bool {
+        let behind_a_letter = || self.parked.get(&id).is_some_and(|letter| *letter < origin);
+        let behind_another = || self.parking.range((id, 0)..(id, origin)).next().is_some();
+        self.scope == Scope::Key && (behind_a_letter() || behind_another())
+    }
+
+    /// A record of this key is a dead letter now.
+    pub(super) fn has_letter(&mut self, id: KeyId, origin: Offset) {
+        self.parking.remove(&(id, origin));
+        if self.scope == Scope::Key {
+            self.parked.entry(id).and_modify(|letter| *letter = origin.min(*letter)).or_insert(origin);
+        }
+    }
+
+    // ---- where records go
 
     /// A record that was to move into retry has gone elsewhere.
     pub(super) fn gone(&mut self, id: KeyId, origin: Offset) {
@@ -370,7 +463,7 @@ impl Keys {
         }
         if chain.retry.is_empty() && chain.waiting.is_empty() {
             self.chains.remove(&id);
-        } else if chain.held_until.is_none() && self.sight == Sight::Whole {
+        } else if chain.held_until.is_none() && self.sight == Sight::Whole && !self.fresh.contains(&id) {
             self.ready.extend(chain.retry.iter().map_while(InRetry::waiting_at).take(LENT_MAX));
         }
     }

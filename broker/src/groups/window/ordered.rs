@@ -101,7 +101,7 @@ impl OrderedWindow {
             let attempts = failure.as_ref().map_or(0, |failure| failure.attempts);
             if let Some(failure) = failure.filter(|failure| self.retry.is_exhausted(failure.attempts)) {
                 match self.retry.on_exhausted {
-                    OnExhausted::Park => self.parking.insert(range, failure),
+                    OnExhausted::Park | OnExhausted::ParkKey => self.parking.insert(range, failure),
                     OnExhausted::Halt => {
                         self.halted = Some(range.start);
                         break;

@@ -9,13 +9,13 @@ use std::{collections::HashMap, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 
 use super::{
-    Again, Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    Again, Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way, Whereabouts,
     keyed::{of_record, runs},
-    keys::{Due, Keys, Turn},
+    keys::{Due, Keys, Scope, Turn},
     records::Records,
     settle_holes,
 };
-use crate::groups::{assignment::MemberId, progress::Progress, ranges::RangeSet, retry::Failure};
+use crate::groups::{assignment::MemberId, progress::Progress, retry::Failure};
 
 /// See the [module](self).
 ///
@@ -63,10 +63,17 @@ impl RetriedWindow {
                 Belongs::InRetry(again) => Some(again),
                 Belongs::Alone | Belongs::ToKey(_) => None,
             };
-            if again.is_none_or(|again| self.admit(again, offset, lending, keys) == Due::Now) {
-                room -= 1;
-                lent.push(offset);
-                self.open.insert(offset, again);
+            match again.map_or(Due::Now, |again| self.admit(again, offset, lending, keys)) {
+                Due::Now => {
+                    room -= 1;
+                    lent.push(offset);
+                    self.open.insert(offset, again);
+                }
+                Due::Later => {}
+                Due::Never => {
+                    let leaving = Leaving { failure: Failure::none(), way: Way::ParkBehind };
+                    self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
+                }
             }
         }
         self.records.looked_at(from..reached);
@@ -103,11 +110,7 @@ impl RetriedWindow {
         fault: &Fault,
         keys: &mut Keys,
     ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| {
-            let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way: Way::Park };
-            window.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again: None });
-            window.settle(offset, keys);
-        })
+        self.let_go(seat, ranges, |window, offset| window.give_up(offset, fault, keys))
     }
 
     pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
@@ -133,11 +136,13 @@ impl RetriedWindow {
         seats
     }
 
-    pub(super) fn left(&mut self, range: &Range<Offset>, in_retry: &RangeSet, keys: &mut Keys) {
+    pub(super) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         for (part, RetriedLeaving { again, .. }) in self.records.left(range) {
-            if let Some(Again { id, origin, .. }) = again
-                && !in_retry.missing_in(&part).is_empty()
-            {
+            let Some(Again { id, origin, .. }) = again else { continue };
+            if !whereabouts.in_letters.within(&part).is_empty() {
+                keys.has_letter(id, origin);
+            }
+            if !whereabouts.in_retry.missing_in(&part).is_empty() {
                 keys.gone(id, origin);
             }
         }
@@ -198,6 +203,21 @@ impl RetriedWindow {
     fn fail(&mut self, offset: Offset, fault: &Fault, pause: Pause, keys: &mut Keys) {
         let Some(again) = self.open.remove(&offset) else { return };
         let way = if again.is_some() { Way::RetryInOrder(pause) } else { Way::Retry(pause) };
+        self.leave(offset, again, fault, way, keys);
+    }
+
+    /// Parks a record that is with nobody any more. What follows goes on, unless its key is parked, too.
+    fn give_up(&mut self, offset: Offset, fault: &Fault, keys: &mut Keys) {
+        let Some(again) = self.open.remove(&offset) else { return };
+        let blocks = again.filter(|_| keys.scope() == Scope::Key);
+        if let (Some(again), None) = (again, blocks) {
+            keys.settled_again(again.id, offset);
+        }
+        self.leave(offset, blocks, fault, Way::Park, keys);
+    }
+
+    /// What follows in the order of its key waits for where it goes.
+    fn leave(&mut self, offset: Offset, again: Option<Again>, fault: &Fault, way: Way, keys: &mut Keys) {
         let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way };
         self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
         if let Some(again) = again {

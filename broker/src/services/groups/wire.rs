@@ -93,6 +93,7 @@ fn retry_opinion(retry: Option<v1::RetryPolicy>) -> Result<RetryOpinion, GroupEr
         Ok(v1::OnExhausted::Unspecified) => None,
         Ok(v1::OnExhausted::Park) => Some(OnExhausted::Park),
         Ok(v1::OnExhausted::Halt) => Some(OnExhausted::Halt),
+        Ok(v1::OnExhausted::ParkKey) => Some(OnExhausted::ParkKey),
         Err(_) => {
             return Err(invalid("policy.retry.on_exhausted", format!("{} is not known", retry.on_exhausted)));
         }
@@ -154,6 +155,7 @@ fn retry_policy(retry: &RetryPolicy) -> v1::RetryPolicy {
     let on_exhausted = match retry.on_exhausted {
         OnExhausted::Park => v1::OnExhausted::Park,
         OnExhausted::Halt => v1::OnExhausted::Halt,
+        OnExhausted::ParkKey => v1::OnExhausted::ParkKey,
     };
     v1::RetryPolicy {
         backoff_min_ms: whole_ms(retry.backoff_min),

@@ -3,7 +3,7 @@
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{Delivery, Event, Flow, Held, Line, Loss, Phase, Session, Turn};
+use super::{Delivery, Event, Flow, Held, Line, LookingThrough, Loss, Phase, Session, Turn, leaving::Surveying};
 use crate::groups::{
     assignment::MemberId,
     error::GroupError,
@@ -62,7 +62,17 @@ impl Session {
 
     /// The log was read up to its end.
     pub(in crate::groups::member) fn read_to_the_end(&mut self, partition: u32) {
-        if partition == REDRIVEN && !self.keys.know_all() {
+        if partition == REDRIVEN {
+            self.keys.seen_to_the_end();
+            self.looking_through = LookingThrough::Done;
+            self.know_more();
+        }
+    }
+
+    /// New records are delivered once it is known which keys have something in retry, or are parked.
+    pub(super) fn know_more(&mut self) {
+        let knows_all = self.looking_through == LookingThrough::Done && self.surveying == Surveying::Done;
+        if knows_all && !self.keys.know_all() {
             self.keys.looked_through();
             let partitions: Vec<u32> = self.held.keys().copied().collect();
             partitions.into_iter().for_each(|partition| self.queue(partition));

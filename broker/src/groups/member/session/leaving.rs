@@ -1,7 +1,7 @@
 //! From records that leave the window to where they go: some are on their way at a time, and what waits for them is nobody
 //! but the committed offset.
 
-use std::{ops::Range, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
@@ -12,14 +12,31 @@ use crate::groups::{
     coordinator::PartitionGeneration,
     error::GroupError,
     policy::Mode,
-    ranges::RangeSet,
-    window::{Exit, Failed, Fault},
+    state::REDRIVEN,
+    window::{Exit, Failed, Fault, KeyId, Whereabouts},
 };
 
 /// Until records that could not be moved are tried again.
 const MOVE_RETRY: Duration = Duration::from_secs(1);
 /// Records that are moved at once.
 const MOVED_RECORDS: u64 = 4096;
+
+/// Whether it is known which keys are parked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Surveying {
+    /// As far as that matters.
+    #[default]
+    Done,
+    Due,
+    UnderWay,
+}
+
+/// Whether to find out now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::groups::member) enum Survey {
+    Now,
+    NotNow,
+}
 
 /// What is on its way out.
 #[derive(Default)]
@@ -95,12 +112,12 @@ impl Session {
     ) {
         self.leaving.under_way = false;
         match outcome {
-            Ok(Departed { ranges, in_retry, parked }) => {
+            Ok(Departed { ranges, whereabouts, parked }) => {
                 let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation)
                 else {
                     return;
                 };
-                ranges.iter().for_each(|range| held.window.left(range, &in_retry, &mut self.keys));
+                ranges.iter().for_each(|range| held.window.left(range, &whereabouts, &mut self.keys));
                 // Nobody is to blame in particular: whoever is there first has seen it.
                 self.seats.iter().take(1).for_each(|(_, seat)| seat.stats.count_parked(parked));
                 self.settling.moved.insert(at.partition);
@@ -109,6 +126,40 @@ impl Session {
             }
             Err(error) => {
                 tracing::error!(%error, partition = at.partition, "records that have failed are not moved yet");
+                self.leaving.retry_at = Some(now + MOVE_RETRY);
+                self.timer = self.timer.min(now + MOVE_RETRY);
+            }
+        }
+    }
+
+    /// Whether it is to be found out which keys are parked. Nothing is on its way to the dead letters meanwhile.
+    pub(in crate::groups::member) fn begin_survey(&mut self, now: Instant) -> Survey {
+        let is_due = self.surveying == Surveying::Due && self.ending.is_none();
+        if !is_due || self.leaving.under_way || self.leaving.retry_at.is_some_and(|at| at > now) {
+            return Survey::NotNow;
+        }
+        self.leaving.retry_at = None;
+        self.leaving.under_way = true;
+        self.surveying = Surveying::UnderWay;
+        Survey::Now
+    }
+
+    /// These keys are parked, and no others.
+    pub(in crate::groups::member) fn surveyed(&mut self, outcome: Result<HashMap<KeyId, Offset>, GroupError>, now: Instant) {
+        self.leaving.under_way = false;
+        match outcome {
+            Ok(parked) => {
+                self.keys.set_parked(parked);
+                self.queue(REDRIVEN);
+                // Unless letters were settled meanwhile.
+                if self.surveying == Surveying::UnderWay {
+                    self.surveying = Surveying::Done;
+                }
+                self.know_more();
+            }
+            Err(error) => {
+                tracing::error!(%error, "it is not known which keys have dead letters: nothing is delivered until it is");
+                self.surveying = Surveying::Due;
                 self.leaving.retry_at = Some(now + MOVE_RETRY);
                 self.timer = self.timer.min(now + MOVE_RETRY);
             }
@@ -153,8 +204,7 @@ impl Session {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::groups) struct Departed {
     pub(in crate::groups) ranges: Vec<Range<Offset>>,
-    /// Those of them that wait, in the order of their keys, where they are tried again.
-    pub(in crate::groups) in_retry: RangeSet,
+    pub(in crate::groups) whereabouts: Whereabouts,
     /// How many of them are dead letters now.
     pub(in crate::groups) parked: u64,
 }

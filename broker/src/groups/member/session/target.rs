@@ -1,6 +1,6 @@
 //! What the coordinator wants the session to have.
 
-use super::{Assigned, Event, Flow, Held, Session, Window};
+use super::{Assigned, Event, Flow, Held, LookingThrough, Session, Window};
 use crate::groups::{
     coordinator::{Grant, PartitionGeneration, Target},
     error::GroupError,
@@ -17,6 +17,10 @@ impl Session {
             return Vec::new();
         }
         self.opening.hours = target.hours;
+        if target.letters_settled != self.letters_settled {
+            self.letters_settled = target.letters_settled;
+            self.survey_if_it_matters();
+        }
         let mut revoked = self.lose(target);
         let mut new = Vec::new();
         for (&partition, grant) in &target.grants {
@@ -77,6 +81,7 @@ impl Session {
         };
         let window = Window::new(partition, progress, &self.policy);
         if partition == REDRIVEN && flow == Flow::Running && self.keeps_keys() {
+            self.looking_through = LookingThrough::UnderWay;
             self.keys.look_through();
         }
         Held { generation: grant.generation, window, flow, queued: false }

@@ -1,11 +1,11 @@
 #![expect(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    super::{Exit, Loan, next_exits},
+    super::{Again, Exit, Loan, next_exits},
     *,
 };
 
@@ -19,6 +19,10 @@ fn dense(base_offset: Offset, record_count: u32) -> BatchHeader {
 
 fn failed() -> Failed {
     Failed { fault: Fault { error: "boom".into(), at: Instant::now(), at_us: 7 }, pause: Pause::Backoff }
+}
+
+fn in_letters(range: Range<Offset>) -> Whereabouts {
+    Whereabouts { in_letters: [range].into_iter().collect(), ..Whereabouts::default() }
 }
 
 struct Stage {
@@ -64,7 +68,8 @@ impl Stage {
     fn move_into_retry(&mut self) {
         for Exit { range, .. } in self.exits() {
             let in_retry = [range.clone()].into_iter().collect();
-            self.window.left(&range, &in_retry, &mut self.keys);
+            let whereabouts = Whereabouts { in_retry, ..Whereabouts::default() };
+            self.window.left(&range, &whereabouts, &mut self.keys);
         }
     }
 
@@ -120,8 +125,26 @@ fn a_parked_record_holds_nothing_up() {
     assert_eq!(stage.window.park(1, &[0..1], &failed().fault, &mut stage.keys), Ok(()));
     assert_eq!(stage.ack(1, &[1..2]), Ok(()));
     assert_eq!(stage.leaving(), [(0, Way::Park)]);
-    stage.window.left(&(0..1), &RangeSet::default(), &mut stage.keys);
+    stage.window.left(&(0..1), &in_letters(0..1), &mut stage.keys);
     assert_eq!(stage.committed(), 2);
+}
+
+#[test]
+fn with_a_parked_record_its_key_is_parked_if_that_is_wanted() {
+    let mut stage = Stage::new(&[A, A, B, A]);
+    stage.keys.set_scope(Scope::Key);
+    assert_eq!(stage.deliver(1, 3), [0, 1, 2]);
+    assert_eq!(stage.window.park(1, &[0..1], &failed().fault, &mut stage.keys), Ok(()));
+    assert_eq!(stage.ack(1, &[1..2]), Err(Refusal::TakenBack), "it is to be parked, too");
+    stage.window.left(&(0..1), &in_letters(0..1), &mut stage.keys);
+    assert_eq!(stage.deliver(1, NO_LIMIT), [0; 0]);
+    assert_eq!(stage.leaving(), [(1, Way::ParkBehind), (3, Way::ParkBehind)]);
+    stage.window.left(&(1..2), &in_letters(1..2), &mut stage.keys);
+    stage.window.left(&(3..4), &in_letters(3..4), &mut stage.keys);
+    assert_eq!(stage.ack(1, &[2..3]), Ok(()));
+    assert_eq!(stage.committed(), 4);
+    stage.keys.set_parked(HashMap::new());
+    assert_eq!(stage.keys.admit(KeyId { partition: 3, hash: 1 }, 9, 1), Admission::Granted, "all of it was redriven");
 }
 
 #[test]
@@ -129,7 +152,7 @@ fn a_key_is_free_again_once_what_failed_turns_out_to_be_exhausted() {
     let mut stage = Stage::new(&[A, A, A]);
     assert_eq!(stage.deliver(1, 1), [0]);
     assert_eq!(stage.nack(1, &[0..1]), Ok(()));
-    stage.window.left(&(0..1), &RangeSet::default(), &mut stage.keys);
+    stage.window.left(&(0..1), &in_letters(0..1), &mut stage.keys);
     assert_eq!(stage.deliver(2, NO_LIMIT), [1, 2]);
 }
 
@@ -156,7 +179,7 @@ fn what_is_in_retry_already_is_not_delivered_once_more() {
     let mut stage = Stage::new(&[A, A]);
     let now = Instant::now();
     let id = KeyId { partition: 3, hash: 1 };
-    stage.keys.admit_again(super::super::Again { id, origin: 0, due: now }, 70, 1, now);
+    stage.keys.admit_again(Again { id, origin: 0, due: now }, 70, 1, now);
     assert_eq!(stage.deliver(1, NO_LIMIT), [0; 0]);
     assert_eq!((stage.committed(), stage.leaving()), (1, vec![(1, Way::Follow)]));
 }
