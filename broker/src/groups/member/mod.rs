@@ -4,6 +4,7 @@
 //! one task for the group and topic has all partitions, and serves all streams: the *hub*. It is the same task, but for who
 //! may join it.
 
+mod errands;
 mod feed;
 mod keys;
 mod lines;
@@ -11,32 +12,27 @@ mod message;
 mod session;
 mod tidying;
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use aqueduct_storage::Offset;
-use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use futures_util::{Stream, StreamExt as _};
+use tokio::{sync::mpsc, time::timeout};
 
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Leave, Loss, Request, Settle};
 pub(super) use self::session::Departed;
 use self::{
+    errands::Errands,
     feed::{Feeds, Happened},
     lines::{Attendance, Heard, Line, Lines, Requests},
-    session::{End, SeatTerms, Session, Survey, WallClock},
-    tidying::Tidying,
+    session::{End, SeatTerms, Session, WallClock},
 };
 use super::{
     Handle,
     assignment::MemberId,
     clients::Present,
-    coordinator::{Membership, Owner, PartitionGeneration},
+    coordinator::{Membership, Owner, Target},
     error::GroupError,
     leaving::Carrier,
     sources::Sources,
-    state::REDRIVEN,
 };
 use crate::{clock::Clock, outgoing::Outgoing};
 
@@ -99,24 +95,18 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
     let mut feeds = Feeds::new(sources.clone(), clock.clone());
-    let (mut settling, mut moving, mut surveying) = (None, None, None);
-    let mut tidying = Tidying::new(clock.now());
+    let mut errands = Errands::new(handle, carrier, clock.now());
     let mut entry = Entry::Open;
     let mut ahead = clock.ahead();
     target.mark_changed();
     loop {
         session.look_at_the_clock(clock.now(), || clock.now_us());
+        // Before anything is delivered: what is to be is what whoever published it has seen.
+        if target.has_changed().unwrap_or(false) {
+            follow(&target.borrow_and_update(), &mut session, &mut feeds);
+        }
         read_and_send(&mut session, &mut feeds, &mut lines, &clock);
-        if settling.is_none() {
-            settling = Settling::begin(&mut session, &handle, clock.now());
-        }
-        if moving.is_none() {
-            moving = Moving::begin(&mut session, &carrier, clock.now());
-        }
-        if surveying.is_none() && session.begin_survey(clock.now()) == Survey::Now {
-            let carrier = carrier.clone();
-            surveying = Some(async move { carrier.parked_keys().await }.boxed());
-        }
+        errands.begin(&mut session, clock.now());
         see_off(&mut session, &mut lines, &sources);
         if session.is_finished() {
             break;
@@ -131,35 +121,16 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 }
             },
             changed = target.changed(), if entry != Entry::Abandoned => match changed {
-                Ok(()) => {
-                    let new = session.target(&target.borrow_and_update());
-                    feeds.retain(&session);
-                    new.into_iter().for_each(|partition| feeds.start(partition, &mut session));
-                }
+                Ok(()) => follow(&target.borrow_and_update(), &mut session, &mut feeds),
                 Err(_) => {
                     entry = Entry::Abandoned;
                     session.end(GroupError::ShuttingDown);
                 }
             },
-            outcome = Settling::ended(&mut settling) => {
-                if let Some(Settling { advanced, retries, .. }) = settling.take() {
-                    if let (Some(committed), Ok(_)) = (retries, &outcome) {
-                        tidying.settled(committed, &carrier, clock.now());
-                    }
-                    session.settled(&advanced, outcome, clock.now());
-                    feeds.retain(&session);
-                }
+            done = errands.next() => {
+                errands.tell(done, &mut session, clock.now());
+                feeds.retain(&session);
             }
-            outcome = Moving::ended(&mut moving) => {
-                if let Some(Moving { at, .. }) = moving.take() {
-                    session.left(at, outcome, clock.now());
-                }
-            }
-            parked = ended(&mut surveying) => {
-                surveying = None;
-                session.surveyed(parked, clock.now());
-            }
-            () = tidying.ended() => {}
             (seat, heard) = lines.next(&session) => match heard {
                 Heard::Request(request) => session.request(seat, request, clock.now()),
                 Heard::End(error) => session.end_seat(seat, error),
@@ -183,6 +154,13 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.
     drop(target);
     lines.say_farewell().await;
+}
+
+/// Takes over what the coordinator wants.
+fn follow(target: &Target, session: &mut Session, feeds: &mut Feeds) {
+    let new = session.target(target);
+    feeds.retain(session);
+    new.into_iter().for_each(|partition| feeds.start(partition, session));
 }
 
 /// As far as memory has what is to be read, and the connections take it at once.
@@ -227,61 +205,4 @@ fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &
     let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
     session.join(id, policy, terms, joined, clock.now());
     lines.insert(id, Line::new(requests, outbound, outgoing, Attendance { present, target }));
-}
-
-/// A settlement on its way.
-struct Settling {
-    advanced: Vec<PartitionGeneration>,
-    /// How far the group has got with its retries, if it has moved there.
-    retries: Option<Offset>,
-    answer: BoxFuture<'static, Result<Vec<u32>, GroupError>>,
-}
-
-impl Settling {
-    fn begin(session: &mut Session, handle: &Handle, now: Instant) -> Option<Self> {
-        let settlement = session.next_settlement(now)?;
-        let advanced = settlement.advanced.iter().map(|one| one.at).collect();
-        let retries = settlement.advanced.iter().find(|one| one.at.partition == REDRIVEN);
-        let retries = retries.map(|one| one.progress.committed());
-        let handle = handle.clone();
-        Some(Self { advanced, retries, answer: async move { handle.settle(settlement).await }.boxed() })
-    }
-
-    /// Resolves when it has ended; never without one. Cancel-safe.
-    async fn ended(under_way: &mut Option<Self>) -> Result<Vec<u32>, GroupError> {
-        match under_way {
-            Some(settling) => (&mut settling.answer).await,
-            None => pending().await,
-        }
-    }
-}
-
-/// Resolves when it has ended; never without one. Cancel-safe.
-async fn ended<T>(under_way: &mut Option<BoxFuture<'static, T>>) -> T {
-    match under_way {
-        Some(under_way) => under_way.await,
-        None => pending().await,
-    }
-}
-
-/// Records on their way out of the window.
-struct Moving {
-    at: PartitionGeneration,
-    answer: BoxFuture<'static, Result<Departed, GroupError>>,
-}
-
-impl Moving {
-    fn begin(session: &mut Session, carrier: &Carrier, now: Instant) -> Option<Self> {
-        let (at, exits) = session.next_exits(now)?;
-        let (carrier, retry) = (carrier.clone(), session.retry());
-        Some(Self { at, answer: async move { carrier.carry(at.partition, exits, retry).await }.boxed() })
-    }
-
-    /// Resolves when it has ended; never without one. Cancel-safe.
-    async fn ended(under_way: &mut Option<Self>) -> Result<Departed, GroupError> {
-        match under_way {
-            Some(moving) => (&mut moving.answer).await,
-            None => pending().await,
-        }
-    }
 }

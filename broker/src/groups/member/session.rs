@@ -199,16 +199,19 @@ impl Session {
         };
         if self.keys.scope() != scope {
             self.keys.set_scope(scope);
-            self.keys.look_through();
             self.survey_if_it_matters();
             self.know_more();
         }
     }
 
+    /// Dead letters have come or gone without the session: it looks which keys are parked before it delivers anything new.
     fn survey_if_it_matters(&mut self) {
         self.surveying = match self.keys.scope() {
             Scope::Record => Surveying::Done,
-            Scope::Key => Surveying::Due,
+            Scope::Key => {
+                self.keys.look_through();
+                Surveying::Due
+            }
         };
     }
 

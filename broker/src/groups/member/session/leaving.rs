@@ -145,7 +145,11 @@ impl Session {
     }
 
     /// These keys are parked, and no others.
-    pub(in crate::groups::member) fn surveyed(&mut self, outcome: Result<HashMap<KeyId, Offset>, GroupError>, now: Instant) {
+    pub(in crate::groups::member) fn surveyed(
+        &mut self,
+        outcome: Result<HashMap<KeyId, Offset>, GroupError>,
+        now: Instant,
+    ) {
         self.leaving.under_way = false;
         match outcome {
             Ok(parked) => {
