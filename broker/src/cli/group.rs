@@ -56,6 +56,7 @@ Examples:
   aqueduct group create billing --mode keyed --ack-timeout 2m
   aqueduct group create audit --start latest
   aqueduct group create ledger --max-attempts 20 --on-exhausted halt
+  aqueduct group create accounts --mode keyed --on-exhausted park-key
   aqueduct group create reports --hours 22:00-06:00 --utc-offset +02:00")]
 pub(super) struct CreateArgs {
     /// 1 to 249 of letters, digits, '.', '_' and '-'
@@ -88,7 +89,8 @@ struct RetryArgs {
     /// After so many failed attempts a record is not delivered again [default: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     max_attempts: Option<u32>,
-    /// park: it moves to the dead letters, see `aqueduct dlq`; halt: its partition waits for you [default: park]
+    /// park: it moves to the dead letters, see `aqueduct dlq`; halt: its partition waits for you; park-key: what follows of
+    /// its key is parked behind it [default: park]
     #[arg(long, value_enum)]
     on_exhausted: Option<OnExhaustedArg>,
 }

@@ -96,9 +96,9 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// The records that a group has had redriven stand behind the last partition that there can be.
+/// What a group tries again, or has had redriven, stands behind the last partition that there can be.
 fn partition_name(partition: u32) -> String {
-    if partition == u32::MAX { "redriven".to_owned() } else { partition.to_string() }
+    if partition == u32::MAX { "retry".to_owned() } else { partition.to_string() }
 }
 
 fn row(name: String, lags: Vec<&PartitionLag>) -> Row<'_> {
