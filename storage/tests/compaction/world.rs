@@ -1,6 +1,6 @@
 //! A log of keyed records beside what was appended to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use aqueduct_storage::{
 };
 
 use crate::lines::{Line, Lines, lines_of, turned_over};
-use crate::support::{ID, log_dir, read_all, small_options};
+use crate::support::{ID, log_dir, read_all, read_from, small_options};
 
 pub(crate) const SECOND_US: i64 = 1_000_000;
 pub(crate) const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1000);
@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) appended: BTreeMap<Offset, Line>,
     /// Written, and perhaps stored.
     pub(crate) unknown: BTreeMap<Offset, Line>,
+    /// Taken out by compactions that were durable when they said so: never found again.
+    gone: BTreeSet<Offset>,
     pub(crate) now_us: i64,
     /// The latest moment at which a compaction was begun.
     compacted_at_us: Option<i64>,
@@ -34,6 +36,8 @@ pub(crate) struct World {
     /// Installations after which there were fewer segments, and more.
     pub(crate) merges: usize,
     pub(crate) splits: usize,
+    /// The most segments that became one at once.
+    pub(crate) merged_max: usize,
 }
 
 pub(crate) fn policy(now_us: i64) -> CompactionPolicy {
@@ -120,10 +124,13 @@ impl World {
         while let Some(rewritten) = compaction.next(&Lines, go_on)? {
             let segments_before = log.reader().segment_count();
             let installed = log.install(rewritten)?;
-            self.merges += usize::from(log.reader().segment_count() < segments_before);
-            self.splits += usize::from(log.reader().segment_count() > segments_before);
+            let segments = log.reader().segment_count();
+            self.merges += usize::from(segments < segments_before);
+            self.splits += usize::from(segments > segments_before);
+            self.merged_max = self.merged_max.max(1 + segments_before.saturating_sub(segments));
             match installed {
                 Installed::InPlace { records_removed, .. } => {
+                    self.note_gone(log);
                     pass.files += 1;
                     pass.records_removed += records_removed;
                 }
@@ -131,6 +138,16 @@ impl World {
             }
         }
         Ok(pass)
+    }
+
+    /// What was put in place is durable, and so is what is no longer there.
+    fn note_gone(&mut self, log: &PartitionLog) {
+        let window = log.window();
+        // Whatever cannot be read now, because the power is off, says nothing.
+        let Ok(batches) = read_from(&log.reader(), window.log_start) else { return };
+        let found: BTreeSet<Offset> = batches.iter().flat_map(lines_of).map(|line| line.offset).collect();
+        let appended = self.appended.range(window.log_start..window.high_watermark);
+        self.gone.extend(appended.map(|(offset, _)| *offset).filter(|offset| !found.contains(offset)));
     }
 
     /// What can be read is what was appended; of each key the latest is there; what is gone does not come back.
@@ -145,6 +162,7 @@ impl World {
         let found: Vec<Line> = batches.iter().flat_map(lines_of).filter(is_readable).collect();
         for line in &found {
             assert_eq!(self.appended.get(&line.offset), Some(line), "{context}: offset {}", line.offset);
+            assert!(!self.gone.contains(&line.offset), "{context}: {line:?} was gone, durably, and is back");
         }
         let found_at = |offset: &Offset| found.binary_search_by_key(offset, |line| line.offset).is_ok();
         let expired_before_us = self
