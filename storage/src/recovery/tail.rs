@@ -39,8 +39,6 @@ pub(super) struct TailOutcome {
     pub(super) scanned_bytes: u64,
     pub(super) rewritten_bytes: u64,
     pub(super) cut_bytes: u64,
-    /// Something in the segment was acknowledged: its directory entry was made durable before.
-    pub(super) proves_entry: bool,
 }
 
 /// How the log goes on after its last segment.
@@ -69,7 +67,6 @@ impl TailOutcome {
             scanned_bytes: 0,
             rewritten_bytes: 0,
             cut_bytes: 0,
-            proves_entry: false,
         }
     }
 }
@@ -155,7 +152,6 @@ impl TailRecovery {
         let recent_from = self.reached.offset;
         self.walk()?;
         let tail_position = self.settle_open()?;
-        self.outcome.proves_entry = self.proven > self.last.base;
         let Reached { offset, position, time_us } = self.reached;
         self.outcome.last_append_time_us = time_us;
         self.outcome.end = offset.max(self.proven);

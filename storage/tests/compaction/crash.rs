@@ -12,7 +12,7 @@ fn fill(world: &mut World, log: &mut PartitionLog, rounds: u64) -> bool {
         // Most of what is written: segments are left with little, so that several of them become one.
         let hot = format!("hot-{}={}", round % 3, filler.repeat(4));
         let warm = format!("warm-{}={round}{filler}", round % 11);
-        let once = format!("once-{}={filler}", world.appended.len());
+        let once = format!("once-{}={filler}", world.keyed.len());
         let gone = format!("warm-{}", (round + 5) % 11);
         let lines: Vec<&str> = match round % 6 {
             0 => vec![&hot, &warm, &once],

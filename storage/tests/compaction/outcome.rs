@@ -7,7 +7,7 @@ use std::time::Duration;
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{Batch, CompactionError, CompactionPolicy, Installed, Offset, PartitionLog, Urgency};
 
-use crate::lines::{Line, Lines, lines_of};
+use crate::support::lines::{Line, Lines, lines_of};
 use crate::support::{read_all, read_from};
 use crate::world::{Pass, SECOND_US, World, create, open, policy};
 
