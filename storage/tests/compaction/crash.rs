@@ -35,7 +35,7 @@ fn workload(world: &mut World, mut log: PartitionLog) {
         return;
     }
     world.log_start_max = 20;
-    if log.trim(20).is_err() || !fill(world, &mut log, 14) || !pass(world, &mut log, 1 << 16) {
+    if log.trim(20).is_err() || !fill(world, &mut log, 14) || log.roll().is_err() || !pass(world, &mut log, 1 << 16) {
         return;
     }
     drop(log.close());

@@ -38,6 +38,7 @@ pub(crate) fn policy(now_us: i64) -> CompactionPolicy {
         now_us,
         tombstone_retention: TOMBSTONE_RETENTION,
         min_lag: Duration::ZERO,
+        active_age_max: Duration::MAX,
         keys_max: 1 << 16,
         urgency: Urgency::Now,
     }

@@ -231,6 +231,7 @@ impl Model {
             now_us: log.last_append_time_us().unwrap_or(0) + pass.later_us,
             tombstone_retention: TOMBSTONE_RETENTION,
             min_lag: Duration::ZERO,
+            active_age_max: Duration::MAX,
             keys_max: pass.keys_max,
             urgency: Urgency::Now,
         };
@@ -263,7 +264,9 @@ impl Model {
                 self.unacked.extend(group.iter().map(plain));
                 self.maybe.extend(group);
             }
-            Err(AppendError::Failed | AppendError::Full) => {}
+            // Refused; but blocks that held it may be shown where the power took what a page cache has acknowledged.
+            Err(AppendError::Full) => self.unacked.extend(group.iter().map(plain)),
+            Err(AppendError::Failed) => {}
             Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
         }
     }
