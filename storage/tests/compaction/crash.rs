@@ -127,3 +127,39 @@ fn a_kill_at_any_operation_keeps_the_latest_of_every_key() {
         prove_whole(world, &disk, &context);
     }
 }
+
+/// A log whose first segment is split behind a part that is trimmed already: from then on nobody reads that.
+fn split_behind_what_is_trimmed(disk: &SimDisk, crash_after: u64) -> World {
+    let mut world = World::default();
+    world.log_start_max = 6;
+    let mut log = create(disk);
+    let filler = "x".repeat(300);
+    for key in 0..16 {
+        assert!(world.append(&mut log, &[&format!("k{key}={filler}")]));
+    }
+    log.trim(6).expect("trimmed");
+    disk.crash_at(disk.operation_count() + crash_after);
+    let few = CompactionPolicy { keys_max: 4, ..policy(world.now_us) };
+    drop(world.compact_with(&mut log, few));
+    world
+}
+
+#[test]
+fn what_a_split_segment_was_made_of_goes_only_when_it_is_there_to_stay() {
+    for crash_after in 0.. {
+        let disk = SimDisk::new();
+        let world = split_behind_what_is_trimmed(&disk, crash_after);
+        let killed = disk.after_kill();
+        let context = format!("kill after {crash_after} operations of a compaction");
+        drop(open(&killed).unwrap_or_else(|error| panic!("{context}: {error}")));
+        for seed in 0..8 {
+            let context = format!("{context}, then power loss, seed {seed}");
+            let log = open(&killed.after_power_loss(seed)).unwrap_or_else(|error| panic!("{context}: {error}"));
+            world.clone().check(&log, &context);
+        }
+        if !disk.is_off() {
+            assert!(world.splits > 0 && crash_after > 20);
+            break;
+        }
+    }
+}

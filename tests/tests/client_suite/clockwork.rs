@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{Cleanup, Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp};
+use aqueduct_client::{
+    Cleanup, Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp,
+};
 use aqueduct_tests::{eventually, read_all, text};
 
 use crate::stage::next;

@@ -176,11 +176,8 @@ pub(crate) async fn compaction_that_is_asked_for_takes_what_was_published_last(s
             put(&stage, "prices", "anvil", &format!("{round}.{value}")).await;
         }
         stage.client.topics().compact("prices").await.expect("compacted");
-        let left: Vec<(u64, String)> = everything(&stage, "prices")
-            .await
-            .iter()
-            .map(|event| (event.offset, text(event).to_owned()))
-            .collect();
+        let left: Vec<(u64, String)> =
+            everything(&stage, "prices").await.iter().map(|event| (event.offset, text(event).to_owned())).collect();
         assert_eq!(left, [(round * 10 + 9, format!("{round}.9"))]);
     }
     let nothing = stage.client.topics().compact("prices").await.expect("nothing to do");
