@@ -62,7 +62,11 @@ impl BrokerCore {
         let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), Arc::clone(&delays)).await?;
         tokio::spawn(backlog::oversee(Arc::downgrade(&topics), Arc::downgrade(&groups)));
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), clock.clone(), config.retention_interval));
-        tokio::spawn(topics::compaction::compact_regularly(Arc::downgrade(&topics), config.retention_interval));
+        tokio::spawn(topics::compaction::compact_regularly(
+            Arc::downgrade(&topics),
+            clock.clone(),
+            config.retention_interval,
+        ));
         let budget = Arc::new(Budget::new("BROKER_BUDGET", "the broker's disk", config.budget_bytes));
         let started_us = clock.now_us();
         let draining = watch::Sender::new(false);

@@ -43,6 +43,9 @@ pub struct CompactionPolicy {
     pub tombstone_retention: Duration,
     /// A segment with a record younger than this is left alone, and so is what follows it.
     pub min_lag: Duration,
+    /// An active segment whose first record is older than this is sealed first, if that makes enough to do: see
+    /// [`LogReader::is_roll_due`].
+    pub active_age_max: Duration,
     /// Keys held in memory at once, about 32 bytes each. With more of them than this, one pass does a part of the log.
     pub keys_max: usize,
     /// When there is enough to do.
@@ -166,6 +169,34 @@ impl LogReader {
         let reached = compaction.learn(&sealed[..range], records, pace)?;
         compaction.steps = compaction.steps(&sealed[..range], reached);
         Ok(Some(compaction))
+    }
+
+    /// Whether the active segment, which is never compacted, is to be [sealed](crate::PartitionLog::roll) before a
+    /// compaction: a quiet log would hold there what is superseded for ever. Two small reads for each sealed segment, and
+    /// one more.
+    ///
+    /// # Errors
+    /// [`CompactionError`].
+    pub fn is_roll_due(&self, policy: &CompactionPolicy) -> Result<bool, CompactionError> {
+        let end = self.window().high_watermark;
+        let Some(segment) = self.shared().segments().last().filter(|last| last.base < end).cloned() else {
+            return Ok(false);
+        };
+        let first_us = match self.append_time_at(segment.base.max(self.window().log_start)) {
+            Ok(time_us) => time_us,
+            // Retention or a repair has just taken it.
+            Err(ReadError::OffsetOutOfRange { .. } | ReadError::Lost { .. }) => None,
+            Err(ReadError::Corrupt(damage)) => return Err(damage.into()),
+            Err(ReadError::Storage(error)) => return Err(error.into()),
+        };
+        if first_us.is_none_or(|first_us| first_us > policy.before_us(policy.active_age_max)) {
+            return Ok(false);
+        }
+        let mut sealed = plan::sealed(self.shared())?;
+        let bytes = segment.bytes();
+        sealed.push(Sealed { segment, end, bytes, is_compacted: false, last_append_time_us: None });
+        // However young its last record is: a segment that is sealed grows old enough, one that is written does not.
+        Ok(plan::range(&sealed, i64::MAX, policy.urgency) == Some(sealed.len()))
     }
 
     /// Bytes of sealed segments that were never compacted, and of all sealed segments. Two small reads for each.

@@ -4,6 +4,8 @@
 //! for people; the truth about a topic is in its `topic.toml` ([`topic_meta`]).
 
 pub(crate) mod files;
+pub(crate) mod format;
+mod names;
 pub(crate) mod topic_meta;
 
 use std::collections::BTreeMap;
@@ -14,21 +16,16 @@ use std::sync::Arc;
 use crate::StorageError;
 use crate::disk::{Disk, DiskLock, EntryKind, LockError};
 use crate::sync::Mutex;
+use names::{FOLDER_BYTES_MAX, check_name, choose_folder, hex};
 pub use topic_meta::{Cleanup, TopicMeta};
 
 pub(crate) const LOCK: &str = "LOCK";
-const FORMAT: &str = "FORMAT";
 pub(crate) const TOPICS: &str = "topics";
 pub(crate) const SYSTEM: &str = "system";
 pub(crate) const TOPIC_FILE: &str = "topic.toml";
 /// Folders that begin so are half made or half deleted.
 pub(crate) const NEW_PREFIX: &str = ".new-";
 pub(crate) const DELETED_PREFIX: &str = ".deleted-";
-/// The version of everything in the directory.
-const FORMAT_VERSION: u32 = 1;
-/// Longest folder that is just the name; a longer one would not leave room for a suffix.
-const FOLDER_BYTES_MAX: usize = 200;
-const NAME_BYTES_MAX: usize = 1024;
 
 /// Why the data directory refused.
 #[derive(Debug, thiserror::Error)]
@@ -126,10 +123,10 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`]. Nothing is changed in a directory that is in use or of a newer format.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, DataDirError> {
-        check_format(&*disk, path)?;
+        format::check(&*disk, path)?;
         make_dirs(&*disk, path).map_err(|error| not_writable(path, error))?;
         let lock = take_lock(path, disk.lock(&path.join(LOCK), &format!("{}\n", std::process::id())))?;
-        begin_format(&*disk, path)?;
+        format::begin(&*disk, path)?;
         for sub in [TOPICS, SYSTEM] {
             make_dir(&*disk, &path.join(sub)).map_err(|error| not_writable(path, error))?;
         }
@@ -332,73 +329,12 @@ impl DataDir {
     }
 }
 
-/// The name itself where a case-insensitive file system cannot confuse it with another; else with the id behind it.
-fn choose_folder(meta: &TopicMeta, is_taken: impl Fn(&str) -> bool) -> String {
-    let name = &meta.name;
-    if name.len() <= FOLDER_BYTES_MAX && !is_taken(name) {
-        return name.clone();
-    }
-    // Names are ASCII, so any cut is one between characters.
-    let readable = &name[..name.len().min(FOLDER_BYTES_MAX)];
-    format!("{readable}~{}", hex(&meta.id))
-}
-
-/// What can safely be a path component, `~` for system names included; the broker is stricter with users' names.
-fn check_name(name: &str) -> Result<(), DataDirError> {
-    let is_possible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~');
-    let begins_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if !begins_well || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_possible) {
-        return Err(DataDirError::InvalidName { name: name.chars().take(64).collect() });
-    }
-    Ok(())
-}
-
-fn hex(id: &[u8; 16]) -> String {
-    crate::LogId(*id).to_string()
-}
-
 /// The lock of the directory at `path`, if it could be taken.
 pub(crate) fn take_lock<L>(path: &Path, lock: Result<L, LockError>) -> Result<L, DataDirError> {
     lock.map_err(|error| match error {
         LockError::Held { holder } => DataDirError::Locked { pid: holder.parse().ok(), path: path.to_owned() },
         LockError::Io(error) => not_writable(path, error),
     })
-}
-
-/// Refuses a directory that is none of ours, or of a format that is not known.
-pub(crate) fn check_existing_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
-    match files::read(disk, &path.join(FORMAT))? {
-        Some(_) => check_format(disk, path),
-        None => Err(DataDirError::UnsupportedFormat { found: "(none)".to_owned(), supported: FORMAT_VERSION }),
-    }
-}
-
-/// Refuses a format that is not known, before anything is touched.
-fn check_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
-    let unsupported = |found: String| DataDirError::UnsupportedFormat { found, supported: FORMAT_VERSION };
-    let Some(bytes) = files::read(disk, &path.join(FORMAT))? else {
-        let is_used = match disk.list(path) {
-            Ok(entries) => entries.iter().any(|entry| entry.name == TOPICS),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(StorageError::io("list", path, error).into()),
-        };
-        // Whoever wrote topics wrote FORMAT before them.
-        return if is_used { Err(unsupported("(none)".to_owned())) } else { Ok(()) };
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    match text.trim().parse::<u32>() {
-        Ok(1..=FORMAT_VERSION) => Ok(()),
-        Ok(_) | Err(_) => Err(unsupported(text.trim().chars().take(64).collect())),
-    }
-}
-
-/// Writes the format of a new directory.
-fn begin_format(disk: &dyn Disk, path: &Path) -> Result<(), DataDirError> {
-    let file = path.join(FORMAT);
-    if files::read(disk, &file)?.is_none() {
-        files::write_atomic(disk, &file, format!("{FORMAT_VERSION}\n").as_bytes())?;
-    }
-    Ok(())
 }
 
 fn load_topics(disk: &dyn Disk, dir: &Path) -> Result<BTreeMap<String, Topic>, DataDirError> {
@@ -479,28 +415,4 @@ fn sync_dir(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
 
 fn not_writable(path: &Path, source: io::Error) -> DataDirError {
     DataDirError::NotWritable { path: path.to_owned(), source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_could_leave_the_directory_or_hide_in_it_are_refused() {
-        for name in ["", ".", "..", "a/b", "-a", ".new-x", "~a", "a\0", "ü", &"x".repeat(1025)] {
-            assert!(check_name(name).is_err(), "{name:?}");
-        }
-        for name in ["orders", "_x", "9", "a.b-c", "orders~billing~dlq"] {
-            assert!(check_name(name).is_ok(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_folder_that_is_taken_or_too_long_gets_the_id_behind_it() {
-        let meta = TopicMeta { name: "Orders".into(), id: [0xab; 16], ..TopicMeta::default() };
-        assert_eq!(choose_folder(&meta, |_| false), "Orders");
-        assert_eq!(choose_folder(&meta, |_| true), format!("Orders~{}", "ab".repeat(16)));
-        let long = TopicMeta { name: "x".repeat(1000), ..meta };
-        assert!(choose_folder(&long, |_| false).len() < 255);
-    }
 }

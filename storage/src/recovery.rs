@@ -209,9 +209,9 @@ fn recover_unclean(
     })?;
     let age = state.map_or_else(|| AgeClock::new(place.disk.boot_time()), |state| state.age);
     let (segments, last_segment) = settle(place, live, &outcome, epoch, age.age_us)?;
-    if !outcome.proves_entry {
-        place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
-    }
+    // A segment, the last or one that a compaction has put in place, may have its name in memory alone; what it stands for
+    // must not go before it is there to stay.
+    place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
     let bases: Vec<Offset> = segments.iter().map(|segment| segment.base).collect();
     let last_append_time_us = outcome.last_append_time_us.or(state.and_then(|state| state.last_append_time_us));
     let new_state = State {

@@ -239,6 +239,26 @@ fn what_a_power_loss_leaves_is_no_damage_but_for_what_is_no_evidence() {
 }
 
 #[test]
+fn what_was_opened_after_a_kill_is_whole_after_a_power_loss() {
+    for crash_at in 0..=operations_in(Durability::Fsync) {
+        let killed = SimDisk::new();
+        killed.crash_at(crash_at);
+        drop(Model::new(Durability::Fsync).run(&killed, &workload()));
+        let disk = killed.after_kill();
+        if open(&disk.shared(), &log_dir()).is_err() {
+            continue; // it was never made
+        }
+        for seed in 0..6 {
+            let findings = verified(&disk.after_power_loss(seed));
+            let of_no_evidence = |finding: &&Finding| matches!(finding.fact, Fact::Index(_) | Fact::StateSlot);
+            let named: Vec<&Finding> =
+                damage(&findings).into_iter().filter(|finding| !of_no_evidence(finding)).collect();
+            assert!(named.is_empty(), "kill at operation {crash_at}, then power loss, seed {seed}: {named:?}");
+        }
+    }
+}
+
+#[test]
 fn a_torn_tail_is_a_note_that_says_what_the_next_start_will_do() {
     let disk = SimDisk::new();
     let mut log = PartitionLog::create(disk.shared(), &log_dir(), ID, small_options()).expect("create");

@@ -1,8 +1,9 @@
 //! What every engine must do, as tests that each implementation runs on a log of its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use aqueduct_storage::{Batch, BatchHeader, Offset, Window, payload_crc};
+use aqueduct_client::{Codec, Record, codec::encode_batch};
+use aqueduct_storage::{Batch, BatchHeader, CompactionPolicy, Offset, Urgency, Window, payload_crc};
 use bytes::Bytes;
 
 use super::{AppendError, Lease, PartitionLog, ReadError};
@@ -23,6 +24,7 @@ pub(crate) async fn run<S: Subject>(subject: impl AsyncFn() -> S) {
     reads_return_whole_batches_and_name_the_window(&subject().await).await;
     offsets_are_found_by_time(&subject().await).await;
     trimming_moves_the_start_and_never_the_end(&subject().await).await;
+    compaction_keeps_the_latest_of_each_key_and_renumbers_nothing(&subject().await).await;
     everything_survives_reopening(&subject().await).await;
 }
 
@@ -166,6 +168,36 @@ async fn trimming_moves_the_start_and_never_the_end(subject: &impl Subject) {
     assert!(behind.is_sorted_by(|older, newer| older >= newer), "less lies behind what is newer: {behind:?}");
     assert!(behind[0] <= log.stats().size_bytes);
     assert_eq!(behind.last(), Some(&0));
+}
+
+async fn compaction_keeps_the_latest_of_each_key_and_renumbers_nothing(subject: &impl Subject) {
+    let log = subject.log().await;
+    let lease = log.acquire().await.unwrap();
+    let keyed = |base: Offset| {
+        let record = Record::new(base.to_string()).key(format!("key-{}", base % 3));
+        let payload = encode_batch(&[record], Codec::None).unwrap().records;
+        let header = BatchHeader { payload_crc: payload_crc(&payload), ..batch(lease, base, 1).header };
+        Batch { header, payload }
+    };
+    for base in 0..20 {
+        log.append(lease, base, vec![keyed(base)]).await.unwrap();
+    }
+    let policy = CompactionPolicy {
+        now_us: time_of(20),
+        tombstone_retention: Duration::from_secs(3600),
+        min_lag: Duration::ZERO,
+        active_age_max: Duration::ZERO,
+        keys_max: 100,
+        urgency: Urgency::Now,
+    };
+    assert_eq!(log.compact(policy.clone()).await.unwrap().records_removed, 17);
+    assert_eq!(*log.watch().borrow(), Window { log_start: 0, high_watermark: 20 });
+    let mut left = contents(&*log).await;
+    left.retain(|(_, payload)| !payload.is_empty());
+    let latest: Vec<(Offset, Bytes)> = (17..20).map(|base| (base, keyed(base).payload)).collect();
+    assert_eq!(left, latest);
+    assert_eq!(log.compact(policy).await.unwrap().records_removed, 0, "there is nothing new");
+    log.append(lease, 20, vec![keyed(20)]).await.unwrap();
 }
 
 async fn everything_survives_reopening(subject: &impl Subject) {

@@ -234,7 +234,8 @@ pub(crate) trait PartitionLog: Send + Sync + 'static {
     fn enforce_retention(&self, now_us: i64) -> BoxFuture<'static, Result<(), EngineError>>;
 
     /// Takes out records that a later one of the same key stands for, if there are enough of them; the newest part of the
-    /// log stays as it is. Offsets do not change. Runs beside appends and reads, and paces itself.
+    /// log, unless it is older than the policy allows, stays as it is. Offsets do not change. Runs beside appends and reads,
+    /// and paces itself.
     fn compact(&self, policy: CompactionPolicy) -> BoxFuture<'static, Result<Compacted, EngineError>>;
 
     /// The small opaque state that the owner saved last.

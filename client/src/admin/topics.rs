@@ -258,7 +258,7 @@ impl Topics {
         VerifyTopic::new(self.link.clone(), name.into())
     }
 
-    /// Compacts a topic now, as far as its segments are sealed; the broker does so by itself when enough is new. May take
+    /// Compacts a topic now, up to what was published last; the broker does so by itself when enough is new. May take
     /// as long as reading and writing the topic.
     ///
     /// # Errors

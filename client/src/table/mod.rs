@@ -91,6 +91,11 @@ pub struct TableStats {
 /// The latest event of each key of a topic. Clones share it; with the last one the reading ends.
 ///
 /// Lost connections are resumed. Once it cannot be kept up to date, every look at it is an error that says why.
+///
+/// What it holds is bounded by [`max_entries`](TableBuilder::max_entries) and [`max_bytes`](TableBuilder::max_bytes); a topic
+/// that is more ends it with an error, and nothing is ever left out silently. Beside that there are the batch that is being
+/// taken in, what the subscription has under way, and for all [`Changes`] together the last
+/// [`max_changes`](TableBuilder::max_changes) of them, which keep the events that they tell of.
 #[derive(Clone, Debug)]
 pub struct Table {
     shared: Arc<Shared>,

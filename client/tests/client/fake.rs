@@ -222,7 +222,9 @@ impl topics::Topics for Script {
         }
         let config = v1::TopicConfig { partitions: self.partitions, ..Default::default() };
         let topic = v1::Topic { name, id: TOPIC_ID.to_vec().into(), config: Some(config), created_us: 1 };
-        Ok(Response::new(v1::DescribeTopicResponse { topic: Some(topic), ..Default::default() }))
+        let partition = |partition| v1::PartitionInfo { partition, ..Default::default() };
+        let partitions = (0..self.partitions).map(partition).collect();
+        Ok(Response::new(v1::DescribeTopicResponse { topic: Some(topic), partitions, ..Default::default() }))
     }
 
     async fn list(&self, _: Request<v1::ListTopicsRequest>) -> Answer<v1::ListTopicsResponse> {

@@ -7,3 +7,4 @@ mod pace;
 mod producer;
 mod run;
 mod subscription;
+mod table;

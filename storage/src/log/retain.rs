@@ -98,7 +98,7 @@ impl PartitionLog {
 
     /// Seals the active segment and begins the next one with nothing in it, so that the last segment, which names the
     /// log end, can be removed.
-    fn begin_empty_segment(&mut self) -> Result<(), StorageError> {
+    pub(super) fn begin_empty_segment(&mut self) -> Result<(), StorageError> {
         if !matches!(self.tail, Tail::Sealed) {
             self.seal()?;
         }

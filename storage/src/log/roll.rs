@@ -30,6 +30,18 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// Seals the active segment, so that a compaction may take it, and begins an empty one. Does nothing if it is empty, or
+    /// while a group in it is not published. Durable when it returns: a few syncs.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] after a failure; the disk's.
+    pub fn roll(&mut self) -> Result<(), StorageError> {
+        self.check_health()?;
+        let is_all_published = self.log_end == self.shared.window().high_watermark;
+        let is_empty = self.shared.segments().last().is_none_or(|last| last.base == self.log_end);
+        if is_empty || !is_all_published { Ok(()) } else { self.begin_empty_segment() }
+    }
+
     /// Cuts what was zeroed ahead, and makes everything written and the length of the file durable.
     pub(super) fn cut_tail(&mut self) -> Result<(), StorageError> {
         if let Tail::Open(active) = &mut self.tail

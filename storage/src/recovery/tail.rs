@@ -16,7 +16,7 @@ use super::{Listed, Place};
 use crate::batch::payload_crc;
 use crate::disk::{Access, DiskFile};
 use crate::segment::file_name;
-use crate::segment::format::{BLOCK_BYTES, BlockFault, HEADER_BYTES, SegmentHeader, damage};
+use crate::segment::format::{BLOCK_BYTES, BlockFault, HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer, damage};
 use crate::segment::scan::HeaderScan;
 use crate::segment::walk::{End, Step, Walk};
 use crate::state::{SegmentKind, State};
@@ -39,8 +39,6 @@ pub(super) struct TailOutcome {
     pub(super) scanned_bytes: u64,
     pub(super) rewritten_bytes: u64,
     pub(super) cut_bytes: u64,
-    /// Something in the segment was acknowledged: its directory entry was made durable before.
-    pub(super) proves_entry: bool,
 }
 
 /// How the log goes on after its last segment.
@@ -69,7 +67,6 @@ impl TailOutcome {
             scanned_bytes: 0,
             rewritten_bytes: 0,
             cut_bytes: 0,
-            proves_entry: false,
         }
     }
 }
@@ -106,6 +103,8 @@ pub(super) fn recover(place: Place<'_>, last: Listed, state: Option<&State>) -> 
             let after = place.dir.join(file_name(last.base));
             return Err(OpenError::MissingSegment { from: trailer.end, to: proven, after });
         }
+        write_again(place, last, &trailer)?;
+        outcome.rewritten_bytes = TRAILER_BYTES;
         outcome.end = trailer.end;
         outcome.ending = Ending::Sealed { bytes: last.bytes };
         outcome.epoch = trailer.epoch;
@@ -113,6 +112,17 @@ pub(super) fn recover(place: Place<'_>, last: Listed, state: Option<&State>) -> 
         return Ok(outcome);
     }
     TailRecovery::new(place, last, proven, outcome)?.run(state)
+}
+
+/// Makes the trailer of the last segment durable, which a kill may have left in the page cache alone: the log goes on in
+/// the next segment, and nobody would write it again. What lies before it was durable when it was written.
+fn write_again(place: Place<'_>, last: Listed, trailer: &Trailer) -> Result<(), StorageError> {
+    let path = place.dir.join(file_name(last.base));
+    let io = |operation, error| StorageError::io(operation, &path, error);
+    let file = place.disk.open(&path, Access::ReadWrite).map_err(|error| io("open", error))?;
+    let bytes = trailer.encode(place.id);
+    file.write_at(trailer.position, &mut [IoSlice::new(&bytes)]).map_err(|error| io("write", error))?;
+    file.sync_data().map_err(|error| io("sync", error))
 }
 
 struct TailRecovery {
@@ -142,7 +152,6 @@ impl TailRecovery {
         let recent_from = self.reached.offset;
         self.walk()?;
         let tail_position = self.settle_open()?;
-        self.outcome.proves_entry = self.proven > self.last.base;
         let Reached { offset, position, time_us } = self.reached;
         self.outcome.last_append_time_us = time_us;
         self.outcome.end = offset.max(self.proven);

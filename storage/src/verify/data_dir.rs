@@ -51,7 +51,7 @@ impl StoppedDir {
     /// [`DataDirError::Locked`] with the pid of the process that has it open; [`DataDirError::UnsupportedFormat`], also
     /// if there is none.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, DataDirError> {
-        data_dir::check_existing_format(&*disk, path)?;
+        data_dir::format::check_existing(&*disk, path)?;
         let lock = data_dir::take_lock(path, disk.lock_untouched(&path.join(data_dir::LOCK)))?;
         Ok(Self { disk, path: path.to_owned(), _lock: lock })
     }

@@ -14,6 +14,7 @@ pub(crate) struct Met {
     pub(crate) full_disks: u64,
     pub(crate) rolls: u64,
     pub(crate) retentions: u64,
+    pub(crate) compactions: u64,
     pub(crate) topics_deleted: u64,
     pub(crate) commits: u64,
     pub(crate) damaged_batches: u64,
@@ -88,7 +89,7 @@ impl Coverage {
             self.operations(),
             self.crashes()
         );
-        let facts: [Fact; 12] = [
+        let facts: [Fact; 13] = [
             ("kills", |met| met.kills),
             ("power losses", |met| met.power_losses),
             ("crashes during recovery", |met| met.crashes_in_recovery),
@@ -97,6 +98,7 @@ impl Coverage {
             ("full disks", |met| met.full_disks),
             ("rolls", |met| met.rolls),
             ("retention", |met| met.retentions),
+            ("compacted segments put in place", |met| met.compactions),
             ("topics deleted", |met| met.topics_deleted),
             ("offsets committed", |met| met.commits),
             ("damaged batches", |met| met.damaged_batches),

@@ -93,14 +93,15 @@ impl Known {
     }
 
     /// A topic that never was, with models of its logs.
-    pub(crate) fn new_topic(&mut self, name: &str, partitions: u32, durability: Durability) -> TopicMeta {
+    pub(crate) fn new_topic(&mut self, name: &str, settings: TopicMeta) -> TopicMeta {
         self.topics_made += 1;
         let topic = self.topics_made;
-        for partition in 0..partitions {
+        for partition in 0..settings.partitions {
             let name = LogName::Partition { topic, partition };
-            self.logs.insert(name, Model::of(PathBuf::new(), log_id(name), durability));
+            let model = Model::of(PathBuf::new(), log_id(name), settings.durability);
+            self.logs.insert(name, if settings.cleanup.compacts() { model.compacted() } else { model });
         }
-        TopicMeta { name: name.to_owned(), id: [topic; 16], partitions, durability, ..TopicMeta::default() }
+        TopicMeta { name: name.to_owned(), id: [topic; 16], ..settings }
     }
 
     /// Forgets all about topics that are gone for good.

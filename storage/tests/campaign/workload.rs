@@ -2,13 +2,13 @@
 
 use std::io::ErrorKind;
 
-use aqueduct_storage::Durability;
 use aqueduct_storage::sim::{Fault, Injection, SimDisk, SyncLoss};
+use aqueduct_storage::{Cleanup, Durability};
 use fastrand::Rng;
 
 use crate::coverage::Met;
 use crate::damage;
-use crate::support::model::Action;
+use crate::support::model::{Action, Pass};
 use crate::world::{End, Step, World};
 
 const TOPICS: [&str; 3] = ["orders", "Orders", "audit"];
@@ -18,14 +18,14 @@ const GROUPS: u8 = 2;
 /// Something of everything, in as few operations as that takes.
 pub(crate) fn short() -> Vec<Step> {
     let log = |pick, action| Step::Log { pick, action };
-    let durability = Durability::Fsync;
+    let (durability, cleanup) = (Durability::Fsync, Cleanup::Delete);
     vec![
-        Step::CreateTopic { name: "orders", partitions: 2, durability },
+        Step::CreateTopic { name: "orders", partitions: 2, durability, cleanup },
         log(0, Action::Append(vec![10, 300])),
         Step::SaveFile { name: "broker.id", bytes: 10 },
         log(1, Action::Overlap(vec![1200], vec![900, 30])),
         Step::Commit { group: 0, pick: 0, permille: 500 },
-        Step::CreateTopic { name: "Orders", partitions: 1, durability },
+        Step::CreateTopic { name: "Orders", partitions: 1, durability, cleanup },
         log(0, Action::Append(vec![2500])),
         log(1, Action::Append(vec![2500])),
         Step::SaveProducers { pick: 1, bytes: 600 },
@@ -40,13 +40,20 @@ pub(crate) fn short() -> Vec<Step> {
         log(1, Action::Trim(400)),
         Step::DeleteTopic { name: "Orders" },
         log(0, Action::Reopen),
-        Step::CreateTopic { name: "Orders", partitions: 1, durability },
+        Step::CreateTopic { name: "Orders", partitions: 1, durability, cleanup },
         log(0, Action::Append(vec![40])),
         log(1, Action::Append(vec![50])),
         Step::SaveFile { name: "broker.id", bytes: 700 },
         Step::Commit { group: 1, pick: 1, permille: 1000 },
         log(1, Action::Trim(1000)),
         log(1, Action::Append(vec![60])),
+        Step::CreateTopic { name: "audit", partitions: 1, durability, cleanup: Cleanup::Compact },
+        log(1, Action::Append(vec![2500, 900])),
+        log(1, Action::Append(vec![2500])),
+        log(1, Action::Append(vec![2800])),
+        log(1, Action::Compact(Pass { keys_max: 100, later_us: 100, meanwhile: vec![Action::Append(vec![300])] })),
+        log(1, Action::Append(vec![3000])),
+        log(1, Action::Compact(Pass { keys_max: 100, later_us: 100, meanwhile: Vec::new() })),
     ]
 }
 
@@ -143,7 +150,11 @@ fn create_topic(name: &'static str, climate: Climate, rng: &mut Rng) -> Step {
         Climate::CrashesOnly if rng.bool() => Durability::Os,
         Climate::CrashesOnly | Climate::Faults => Durability::Fsync,
     };
-    Step::CreateTopic { name, partitions: rng.u32(1..4), durability }
+    let cleanup = match durability {
+        Durability::Fsync if rng.bool() => Cleanup::Compact,
+        Durability::Fsync | Durability::Os => Cleanup::Delete,
+    };
+    Step::CreateTopic { name, partitions: rng.u32(1..4), durability, cleanup }
 }
 
 fn random_step(climate: Climate, rng: &mut Rng) -> Step {
@@ -171,10 +182,24 @@ fn random_action(rng: &mut Rng) -> Action {
         62..72 => Action::Overlap(random_sizes(rng), random_sizes(rng)),
         72..77 => Action::Trim(rng.u64(..=1000)),
         77..85 => Action::Retain(rng.u64(..12_000)),
-        85..88 => Action::RaiseEpoch,
-        88..92 => Action::Reopen,
-        _ => Action::Heal,
+        85..87 => Action::RaiseEpoch,
+        87..90 => Action::Reopen,
+        90..94 => Action::Heal,
+        _ => Action::Compact(random_pass(rng)),
     }
+}
+
+/// With few keys in memory, segments are split; meanwhile the log grows, rolls, is trimmed, fails and recovers.
+fn random_pass(rng: &mut Rng) -> Pass {
+    let keys_max = if rng.u32(..4) == 0 { rng.usize(1..6) } else { 1000 };
+    let meanwhile = |rng: &mut Rng| match rng.u32(..6) {
+        0 => Action::Trim(rng.u64(..=600)),
+        1 => Action::Retain(rng.u64(..20_000)),
+        2 => Action::Heal,
+        _ => Action::Append(random_sizes(rng)),
+    };
+    let meanwhile = (0..rng.usize(..3)).map(|_| meanwhile(rng)).collect();
+    Pass { keys_max, later_us: rng.i64(0..60), meanwhile }
 }
 
 fn random_sizes(rng: &mut Rng) -> Vec<usize> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{
-    Batch, DataDir, DataDirError, Durability, LogReader, Offset, OpenError, PartitionLog, TopicMeta,
+    Batch, Cleanup, DataDir, DataDirError, Durability, LogReader, Offset, OpenError, PartitionLog, TopicMeta,
 };
 use bytes::Bytes;
 
@@ -28,6 +28,7 @@ pub(crate) enum Step {
         name: &'static str,
         partitions: u32,
         durability: Durability,
+        cleanup: Cleanup,
     },
     AlterTopic {
         name: &'static str,
@@ -214,8 +215,8 @@ impl World {
                 let context = format!("{}, {name:?}", self.context);
                 tell(|| format!("  {context}: {report:?}"));
                 assert!(report.damage.is_empty(), "{context}: {report:?}");
-                if model.check_while_on(&self.disk, &log, &context).is_some() {
-                    look_up(&self.disk, &log.reader(), model.readable(), &context);
+                if let Some(found) = model.check_while_on(&self.disk, &log, &context) {
+                    look_up(&self.disk, &log.reader(), &found, &context);
                 }
                 log
             }
@@ -237,7 +238,15 @@ impl World {
     pub(crate) fn perform(&mut self, step: &Step) -> Result<(), PowerLost> {
         tell(|| format!("{}: {step:?}", self.context));
         match step {
-            Step::CreateTopic { name, partitions, durability } => self.create_topic(name, *partitions, *durability),
+            Step::CreateTopic { name, partitions, durability, cleanup } => {
+                let settings = TopicMeta {
+                    partitions: *partitions,
+                    durability: *durability,
+                    cleanup: *cleanup,
+                    ..TopicMeta::default()
+                };
+                self.create_topic(name, settings);
+            }
             Step::AlterTopic { name, retention_bytes } => self.alter_topic(name, *retention_bytes),
             Step::DeleteTopic { name } => self.delete_topic(name),
             Step::Log { pick, action } => {
@@ -286,18 +295,18 @@ impl World {
         names
     }
 
-    fn create_topic(&mut self, name: &'static str, partitions: u32, durability: Durability) {
+    fn create_topic(&mut self, name: &'static str, settings: TopicMeta) {
         let process = self.process.as_mut().expect("a process is running");
         if process.data.topics().iter().any(|meta| meta.name == name) {
             return;
         }
-        let meta = self.known.new_topic(name, partitions, durability);
+        let meta = self.known.new_topic(name, settings);
         match process.data.create_topic(&meta) {
             Ok(()) => self.known.set_topic(name, Some(meta.clone())),
             Err(error @ (DataDirError::TopicExists { .. } | DataDirError::InvalidName { .. })) => panic!("{error}"),
             Err(_) => self.known.suspect_topic(name, Some(meta.clone())),
         }
-        for partition in 0..partitions {
+        for partition in 0..meta.partitions {
             drop(self.try_open_log(LogName::Partition { topic: topic_id(&meta), partition }));
         }
     }
@@ -336,9 +345,10 @@ impl World {
         };
         tell(|| format!("  {name:?}: {action:?}"));
         let model = self.known.logs.get_mut(&name).expect("every log has a model");
-        let removed_before = model.segments_removed;
+        let (removed_before, installed_before) = (model.segments_removed, model.files_installed);
         let ended = model.go_on(&self.disk, log, std::slice::from_ref(action));
         self.met.retentions += (model.segments_removed - removed_before) as u64;
+        self.met.compactions += (model.files_installed - installed_before) as u64;
         if let Ended::Done(log) = ended {
             tell(|| format!("  {name:?}: {:?}, {:?}", log.window(), if log.is_failed() { "failed" } else { "well" }));
             self.process().logs.insert(name, *log);

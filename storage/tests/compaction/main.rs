@@ -5,6 +5,5 @@ mod support;
 
 mod crash;
 mod faults;
-mod lines;
 mod outcome;
 mod world;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{Batch, CompactionError, CompactionPolicy, Installed, Offset, PartitionLog, Urgency};
 
-use crate::lines::{Line, Lines, lines_of};
+use crate::support::lines::{Line, Lines, lines_of};
 use crate::support::{read_all, read_from};
 use crate::world::{Pass, SECOND_US, World, create, open, policy};
 
@@ -141,6 +141,34 @@ fn a_pass_waits_until_enough_is_new() {
     let often = with(&world, due(1));
     assert!(world.compact_with(&mut log, often.clone()).expect("due").files > 0);
     assert_eq!(world.compact_with(&mut log, often).expect("not due again"), Pass::default());
+}
+
+#[test]
+fn a_quiet_log_does_not_keep_for_ever_what_is_superseded_in_its_active_segment() {
+    let (disk, mut world, mut log) = filled(6);
+    assert_eq!(log.reader().segment_count(), 1, "all of it is active");
+    let hour = Duration::from_secs(3600);
+    let patient = |world: &World, urgency| CompactionPolicy { active_age_max: hour, urgency, ..policy(world.now_us) };
+    let due = Urgency::Due { new_percent_min: 50, new_bytes_min: 1 };
+    let is_due = |log: &PartitionLog, policy: &CompactionPolicy| log.reader().is_roll_due(policy).expect("readable");
+    assert!(!is_due(&log, &patient(&world, due)), "it is young");
+    world.now_us += 3600 * SECOND_US;
+    assert!(is_due(&log, &patient(&world, due)), "its first record is an hour old");
+    log.roll().expect("sealed");
+    assert!(!is_due(&log, &patient(&world, Urgency::Now)), "nothing is in the active segment");
+    log.roll().expect("nothing to seal");
+    world.compact_with(&mut log, patient(&world, due)).expect("compacted");
+    let mut keys: Vec<String> = world.check(&log, "quiet").into_iter().filter_map(|line| line.key).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["k0", "k1", "k2"]);
+
+    append_each(&mut world, &mut log, &["k0=".to_owned()]);
+    world.now_us += 2 * 3600 * SECOND_US;
+    assert!(!is_due(&log, &patient(&world, due)), "it is next to nothing of what is kept");
+    assert!(is_due(&log, &patient(&world, Urgency::Now)));
+    World::verify(&disk, "rolled");
+    log.close().expect("closed");
+    world.check(&open(&disk).expect("reopened"), "reopened");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! A log of keyed records beside what was appended to it.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +11,8 @@ use aqueduct_storage::{
     OpenError, PartitionLog, ProducerSequence, Urgency, payload_crc, verify_log,
 };
 
-use crate::lines::{Line, Lines, lines_of, turned_over};
+use crate::support::keyed::Keyed;
+use crate::support::lines::{Line, Lines, turned_over};
 use crate::support::{ID, log_dir, read_all, small_options};
 
 pub(crate) const SECOND_US: i64 = 1_000_000;
@@ -21,19 +21,16 @@ pub(crate) const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1000);
 /// What is known of the log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
-    /// Acknowledged, by offset.
-    pub(crate) appended: BTreeMap<Offset, Line>,
-    /// Written, and perhaps stored.
-    pub(crate) unknown: BTreeMap<Offset, Line>,
+    pub(crate) keyed: Keyed,
     pub(crate) now_us: i64,
-    /// The latest moment at which a compaction was begun.
-    compacted_at_us: Option<i64>,
     /// Trimmed, or asked to be.
     pub(crate) log_start_max: Offset,
     sequence: u64,
     /// Installations after which there were fewer segments, and more.
     pub(crate) merges: usize,
     pub(crate) splits: usize,
+    /// The most segments that became one at once.
+    pub(crate) merged_max: usize,
 }
 
 pub(crate) fn policy(now_us: i64) -> CompactionPolicy {
@@ -41,6 +38,7 @@ pub(crate) fn policy(now_us: i64) -> CompactionPolicy {
         now_us,
         tombstone_retention: TOMBSTONE_RETENTION,
         min_lag: Duration::ZERO,
+        active_age_max: Duration::MAX,
         keys_max: 1 << 16,
         urgency: Urgency::Now,
     }
@@ -73,11 +71,13 @@ impl World {
     pub(crate) fn append(&mut self, log: &mut PartitionLog, lines: &[&str]) -> bool {
         self.now_us += SECOND_US;
         let batch = self.batch(log, lines);
-        let records = lines_of(&batch);
         self.sequence += lines.len() as u64;
-        let is_stored = log.append_group(&[batch]).is_ok();
-        let into = if is_stored { &mut self.appended } else { &mut self.unknown };
-        into.extend(records.into_iter().map(|line| (line.offset, line)));
+        let is_stored = log.append_group(std::slice::from_ref(&batch)).is_ok();
+        if is_stored {
+            self.keyed.acknowledge(&batch)
+        } else {
+            self.keyed.suspect(&batch)
+        }
         is_stored
     }
 
@@ -110,7 +110,7 @@ impl World {
         log: &mut PartitionLog,
         policy: CompactionPolicy,
     ) -> Result<Pass, CompactionError> {
-        self.compacted_at_us = Some(policy.now_us);
+        self.keyed.compact(&policy);
         let segment_bytes = log.options().segment_bytes;
         let go_on = &mut |_| ControlFlow::Continue(());
         let mut pass = Pass::default();
@@ -120,10 +120,13 @@ impl World {
         while let Some(rewritten) = compaction.next(&Lines, go_on)? {
             let segments_before = log.reader().segment_count();
             let installed = log.install(rewritten)?;
-            self.merges += usize::from(log.reader().segment_count() < segments_before);
-            self.splits += usize::from(log.reader().segment_count() > segments_before);
+            let segments = log.reader().segment_count();
+            self.merges += usize::from(segments < segments_before);
+            self.splits += usize::from(segments > segments_before);
+            self.merged_max = self.merged_max.max(1 + segments_before.saturating_sub(segments));
             match installed {
                 Installed::InPlace { records_removed, .. } => {
+                    self.keyed.note_gone(log);
                     pass.files += 1;
                     pass.records_removed += records_removed;
                 }
@@ -133,45 +136,11 @@ impl World {
         Ok(pass)
     }
 
-    /// What can be read is what was appended; of each key the latest is there; what is gone does not come back.
+    /// See [`Keyed::check`].
     pub(crate) fn check(&mut self, log: &PartitionLog, context: &str) -> Vec<Line> {
         let window = log.window();
         assert!(window.log_start <= self.log_start_max, "{context}");
-        self.accept_unknown(window.high_watermark);
-        let batches = read_all(&log.reader());
-        let ends = batches.last().map_or(window.log_start, |last| last.header.next_offset());
-        assert_eq!(ends, window.high_watermark, "{context}");
-        let is_readable = |line: &Line| line.offset >= window.log_start;
-        let found: Vec<Line> = batches.iter().flat_map(lines_of).filter(is_readable).collect();
-        for line in &found {
-            assert_eq!(self.appended.get(&line.offset), Some(line), "{context}: offset {}", line.offset);
-        }
-        let found_at = |offset: &Offset| found.binary_search_by_key(offset, |line| line.offset).is_ok();
-        let expired_before_us = self
-            .compacted_at_us
-            .map_or(i64::MIN, |at| at - i64::try_from(TOMBSTONE_RETENTION.as_micros()).expect("short"));
-        let mut latest: BTreeMap<&str, &Line> = BTreeMap::new();
-        for line in self.appended.range(window.log_start..).map(|(_, line)| line) {
-            match &line.key {
-                Some(key) => drop(latest.insert(key, line)),
-                None => assert!(found_at(&line.offset), "{context}: {line:?} has no key and is gone"),
-            }
-        }
-        for (key, line) in latest {
-            let may_be_gone = line.value.is_none() && line.append_time_us < expired_before_us;
-            assert!(found_at(&line.offset) || may_be_gone, "{context}: the latest of {key:?} is gone: {line:?}");
-            if !found_at(&line.offset) {
-                let back = found.iter().find(|line| line.key.as_deref() == Some(key));
-                assert_eq!(back, None, "{context}: {key:?} is back");
-            }
-        }
-        found
-    }
-
-    /// What was written without an answer may be there, from the front; the rest never was.
-    fn accept_unknown(&mut self, high_watermark: Offset) {
-        let unknown = std::mem::take(&mut self.unknown);
-        self.appended.extend(unknown.into_iter().filter(|(offset, _)| *offset < high_watermark));
+        self.keyed.check(window, &read_all(&log.reader()), context)
     }
 
     /// Nothing in the directory is damaged.

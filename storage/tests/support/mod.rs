@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
 mod base;
+pub(crate) mod keyed;
+pub(crate) mod lines;
 pub(crate) mod model;
 
 pub(crate) use base::*;

@@ -1,14 +1,19 @@
 //! A log on the simulated disk beside a model of what it must hold, for workloads that are cut short anywhere.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aqueduct_storage::sim::SimDisk;
 use aqueduct_storage::{
-    AppendError, Batch, Durability, LogId, LogOptions, Offset, OpenError, PartitionLog, RecoveryReport,
+    AppendError, Batch, CompactionError, CompactionPolicy, Durability, Installed, LogId, LogOptions, Offset, OpenError,
+    PartitionLog, RecoveryReport, Urgency,
 };
 use bytes::Bytes;
 
+use super::keyed::{Keyed, next_keyed_group};
+use super::lines::Lines;
 use super::{ID, assert_same, log_dir, next_group, note, plain, read_all, read_from, small_options};
 
 /// One thing done to a log.
@@ -30,7 +35,23 @@ pub(crate) enum Action {
     Reopen,
     /// Recover in the process, if the log has failed.
     Heal,
+    /// One compaction, if the log is one that is compacted.
+    Compact(Pass),
 }
+
+/// A compaction, and what happens to the log meanwhile.
+#[derive(Debug, Clone)]
+pub(crate) struct Pass {
+    /// Keys held in memory.
+    pub(crate) keys_max: usize,
+    /// So many µs after the last append.
+    pub(crate) later_us: i64,
+    /// Each happens when one more file is written and not yet put in place.
+    pub(crate) meanwhile: Vec<Action>,
+}
+
+/// How long tombstones stay; each group is a µs younger than the one before.
+const TOMBSTONE_RETENTION: Duration = Duration::from_micros(20);
 
 /// What the oracle of FAULTS.md knows about a log at some moment.
 #[derive(Debug, Clone)]
@@ -56,6 +77,10 @@ pub(crate) struct Model {
     pub(crate) durability: Durability,
     /// Segments that retention has removed.
     pub(crate) segments_removed: usize,
+    /// The records of a log that is compacted: what is certain of them may be gone.
+    pub(crate) keyed: Option<Keyed>,
+    /// Files that compactions have put in place.
+    pub(crate) files_installed: usize,
 }
 
 /// How often a read is tried on a disk on which single operations fail.
@@ -93,7 +118,14 @@ impl Model {
             created: false,
             durability,
             segments_removed: 0,
+            keyed: None,
+            files_installed: 0,
         }
+    }
+
+    /// The log is one that is compacted.
+    pub(crate) fn compacted(self) -> Self {
+        Self { keyed: Some(Keyed::default()), ..self }
     }
 
     /// Makes the log and does `actions`, until the end or the first failure that is not healed.
@@ -129,7 +161,7 @@ impl Model {
     fn act(&mut self, disk: &SimDisk, mut log: PartitionLog, action: &Action) -> Option<PartitionLog> {
         match action {
             Action::Append(sizes) => {
-                let group = next_group(&log, sizes);
+                let group = self.next_group(&log, sizes);
                 let outcome = log.append_group(&group);
                 self.appended(group, outcome);
             }
@@ -173,9 +205,11 @@ impl Model {
                 let was_failed = log.is_failed();
                 if log.recover_from_failure().is_ok() && was_failed {
                     self.maybe.clear();
+                    self.keyed.iter_mut().for_each(Keyed::give_up_unknown);
                     self.check_while_on(disk, &log, "healed")?;
                 }
             }
+            Action::Compact(pass) => log = self.compact(disk, log, pass)?,
         }
         self.epoch = self.epoch.max(if log.is_failed() { 0 } else { log.epoch() });
         Some(log)
@@ -186,17 +220,53 @@ impl Model {
         &self.certain[self.certain.partition_point(|batch| batch.header.next_offset() <= self.log_start)..]
     }
 
+    fn next_group(&self, log: &PartitionLog, sizes: &[usize]) -> Vec<Batch> {
+        if self.keyed.is_some() { next_keyed_group(log, sizes) } else { next_group(log, sizes) }
+    }
+
+    /// One pass; what the disk refuses costs nothing but the rest of it.
+    fn compact(&mut self, disk: &SimDisk, mut log: PartitionLog, pass: &Pass) -> Option<PartitionLog> {
+        let Some(keyed) = &mut self.keyed else { return Some(log) };
+        let policy = CompactionPolicy {
+            now_us: log.last_append_time_us().unwrap_or(0) + pass.later_us,
+            tombstone_retention: TOMBSTONE_RETENTION,
+            min_lag: Duration::ZERO,
+            active_age_max: Duration::MAX,
+            keys_max: pass.keys_max,
+            urgency: Urgency::Now,
+        };
+        keyed.compact(&policy);
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let refused = |error: CompactionError| assert!(matches!(error, CompactionError::Storage(_)), "{error}");
+        let begun = log.reader().compact(policy, log.options().segment_bytes, &Lines, go_on).map_err(refused);
+        let Ok(Some(mut compaction)) = begun else { return Some(log) };
+        let mut meanwhile = pass.meanwhile.iter();
+        while let Ok(Some(rewritten)) = compaction.next(&Lines, go_on).map_err(refused) {
+            if let Some(action) = meanwhile.next() {
+                log = self.act(disk, log, action)?;
+            }
+            let Ok(Installed::InPlace { .. }) = log.install(rewritten) else { break };
+            self.files_installed += 1;
+            self.keyed.iter_mut().for_each(|keyed| keyed.note_gone(&log));
+        }
+        Some(log)
+    }
+
     fn appended(&mut self, group: Vec<Batch>, outcome: Result<(), AppendError>) {
         match outcome {
             Ok(()) => {
+                self.keyed.iter_mut().for_each(|keyed| group.iter().for_each(|batch| keyed.acknowledge(batch)));
                 group.iter().for_each(|batch| self.see(batch, "acknowledged"));
                 self.certain.extend(group);
             }
             Err(AppendError::OutcomeUnknown(_)) => {
+                self.keyed.iter_mut().for_each(|keyed| group.iter().for_each(|batch| keyed.suspect(batch)));
                 self.unacked.extend(group.iter().map(plain));
                 self.maybe.extend(group);
             }
-            Err(AppendError::Failed | AppendError::Full) => {}
+            // Refused; but blocks that held it may be shown where the power took what a page cache has acknowledged.
+            Err(AppendError::Full) => self.unacked.extend(group.iter().map(plain)),
+            Err(AppendError::Failed) => {}
             Err(error @ AppendError::Rejected(_)) => panic!("{error}"),
         }
     }
@@ -204,7 +274,7 @@ impl Model {
     fn overlap(&mut self, log: &mut PartitionLog, first: &[usize], second: &[usize]) {
         let mut groups = Vec::new();
         for sizes in [first, second] {
-            let group = next_group(log, sizes);
+            let group = self.next_group(log, sizes);
             match log.write_group(&group) {
                 Ok(written) => groups.push((group, written)),
                 Err(error) => {
@@ -264,16 +334,18 @@ impl Model {
         self.check_found(log, read_all(&log.reader()), context);
     }
 
-    /// As [`Model::check_content`], on a disk whose power may go meanwhile.
-    pub(crate) fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<()> {
+    /// As [`Model::check_content`], on a disk whose power may go meanwhile; what was found.
+    pub(crate) fn check_while_on(&mut self, disk: &SimDisk, log: &PartitionLog, context: &str) -> Option<Vec<Batch>> {
         let read = || read_from(&log.reader(), log.window().log_start);
         // A fault befalls one operation: a later attempt is spared.
         match (1..READ_ATTEMPTS).find_map(|_| read().ok()).map_or_else(read, Ok) {
-            Ok(found) => self.check_found(log, found, context),
-            Err(_) if disk.is_off() => return None,
+            Ok(found) => {
+                self.check_found(log, found.clone(), context);
+                Some(found)
+            }
+            Err(_) if disk.is_off() => None,
             Err(error) => panic!("{context}: {error}"),
         }
-        Some(())
     }
 
     pub(crate) fn check_found(&mut self, log: &PartitionLog, found: Vec<Batch>, context: &str) {
@@ -286,6 +358,13 @@ impl Model {
             self.log_start,
             self.log_start_max
         );
+        if let Some(keyed) = &mut self.keyed {
+            keyed.check(window, &found, context);
+            let mut all: Vec<Batch> = self.certain.drain(..).chain(self.maybe.drain(..)).collect();
+            all.retain(|batch| batch.header.base_offset < window.high_watermark);
+            self.accept(log, all);
+            return;
+        }
         let all: Vec<Batch> = self.certain.iter().chain(&self.maybe).cloned().collect();
         let first = all.partition_point(|batch| batch.header.next_offset() <= window.log_start);
         let expected = &all[first..];
@@ -309,8 +388,13 @@ impl Model {
             }
         }
         found.iter().for_each(|batch| self.see(batch, context));
-        self.certain = all[..first].to_vec();
-        self.certain.extend(found);
+        self.accept(log, all[..first].iter().cloned().chain(found).collect());
+    }
+
+    /// What the log shows is certain from now on.
+    fn accept(&mut self, log: &PartitionLog, certain: Vec<Batch>) {
+        let window = log.window();
+        self.certain = certain;
         self.maybe.clear();
         self.log_start = window.log_start;
         self.log_start_max = window.log_start;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp};
-use aqueduct_tests::{eventually, text};
+use aqueduct_client::{
+    Cleanup, Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp,
+};
+use aqueduct_tests::{eventually, read_all, text};
 
 use crate::stage::next;
 
@@ -126,4 +128,21 @@ async fn a_nack_for_ten_years_comes_again_after_a_day() {
     let again = next(&mut consumer).await;
     assert_eq!((text(&again), again.attempt()), ("later", 2));
     again.ack_durable().await.expect("durable");
+}
+
+#[tokio::test]
+async fn a_quiet_topic_is_compacted_an_hour_after_what_is_superseded_was_published() {
+    let broker = TestBroker::start().await.expect("an embedded broker");
+    let client = broker.client();
+    client.topics().create("prices").partitions(1).cleanup(Cleanup::Compact).build().await.expect("a new topic");
+    for value in 0..50 {
+        client.publish("prices", Record::new(value.to_string()).key("anvil")).await.expect("a receipt");
+    }
+    broker.advance(Duration::from_secs(61 * 60));
+    let left = eventually("it is compacted", async || {
+        let events = read_all(&client, "prices").await;
+        (events.len() < 50).then_some(events)
+    });
+    let left: Vec<(u64, String)> = left.await.iter().map(|event| (event.offset, text(event).to_owned())).collect();
+    assert_eq!(left, [(49, "49".to_owned())]);
 }

@@ -141,6 +141,7 @@ on_both_transports! {
         a_table_that_would_hold_too_much_says_which_limit,
         a_topic_deleted_under_a_table_ends_it_with_an_error,
         a_compacted_topic_keeps_the_latest_of_each_key_and_its_readers_notice_nothing,
+        compaction_that_is_asked_for_takes_what_was_published_last,
         tombstones_go_when_their_time_is_over,
         a_compacted_topic_takes_no_record_without_a_key,
         cleanup_is_set_shown_and_altered,

@@ -168,6 +168,26 @@ pub(crate) async fn a_compacted_topic_keeps_the_latest_of_each_key_and_its_reade
     }
 }
 
+pub(crate) async fn compaction_that_is_asked_for_takes_what_was_published_last(stage: Stage) {
+    compacted_topic(&stage, "prices", 1).await;
+    let following = table_of(&stage, "prices").await;
+    for round in 0..3 {
+        for value in 0..10 {
+            put(&stage, "prices", "anvil", &format!("{round}.{value}")).await;
+        }
+        stage.client.topics().compact("prices").await.expect("compacted");
+        let left: Vec<(u64, String)> =
+            everything(&stage, "prices").await.iter().map(|event| (event.offset, text(event).to_owned())).collect();
+        assert_eq!(left, [(round * 10 + 9, format!("{round}.9"))]);
+    }
+    let nothing = stage.client.topics().compact("prices").await.expect("nothing to do");
+    assert_eq!((nothing.records_removed, nothing.bytes_freed), (0, 0));
+    let last = put(&stage, "prices", "anvil", "last").await;
+    assert_eq!(last.offset, 30);
+    within("the table", following.wait_for(&last)).await.expect("kept up to date");
+    assert_eq!(value_of(&following, "anvil").as_deref(), Some("last"));
+}
+
 pub(crate) async fn tombstones_go_when_their_time_is_over(stage: Stage) {
     compacted_topic(&stage, "prices", 1).await;
     put(&stage, "prices", "gone", "1").await;

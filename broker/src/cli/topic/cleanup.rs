@@ -87,7 +87,7 @@ pub(super) fn text(topic: &Topic) -> String {
     text
 }
 
-/// Compact a topic now, but for what was published last; the broker does so by itself when enough is new
+/// Compact a topic now; the broker does so by itself when enough is new
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

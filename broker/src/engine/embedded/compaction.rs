@@ -57,13 +57,18 @@ struct Work {
 }
 
 impl Job {
-    /// Does it; `install` puts a file in place.
+    /// Does it; `roll` seals the active segment, `install` puts a file in place.
     pub(super) async fn run(
         self,
+        roll: impl FnOnce() -> BoxFuture<'static, Result<(), EngineError>> + Send,
         install: impl Fn(Rewritten) -> BoxFuture<'static, Result<Installed, EngineError>> + Send,
     ) -> Result<Compacted, EngineError> {
         let running = Arc::clone(&self.turn.running).lock_owned().await;
         let Self { reader, policy, segment_bytes, turn } = self;
+        let (log, wanted) = (reader.clone(), policy.clone());
+        if blocking(move || log.is_roll_due(&wanted)).await? {
+            roll().await?;
+        }
         let pacer = Pacer { begun: Instant::now(), bytes: 0, is_over: turn.is_over };
         let mut work = Work { compaction: None, pacer, _running: running };
         work = blocking(move || {

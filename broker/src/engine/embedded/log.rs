@@ -74,6 +74,7 @@ enum Command {
     Acquire(oneshot::Sender<Result<Lease, EngineError>>),
     Trim(Offset, oneshot::Sender<Result<Offset, EngineError>>),
     Retention(i64, oneshot::Sender<Result<(), EngineError>>),
+    Roll(oneshot::Sender<Result<(), EngineError>>),
     Install(Box<Rewritten>, oneshot::Sender<Result<Installed, EngineError>>),
     Options(Box<LogOptions>),
     Close(oneshot::Sender<Result<(), EngineError>>),
@@ -228,8 +229,10 @@ impl PartitionLog for EmbeddedLog {
         let shared = Arc::clone(&self.shared);
         let (reader, segment_bytes) = (shared.reader.clone(), shared.segment_bytes.load(Ordering::Relaxed));
         let job = compaction::Job { reader, policy, segment_bytes, turn: shared.compaction.clone() };
+        let writer = Arc::clone(&shared);
+        let roll = move || writer.call(Command::Roll);
         let install = move |rewritten| shared.call(|done| Command::Install(Box::new(rewritten), done));
-        job.run(install).boxed()
+        job.run(roll, install).boxed()
     }
 
     fn load_checkpoint(&self) -> BoxFuture<'static, Result<Option<Bytes>, EngineError>> {
@@ -422,6 +425,9 @@ impl WriterTurn {
                 let outcome = writer.enforce_retention(now_us).map(|_| ()).map_err(EngineError::from);
                 self.shared.publish_window();
                 let _ = done.send(outcome);
+            }
+            Command::Roll(done) => {
+                let _ = done.send(writer.roll().map_err(EngineError::from));
             }
             Command::Install(rewritten, done) => {
                 let _ = done.send(writer.install(*rewritten).map_err(EngineError::from));
