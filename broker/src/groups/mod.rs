@@ -25,12 +25,14 @@ mod positions;
 mod progress;
 pub(crate) mod ranges;
 mod redrive;
+mod retries;
 mod retry;
 mod roster;
 mod sources;
 mod state;
 mod static_names;
 mod trend;
+mod waits;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -47,7 +49,7 @@ use tokio::{
 pub(crate) use self::roster::Roster;
 pub(crate) use self::{
     clients::Clients,
-    coordinator::{GroupView, MemberView, Moved, NewPosition},
+    coordinator::{GroupView, MemberView, Moved, NewPosition, TakenOut},
     error::{GroupError, JournalError},
     hours::{DailyWindow, DeliveryHours, WINDOWS_MAX},
     journal::is_intact_marker,
@@ -59,10 +61,12 @@ pub(crate) use self::{
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
     redrive::{Fate, LettersView},
+    retries::RetriesView,
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
     static_names::KEEP_MAX,
     trend::{LossCause, Risk},
+    waits::{WaitCause, WaitView},
     window::Pause,
 };
 use self::{
@@ -97,6 +101,15 @@ pub(crate) struct Groups {
     task: Mutex<Option<Running>>,
     /// Of the broker: what members share does not end with the runtime of one of them.
     runtime: tokio::runtime::Handle,
+}
+
+/// One group, as of now.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupDescription {
+    pub(crate) view: GroupView,
+    pub(crate) members: Vec<MemberView>,
+    /// Members whose streams were ended because of what they did, the last few.
+    pub(crate) taken_out: Vec<TakenOut>,
 }
 
 /// The coordinator's task. Dropping it tells the task that nobody is left.
@@ -239,13 +252,20 @@ impl Groups {
         self.handle.ask(|coordinator| Ok(coordinator.list())).await
     }
 
-    /// One group and its members.
+    /// One group, its members, and those that it lost.
     ///
     /// # Errors
     /// [`GroupError::Unknown`].
-    pub(crate) async fn describe(&self, group: String) -> Result<(GroupView, Vec<MemberView>), GroupError> {
+    pub(crate) async fn describe(&self, group: String) -> Result<GroupDescription, GroupError> {
         check_name(&group)?;
-        self.handle.ask(move |coordinator| Ok((coordinator.describe(&group)?, coordinator.members_of(&group)))).await
+        let question = move |coordinator: &Coordinator| {
+            Ok(GroupDescription {
+                view: coordinator.describe(&group)?,
+                members: coordinator.members_of(&group),
+                taken_out: coordinator.taken_out_of(&group),
+            })
+        };
+        self.handle.ask(question).await
     }
 
     /// Until when a group of that policy is delivered nothing, in microseconds since the epoch; `None` while it is.

@@ -9,19 +9,20 @@ mod keyed;
 mod loans;
 mod ordered;
 mod records;
+mod stop;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-pub(crate) use self::{chains::ChainId, loans::Loan};
+pub(crate) use self::{chains::ChainId, loans::Loan, stop::Stop};
 use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow};
 use super::{
     assignment::MemberId,
     policy::{Mode, Policy},
     progress::Progress,
-    retry::Failure,
+    retry::{Failure, RetryPolicy},
 };
 
 /// Delivery waits while the cursor is this far ahead of the committed offset, in records. It bounds the ranges that can
@@ -133,6 +134,16 @@ impl Window {
             Mode::Shared => Kind::Free(FreeWindow::new(progress)),
             Mode::Keyed => Kind::Keyed(KeyedWindow::new(progress, policy.retry)),
         })
+    }
+
+    /// What fails from now on is treated by this policy, and so is what halts the partition. A pause that has begun stays.
+    pub(crate) fn set_retry(&mut self, retry: RetryPolicy) {
+        match &mut self.0 {
+            Kind::Ordered(window) => window.set_retry(retry),
+            // What leaves is treated where it goes.
+            Kind::Free(_) => {}
+            Kind::Keyed(window) => window.set_retry(retry),
+        }
     }
 
     /// How far the group has got.
@@ -355,7 +366,7 @@ impl Window {
         match &mut self.0 {
             Kind::Ordered(window) => window.skip_to(next),
             Kind::Free(window) => window.records.skip_to(next),
-            Kind::Keyed(window) => window.records.skip_to(next),
+            Kind::Keyed(window) => window.skip_to(next),
         }
     }
 }

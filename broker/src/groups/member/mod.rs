@@ -25,12 +25,11 @@ pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
     lines::{Attendance, Heard, Line, Lines, Requests},
-    session::{End, SeatTerms, Session, WallClock},
+    session::{SeatTerms, Session, WallClock},
     tidying::Tidying,
 };
 use super::{
     Handle,
-    assignment::MemberId,
     clients::Present,
     coordinator::{Membership, Owner, PartitionGeneration},
     error::GroupError,
@@ -95,7 +94,8 @@ pub(super) struct Means {
 /// Serves `newcomers` until nobody else can come and every stream has ended, however it does.
 pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receiver<Newcomer>) {
     let Means { handle, sources, carrier, clock } = means;
-    let Owner { id, policy, mut target } = owner;
+    let Owner { id, mut target, mut asked } = owner;
+    let policy = target.borrow().policy.clone();
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
     let mut feeds = Feeds::new(sources.clone(), clock.clone());
@@ -112,7 +112,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
         if moving.is_none() {
             moving = Moving::begin(&mut session, &carrier, clock.now());
         }
-        see_off(&mut session, &mut lines, &sources);
+        see_off(&mut session, &mut lines);
         if session.is_finished() {
             break;
         }
@@ -151,6 +151,8 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 }
             }
             () = tidying.ended() => {}
+            // Whoever has asked may have gone.
+            Some(reply) = asked.recv() => drop(reply.send(session.waits(clock.now()))),
             (seat, heard) = lines.next(&session) => match heard {
                 Heard::Request(request) => session.request(seat, request, clock.now()),
                 Heard::End(error) => session.end_seat(seat, error),
@@ -186,18 +188,9 @@ fn read_and_send(session: &mut Session, feeds: &mut Feeds, lines: &mut Lines, cl
 }
 
 /// Ends the streams that have nothing to wait for any more.
-fn see_off(session: &mut Session, lines: &mut Lines, sources: &Sources) {
+fn see_off(session: &mut Session, lines: &mut Lines) {
     while let Some((seat, end)) = session.next_departure() {
-        tell_if_taken_out(seat, &end, sources);
         lines.depart(seat, session.depart(seat), end);
-    }
-}
-
-/// Whoever runs the broker should know which members do not do their work.
-fn tell_if_taken_out(id: MemberId, end: &End, sources: &Sources) {
-    if let End::Failed(error @ (GroupError::MemberStuck { .. } | GroupError::MemberNotReading { .. })) = end {
-        let topic = &sources.topic.meta().name;
-        tracing::warn!(group = sources.group, topic, id, %error, "member taken out");
     }
 }
 
@@ -214,9 +207,9 @@ fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &
     let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing, present } = newcomer;
     let Membership { id, policy, target, stats, generation } = membership;
     let meta = sources.topic.meta();
-    let joined = Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
+    let joined = Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions };
     let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
-    session.join(id, policy, terms, joined, clock.now());
+    session.join(id, terms, joined, clock.now());
     lines.insert(id, Line::new(requests, outbound, outgoing, Attendance { present, target }));
 }
 

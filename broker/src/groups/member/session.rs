@@ -13,6 +13,7 @@ mod seat;
 mod settling;
 mod stall;
 mod target;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -156,9 +157,8 @@ impl Session {
 
     // ---- who is there
 
-    /// A stream joins. Its group's policy may have been altered since the last one did.
-    pub(super) fn join(&mut self, id: MemberId, policy: Policy, terms: SeatTerms, joined: Event, now: Instant) {
-        self.policy = policy;
+    /// A stream joins.
+    pub(super) fn join(&mut self, id: MemberId, terms: SeatTerms, joined: Event, now: Instant) {
         let mut seat = Seat::new(terms, now);
         seat.outbox.push_back(joined);
         let assigned: Vec<Assigned> = self.held.iter().filter_map(|(p, held)| held.assigned_to(*p, &seat)).collect();

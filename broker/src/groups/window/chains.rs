@@ -3,11 +3,15 @@
 //! A chain is what is unsettled of one key, oldest first: some of it may be with a member, the rest waits. A record without
 //! a key is a chain by itself.
 
-use std::collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    ops::Range,
+};
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
+use super::Stop;
 use crate::groups::assignment::MemberId;
 
 /// Names a chain.
@@ -131,6 +135,19 @@ impl Chains {
     /// When [`resume`](Self::resume) has something to do.
     pub(super) fn next_pause(&self) -> Option<Instant> {
         self.pauses.first().map(|(until, _)| *until)
+    }
+
+    /// Where the records of `range` are that are in a chain.
+    pub(super) fn within(&self, range: &Range<Offset>) -> Vec<Offset> {
+        self.ids.keys().copied().filter(|offset| range.contains(offset)).collect()
+    }
+
+    /// What waits for something before it, if anything does. Looks at all chains.
+    pub(super) fn waiting(&self) -> Option<Stop> {
+        let waiting = || self.chains.values().filter_map(|chain| Some((*chain.waiting.front()?, chain)));
+        let (first, chain) = waiting().min_by_key(|(first, _)| *first)?;
+        let records = waiting().map(|(_, chain)| chain.waiting.len() as u64).sum();
+        Some(Stop::Keys { records, first, until: chain.held_until })
     }
 
     /// With nothing open and nothing to wait for, a chain ends, and what has waited in it goes to whoever comes first.

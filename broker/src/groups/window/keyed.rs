@@ -9,7 +9,7 @@ use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
 use super::{
-    Exit, Fault, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Way,
+    Exit, Fault, Loan, PORTIONS_MAX, Pause, Portion, Refusal, Stop, Way,
     chains::{Admission, ChainId, Chains, GivenBack},
     records::Records,
     settle_holes,
@@ -35,6 +35,25 @@ impl KeyedWindow {
     /// Goes on from `progress`.
     pub(super) fn new(progress: Progress, retry: RetryPolicy) -> Self {
         Self { records: Records::new(progress), retry, chains: Chains::default() }
+    }
+
+    /// What fails from now on is treated by this policy.
+    pub(super) fn set_retry(&mut self, retry: RetryPolicy) {
+        self.retry = retry;
+    }
+
+    /// What waits for earlier records of its key.
+    pub(super) fn waiting_keys(&self) -> Option<Stop> {
+        self.chains.waiting()
+    }
+
+    /// Nothing up to `next` can be read. What is lost keeps nothing of its key waiting.
+    pub(super) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
+        let lost = self.records.skip_to(next);
+        self.chains.within(&lost).into_iter().for_each(|offset| self.settle(offset));
+        // Some of it has just been set free.
+        self.records.again.remove(lost.clone());
+        lost
     }
 
     /// New records wait while too many have failed: attempts are counted for no more.

@@ -4,6 +4,7 @@ use super::{Assigned, Event, Flow, Held, Session, Window};
 use crate::groups::{
     coordinator::{Grant, PartitionGeneration, Target},
     error::GroupError,
+    policy::Policy,
     progress::Progress,
     roster::Standing,
 };
@@ -15,7 +16,7 @@ impl Session {
             self.end(error.clone());
             return Vec::new();
         }
-        self.opening.hours = target.hours;
+        self.adopt(&target.policy);
         let mut revoked = self.lose(target);
         let mut new = Vec::new();
         for (&partition, grant) in &target.grants {
@@ -46,6 +47,22 @@ impl Session {
             }
         }
         new
+    }
+
+    /// What happens from now on follows this policy. What has begun, an ack time-out or a pause, ends when it was to end.
+    fn adopt(&mut self, policy: &Policy) {
+        self.opening.hours = policy.hours;
+        if self.policy == *policy {
+            return;
+        }
+        self.policy = policy.clone();
+        let partitions: Vec<u32> = self.held.keys().copied().collect();
+        for partition in partitions {
+            if let Some(held) = self.held.get_mut(&partition) {
+                held.window.set_retry(policy.retry);
+                self.queue(partition);
+            }
+        }
     }
 
     /// Forgets what the coordinator has taken away; returns what has not been revoked before.

@@ -9,6 +9,7 @@ use crate::groups::{
     hours::{DailyWindow, DeliveryHours},
     member::message::Credit,
     progress::Progress,
+    retry::OnExhausted,
     roster::Standing,
     window::Pause,
 };
@@ -25,8 +26,8 @@ fn session(now: Instant) -> Session {
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
     let generation = SeatGeneration::OfPartition;
     let terms = SeatTerms { generation, heartbeat: HEARTBEAT, credit, stats: Arc::default() };
-    let joined = Event::Joined { topic_id: [1; 16], member: ME, policy: policy.clone(), partitions: 1 };
-    session.join(ME, policy, terms, joined, now);
+    let joined = Event::Joined { topic_id: [1; 16], member: ME, policy, partitions: 1 };
+    session.join(ME, terms, joined, now);
     session.close_entry();
     session.on_time(now);
     drain(&mut session, now);
@@ -332,9 +333,9 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
 fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
     let now = Instant::now();
     let mut session = session(now);
-    session.policy.retry.on_exhausted = crate::groups::retry::OnExhausted::Halt;
-    session.policy.retry.max_attempts = 1;
-    session.target(&target([grant(0, Standing::Held)]));
+    let retry = RetryPolicy { max_attempts: 1, on_exhausted: OnExhausted::Halt, ..RetryPolicy::default() };
+    let policy = Policy { retry, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
     session.queue(0);
     drain(&mut session, now);
     deliver(&mut session, 0, now);
@@ -466,7 +467,8 @@ fn outside_its_hours_nothing_is_read_or_delivered_and_acks_are_taken() {
     let turn = session.next_turn(now).expect("more to read");
     let window = DailyWindow { from_minute: 60, to_minute: 120 };
     let hours = DeliveryHours::new(&[window], 0).expect("legal");
-    session.target(&Target { hours, ..target([grant(0, Standing::Held)]) });
+    let policy = Policy { hours, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
     let minutes = |minutes: i64| minutes * 60_000_000;
     session.look_at_the_clock(now, || minutes(120));
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };

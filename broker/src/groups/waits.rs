@@ -1,0 +1,141 @@
+//! For what the partitions of a group wait, so that nobody has to guess why nothing comes.
+//!
+//! Only whoever delivers a partition knows. It is asked when somebody wants to know, and says it in facts; the words for
+//! them are here.
+
+use std::{fmt, time::Duration};
+
+use aqueduct_storage::Offset;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    Groups, assignment::MemberId, check_name, error::GroupError, retry::Failure, state::TopicId,
+    window::OPEN_RECORDS_MAX,
+};
+
+/// Whoever delivers answers between two deliveries; one that does not is about to end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A partition that is not delivered further for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartitionWait {
+    pub(crate) partition: u32,
+    pub(crate) cause: WaitCause,
+}
+
+/// Why a partition is not delivered further for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WaitCause {
+    /// Delivery is [`OPEN_RECORDS_MAX`] ahead of the committed offset.
+    TooFarAhead {
+        /// The first that is not settled.
+        first: Offset,
+        /// Who has it; `None` while it is with nobody.
+        with: Option<MemberId>,
+    },
+    /// Attempts are counted for no more records.
+    TooManyFailed {
+        /// Ranges of records with one history.
+        ranges: usize,
+    },
+    /// In order: nothing overtakes a record that has failed.
+    Retry { offset: Offset, failure: Failure, until_us: i64 },
+    /// In order: the record has used up its attempts, and nothing may overtake it.
+    Halted { offset: Offset, failure: Failure },
+    /// It is outside the hours of the group.
+    OutsideHours,
+    /// Records follow earlier ones of their keys. Others are delivered.
+    Keys {
+        /// How many.
+        records: u64,
+        /// Where the first of them is.
+        first: Offset,
+        /// Not before; `None`: what they follow is with a member.
+        until_us: Option<i64>,
+    },
+    /// No member takes anything now.
+    MembersBusy,
+    /// Its log cannot be read.
+    OutOfService,
+}
+
+impl fmt::Display for WaitCause {
+    /// What happens, and what to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |failure: &Failure| format!("has failed {} times, last with {:?}", failure.attempts, failure.last_error);
+        match self {
+            Self::TooFarAhead { first, with: Some(_) } => write!(
+                f,
+                "{OPEN_RECORDS_MAX} records from offset {first} on have been delivered, and that one is not settled: ack, \
+                 nack or park it, or stop the member that has it"
+            ),
+            Self::TooFarAhead { first, with: None } => write!(
+                f,
+                "{OPEN_RECORDS_MAX} records from offset {first} on have been delivered, and that one waits for its next \
+                 attempt or to be moved away: mend what fails, and see the broker's log if it stays"
+            ),
+            Self::TooManyFailed { ranges } => write!(
+                f,
+                "attempts are counted of {ranges} ranges of records that have failed, and of no more: mend what fails, or \
+                 park them"
+            ),
+            Self::Retry { offset, failure, .. } => write!(
+                f,
+                "offset {offset} {} and is tried again before anything behind it: mend what fails, or park it",
+                of(failure)
+            ),
+            Self::Halted { offset, failure } => write!(
+                f,
+                "offset {offset} {} and halts its partition: alter the group (more attempts, or park), or move it past the \
+                 offset with a reset",
+                of(failure)
+            ),
+            Self::OutsideHours => {
+                f.write_str("it is outside the hours of the group: wait for them, or alter the group's hours")
+            }
+            Self::Keys { records, first, .. } => write!(
+                f,
+                "{records} records, the first at offset {first}, follow earlier ones of their keys that are not settled; \
+                 other keys go on"
+            ),
+            Self::MembersBusy => f.write_str(
+                "no member takes more for now: let them settle what they have and read their streams, or add members",
+            ),
+            Self::OutOfService => f.write_str(
+                "it cannot be read, and the broker's log says why: once it is back, let its members join again",
+            ),
+        }
+    }
+}
+
+/// See [`PartitionWait`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WaitView {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) cause: WaitCause,
+}
+
+impl Groups {
+    /// For what the partitions of `group` wait, by topic and partition. One that nobody has, or that has nothing left to
+    /// deliver, is not among them.
+    ///
+    /// # Errors
+    /// While shutting down.
+    pub(crate) async fn waits(&self, group: String) -> Result<Vec<WaitView>, GroupError> {
+        check_name(&group)?;
+        let owners = self.handle.ask(move |coordinator| Ok(coordinator.owners_of(&group))).await?;
+        let mut views = Vec::new();
+        for (topic, ask) in owners {
+            let (reply, answer) = oneshot::channel();
+            // Where many ask at once, some go without.
+            if ask.try_send(reply).is_err() {
+                continue;
+            }
+            let waits = timeout(ANSWER_TIMEOUT, answer).await.ok().and_then(Result::ok).unwrap_or_default();
+            views.extend(waits.into_iter().map(|PartitionWait { partition, cause }| WaitView { topic, partition, cause }));
+        }
+        views.sort_by_key(|view| (view.topic, view.partition));
+        Ok(views)
+    }
+}
