@@ -97,7 +97,7 @@ async fn ask(questions: &mpsc::Sender<SettledReply>) -> Option<BTreeMap<u8, Sett
 }
 
 impl Census {
-    async fn take(&mut self, shared: &Shared, settled: &BTreeMap<u8, Settled>, bytes_max: usize) {
+    pub(super) async fn take(&mut self, shared: &Shared, settled: &BTreeMap<u8, Settled>, bytes_max: usize) {
         let mut bytes_left = bytes_max;
         for (number, tier) in shared.shelf.list() {
             self.count(&tier, settled.get(&number), &mut bytes_left).await;

@@ -47,6 +47,7 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::{census::Extent, error::DelaysError, journal::is_intact_snapshot, shelf::is_intact_list};
 use self::{
     census::{QUESTIONS, SettledReply},
     entry::{Entry, tier_batch},
@@ -54,12 +55,6 @@ use self::{
     mover::Mover,
     shelf::Shelf,
     tiers::{latest_entry_us, tier_for},
-};
-pub(crate) use self::{
-    census::{Census, Extent},
-    error::DelaysError,
-    journal::is_intact_snapshot,
-    shelf::is_intact_list,
 };
 use crate::{
     engine::{EngineError, MetaStore},

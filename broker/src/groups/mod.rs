@@ -73,7 +73,7 @@ use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
     leaving::Carrier,
-    member::{Means, Newcomer},
+    member::{Means, Newcomer, Unpacker},
     sources::Sources,
     state::TopicId,
     trend::Trends,
@@ -86,12 +86,15 @@ use crate::{
     names,
     outgoing::Outgoing,
     topics::{Topic, Topics},
+    turns::FairSemaphore,
 };
 
 /// All consumer groups of a broker. Dropping it ends them, as a shutdown without waiting.
 pub(crate) struct Groups {
     topics: Arc<Topics>,
     delays: Arc<Delays>,
+    /// Of the broker: keys of compressed batches are looked for under it.
+    unpacking: Arc<FairSemaphore>,
     handle: Handle,
     /// How lag moves; see [trend].
     trends: Trends,
@@ -170,6 +173,7 @@ impl Groups {
         meta: Arc<dyn MetaStore>,
         topics: Arc<Topics>,
         delays: Arc<Delays>,
+        unpacking: Arc<FairSemaphore>,
     ) -> Result<Arc<Self>, EngineError> {
         let runtime = tokio::runtime::Handle::current();
         let (moves, moved) = watch::channel(());
@@ -179,7 +183,7 @@ impl Groups {
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
                 let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
-                return Ok(Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime }));
+                return Ok(Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -189,7 +193,7 @@ impl Groups {
         let task = tokio::spawn(coordinator.run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
         let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
-        let groups = Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime });
+        let groups = Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime });
         tokio::spawn(trend::sample(Arc::downgrade(&groups)));
         Ok(groups)
     }
@@ -329,7 +333,8 @@ impl Groups {
         let (handle, clock) = (self.handle.clone(), self.topics.clock().clone());
         let sources = Sources::new(&self.topics, topic, group);
         let carrier = Carrier::new(handle.clone(), sources.clone(), &self.delays, clock.clone());
-        Means { handle, sources, carrier, clock }
+        let unpacker = Unpacker::new(Arc::clone(&self.unpacking));
+        Means { handle, sources, carrier, unpacker, clock }
     }
 
     async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Place, GroupError> {

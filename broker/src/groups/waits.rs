@@ -62,7 +62,8 @@ pub(crate) enum WaitCause {
 impl fmt::Display for WaitCause {
     /// What happens, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |failure: &Failure| format!("has failed {} times, last with {:?}", failure.attempts, failure.last_error);
+        let of =
+            |failure: &Failure| format!("has failed {} times, last with {:?}", failure.attempts, failure.last_error);
         match self {
             Self::TooFarAhead { first, with: Some(_) } => write!(
                 f,
@@ -133,7 +134,11 @@ impl Groups {
                 continue;
             }
             let waits = timeout(ANSWER_TIMEOUT, answer).await.ok().and_then(Result::ok).unwrap_or_default();
-            views.extend(waits.into_iter().map(|PartitionWait { partition, cause }| WaitView { topic, partition, cause }));
+            views.extend(waits.into_iter().map(|PartitionWait { partition, cause }| WaitView {
+                topic,
+                partition,
+                cause,
+            }));
         }
         views.sort_by_key(|view| (view.topic, view.partition));
         Ok(views)

@@ -96,9 +96,9 @@ impl groups_server::Groups for GroupsService {
         let failed = description.view.group.failures();
         let failed = failed.filter_map(|failed| Some(wire::failed_records(topic_name(failed.topic)?, &failed)));
         let failed = failed.take(FAILED_SHOWN_MAX).collect();
-        let waits = waits.into_iter().filter_map(|wait| {
-            Some(trouble::wait(topic_name(wait.topic)?, wait, &description, closed_until_us))
-        });
+        let waits = waits
+            .into_iter()
+            .filter_map(|wait| Some(trouble::wait(topic_name(wait.topic)?, wait, &description, closed_until_us)));
         let waits = waits.collect();
         let retries = retries.into_iter().filter_map(|of| Some(trouble::retries(topic_name(of.topic)?, of))).collect();
         let GroupDescription { view, members, taken_out } = description;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use aqueduct_client::{
-    FailedRecords, Member, PartitionWait, TakenOutMember, Timestamp, WaitReason, WaitingRetries,
-};
+use aqueduct_client::{FailedRecords, Member, PartitionWait, TakenOutMember, Timestamp, WaitReason, WaitingRetries};
 
 use super::joined;
 use crate::cli::render::{self, Align};

@@ -22,6 +22,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::expulsions::Expulsions;
 pub(crate) use self::{
     command::{
         Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewHub, NewPosition,
@@ -31,7 +32,6 @@ pub(crate) use self::{
     expulsions::TakenOut,
     queries::{GroupView, MemberView, PositionView, Standings},
 };
-use self::expulsions::Expulsions;
 use super::{
     assignment::MemberId,
     error::GroupError,

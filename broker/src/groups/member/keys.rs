@@ -6,7 +6,12 @@ use std::sync::Arc;
 use aqueduct_client::{DecodeError, murmur2};
 use aqueduct_storage::{Batch, Codec};
 
-use crate::{groups::window::ChainId, services::unpack, to_the_end::joined};
+use crate::{
+    groups::window::ChainId,
+    services::unpack,
+    to_the_end::joined,
+    turns::{ConnectionId, FairSemaphore},
+};
 
 /// A batch, and where its records belong. Without keys, every record is by itself.
 pub(super) struct KeyedBatch {
@@ -29,9 +34,29 @@ pub(super) fn with_keys(batches: Vec<Batch>) -> Vec<KeyedBatch> {
     batches.into_iter().map(|batch| KeyedBatch { keys: keys_of(&batch), batch }).collect()
 }
 
-/// As [`with_keys`], elsewhere.
-pub(super) async fn with_keys_unpacked(batches: Vec<Batch>) -> Vec<KeyedBatch> {
-    joined(tokio::task::spawn_blocking(move || with_keys(batches))).await
+/// Unpacks away from the runtime's threads, when it is its turn among all who unpack: a decoder takes memory.
+#[derive(Clone)]
+pub(in crate::groups) struct Unpacker {
+    turns: Arc<FairSemaphore>,
+    /// In line for a turn it stands by itself, for a group on a topic.
+    reader: ConnectionId,
+}
+
+impl Unpacker {
+    pub(in crate::groups) fn new(turns: Arc<FairSemaphore>) -> Self {
+        Self { turns, reader: ConnectionId::next() }
+    }
+
+    /// As [`with_keys`].
+    pub(super) async fn with_keys(&self, batches: Vec<Batch>) -> Vec<KeyedBatch> {
+        let turn = self.turns.acquire(self.reader, 1).await;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            // Kept until it is done, even if nobody waits for it any more.
+            let _turn = turn;
+            with_keys(batches)
+        });
+        joined(unpacked).await
+    }
 }
 
 /// In the order of the records. One that cannot be read has no key.
@@ -52,6 +77,7 @@ fn keys_of(batch: &Batch) -> Vec<ChainId> {
 #[cfg(test)]
 mod tests {
     use aqueduct_client::Record;
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::services::pack;
@@ -72,5 +98,19 @@ mod tests {
                 ChainId::Key(murmur2(b"a"))
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn compressed_batches_are_unpacked_in_turn_with_everybody_else() {
+        let turns = Arc::new(FairSemaphore::new(1));
+        let taken = turns.try_acquire(1).expect("free");
+        let unpacker = Unpacker::new(Arc::clone(&turns));
+        let batch = pack(&[Record::new("1").key("a")]).expect("it packs");
+        let mut unpacking = Box::pin(unpacker.with_keys(vec![batch]));
+        assert!((&mut unpacking).now_or_never().is_none(), "somebody else unpacks");
+        drop(taken);
+        let keyed = unpacking.await;
+        assert_eq!(keyed[0].keys, [ChainId::Key(murmur2(b"a"))]);
+        assert!(turns.try_acquire(1).is_some(), "the turn is over");
     }
 }

@@ -21,13 +21,13 @@ use tokio::{
 };
 
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Leave, Loss, Request, Settle};
-pub(super) use self::session::Departed;
 use self::{
     feed::{Feeds, Happened},
     lines::{Attendance, Heard, Line, Lines, Requests},
     session::{SeatTerms, Session, WallClock},
     tidying::Tidying,
 };
+pub(super) use self::{keys::Unpacker, session::Departed};
 use super::{
     Handle,
     clients::Present,
@@ -88,17 +88,18 @@ pub(super) struct Means {
     pub(super) handle: Handle,
     pub(super) sources: Sources,
     pub(super) carrier: Carrier,
+    pub(super) unpacker: Unpacker,
     pub(super) clock: Clock,
 }
 
 /// Serves `newcomers` until nobody else can come and every stream has ended, however it does.
 pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receiver<Newcomer>) {
-    let Means { handle, sources, carrier, clock } = means;
+    let Means { handle, sources, carrier, unpacker, clock } = means;
     let Owner { id, mut target, mut asked } = owner;
     let policy = target.borrow().policy.clone();
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
-    let mut feeds = Feeds::new(sources.clone(), clock.clone());
+    let mut feeds = Feeds::new(sources.clone(), unpacker, clock.clone());
     let (mut settling, mut moving, mut tidying) = (None, None, Tidying::new(clock.now()));
     let mut entry = Entry::Open;
     let mut ahead = clock.ahead();

@@ -112,7 +112,10 @@ impl OrderedWindow {
             let (range, failure) = failures.into_iter().next()?;
             return Some(Stop::Held { offset: range.start, failure, until });
         }
-        (!self.has_room()).then(|| Stop::TooFarAhead { first, with: self.open.any_within(&(first..first + 1), |_| true).then_some(owner) })
+        (!self.has_room()).then(|| Stop::TooFarAhead {
+            first,
+            with: self.open.any_within(&(first..first + 1), |_| true).then_some(owner),
+        })
     }
 
     /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due.

@@ -11,6 +11,7 @@ use crate::groups::{
     progress::Progress,
     retry::OnExhausted,
     roster::Standing,
+    waits::{PartitionWait, WaitCause},
     window::Pause,
 };
 
@@ -484,4 +485,64 @@ fn outside_its_hours_nothing_is_read_or_delivered_and_acks_are_taken() {
     assert!(session.timer() <= now + Duration::from_micros(1), "it opens at once when it is time");
     session.look_at_the_clock(now, || minutes(24 * 60 + 60));
     assert_eq!(session.next_turn(now).map(|turn| turn.cursor), Some(10));
+}
+
+#[test]
+fn an_altered_policy_is_in_force_at_once() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+    let policy = Policy { retry, ack_timeout: ACK_TIMEOUT / 10, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
+    let nack = Request::Nack { settle: settle(0, 10, 0..1), pause: Pause::Backoff, error: "boom".to_owned() };
+    session.request(ME, nack, now);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    let (_, exits) = session.next_exits(now).expect("its only attempt has failed");
+    assert_eq!(exits[0].range, 0..1);
+    assert!(session.timer() <= now + ACK_TIMEOUT / 10, "what is delivered now has the new time-out");
+}
+
+#[test]
+fn it_says_for_what_its_partitions_wait() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    assert_eq!(session.waits(now), []);
+    let pause = Pause::Fixed(Duration::from_secs(5));
+    let nack = Request::Nack { settle: settle(0, 10, 3..4), pause, error: "boom".to_owned() };
+    session.request(ME, nack, now);
+    drain(&mut session, now);
+    let waits = session.waits(now);
+    let [PartitionWait { partition: 0, cause: WaitCause::Retry { offset: 3, until_us, .. } }] = waits[..] else {
+        panic!("{waits:?}");
+    };
+    assert_eq!(until_us, 1_000_000 + 5_000_000, "by the wall clock");
+    let later = now + Duration::from_secs(5);
+    session.hold(ME);
+    session.on_time(later);
+    let busy = PartitionWait { partition: 0, cause: WaitCause::MembersBusy };
+    assert_eq!(session.waits(later), [busy], "the connection takes nothing");
+    session.fail(0, 10, GroupError::NoPosition { partition: 0 });
+    assert_eq!(session.waits(later)[0].cause, WaitCause::OutOfService);
+}
+
+#[test]
+fn who_is_taken_out_is_remembered_with_the_reason() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    let stats = Arc::clone(&session.seats.get(ME).expect("it is there").stats);
+    drain(&mut session, now);
+    let mut silent = now;
+    while session.seats.get(ME).is_some_and(Seat::is_there) {
+        silent += HEARTBEAT;
+        session.on_time(silent);
+        drain(&mut session, silent);
+    }
+    assert!(matches!(stats.taken_out(), Some(GroupError::MemberSilent { .. })), "{:?}", stats.taken_out());
+    let mut other = super::tests::session(now);
+    let stats = Arc::clone(&other.seats.get(ME).expect("it is there").stats);
+    other.end(GroupError::ShuttingDown);
+    assert_eq!(stats.taken_out(), None, "that is not its own doing");
 }

@@ -12,7 +12,8 @@ impl Session {
     /// By partition. One that goes on, or has nothing left to deliver, is not among them.
     pub(in crate::groups::member) fn waits(&self, now: Instant) -> Vec<PartitionWait> {
         let held = self.held.iter();
-        held.filter_map(|(&partition, held)| Some(PartitionWait { partition, cause: self.wait_of(held, now)? })).collect()
+        held.filter_map(|(&partition, held)| Some(PartitionWait { partition, cause: self.wait_of(held, now)? }))
+            .collect()
     }
 
     fn wait_of(&self, held: &Held, now: Instant) -> Option<WaitCause> {

@@ -50,6 +50,37 @@ fn one_key_is_with_one_member_and_the_others_go_on() {
 }
 
 #[test]
+fn what_is_lost_is_with_nobody_and_keeps_nothing_of_its_key_waiting() {
+    let now = Instant::now();
+    let mut window = window();
+    let keys = [A, B, A, A, B];
+    assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(1, now), 2)), [0, 1]);
+    window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT);
+    assert_eq!(window.waiting_keys(), Some(Stop::Keys { records: 3, first: 2, until: None }));
+    window.vacate(1);
+    assert_eq!(window.records.next_read(), 0);
+    assert_eq!(window.skip_to(3), 0..3, "0 and 1 were to come again, and 2 to follow");
+    assert_eq!((window.records.loans.records_of(1), window.records.next_read()), (0, 3));
+    assert_eq!(offsets(&window.deliver(&dense(0, 5), &keys, loan(2, now), NO_LIMIT)), [3, 4]);
+    assert_eq!(window.waiting_keys(), None);
+    assert_eq!(window.ack(2, &[3..5]), Ok(()));
+    assert!(window.records.is_settled() && window.records.progress.committed() == 5);
+}
+
+#[test]
+fn an_open_record_that_is_lost_sets_its_followers_free() {
+    let now = Instant::now();
+    let mut window = window();
+    window.deliver(&dense(0, 2), &[A, B], loan(1, now), NO_LIMIT);
+    window.deliver(&dense(2, 2), &[A, B], loan(2, now), NO_LIMIT);
+    assert_eq!(window.records.next_read(), 4, "both wait");
+    assert_eq!(window.release(1, &[0..1]), Ok(()));
+    assert_eq!(window.skip_to(2), 0..2);
+    assert_eq!(window.records.loans.records_of(1), 0);
+    assert_eq!(offsets(&window.deliver(&dense(2, 2), &[A, B], loan(2, now), NO_LIMIT)), [2, 3]);
+}
+
+#[test]
 fn what_follows_a_failed_record_of_its_key_comes_after_it_again() {
     let now = Instant::now();
     let mut window = window();
