@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aqueduct_storage::{Batch, ProducerSequence};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Delays, Destination, Shared,
@@ -15,7 +12,7 @@ use super::{
     shelf::Tier,
     state::Settled,
 };
-use crate::engine::ReadError;
+use crate::{clock::Clock, engine::ReadError};
 
 /// Looked at for one answer, in bytes as stored; what lies behind is not counted.
 const BYTES_MAX: usize = 32 << 20;
@@ -23,7 +20,7 @@ const BYTES_MAX: usize = 32 << 20;
 const READ_BYTES: usize = 512 << 10;
 /// The mover answers between two rounds, of which each may wait for the disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Questions that wait for the mover.
+/// Questions that wait for the mover: one, but for those that nobody waits for any more.
 pub(super) const QUESTIONS: usize = 4;
 
 /// Asks the mover how far each tier has been emptied.
@@ -79,9 +76,17 @@ impl Delays {
             by_destination: places.iter().map(|place| (*place, Waiting::default())).collect(),
             extent: Extent::All,
         };
-        let Some(Ok(running)) = self.running.get().filter(|_| !places.is_empty()) else { return census };
+        let running = match self.running.get().filter(|_| !places.is_empty()) {
+            None => return census,
+            // What is stored cannot be read.
+            Some(Err(_)) => {
+                census.extent = Extent::Part;
+                return census;
+            }
+            Some(Ok(running)) => running,
+        };
         let _one_at_a_time = running.counting.lock().await;
-        let Some(settled) = ask(&running.questions).await else {
+        let Some(settled) = ask(&running.questions, running.shared.topics.clock()).await else {
             census.extent = Extent::Part;
             return census;
         };
@@ -90,10 +95,13 @@ impl Delays {
     }
 }
 
-async fn ask(questions: &mpsc::Sender<SettledReply>) -> Option<BTreeMap<u8, Settled>> {
+async fn ask(questions: &mpsc::Sender<SettledReply>, clock: &Clock) -> Option<BTreeMap<u8, Settled>> {
     let (reply, answer) = oneshot::channel();
-    questions.try_send(reply).ok()?;
-    timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()
+    let answered = async { questions.send(reply).await.ok().and(answer.await.ok()) };
+    tokio::select! {
+        settled = answered => settled,
+        () = clock.sleep_until(clock.now() + ANSWER_TIMEOUT) => None,
+    }
 }
 
 impl Census {
@@ -125,7 +133,12 @@ impl Census {
                     next = window.log_start;
                     continue;
                 }
-                Err(_) => Vec::new(),
+                Err(
+                    ReadError::Damaged { .. }
+                    | ReadError::Lost { .. }
+                    | ReadError::OutOfRange { .. }
+                    | ReadError::Failed(_),
+                ) => Vec::new(),
             };
             let Some(last) = batches.last() else {
                 self.extent = Extent::Part;

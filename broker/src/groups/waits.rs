@@ -3,18 +3,15 @@
 //! Only whoever delivers a partition knows. It is asked when somebody wants to know, and says it in facts; the words for
 //! them are here.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use aqueduct_storage::Offset;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
 use super::{
     Groups, assignment::MemberId, check_name, error::GroupError, retry::Failure, state::TopicId,
     window::OPEN_RECORDS_MAX,
 };
-
-/// Whoever delivers answers between two deliveries; one that does not is about to end.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A partition that is not delivered further for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,11 +126,9 @@ impl Groups {
         let mut views = Vec::new();
         for (topic, ask) in owners {
             let (reply, answer) = oneshot::channel();
-            // Where many ask at once, some go without.
-            if ask.try_send(reply).is_err() {
-                continue;
-            }
-            let waits = timeout(ANSWER_TIMEOUT, answer).await.ok().and_then(Result::ok).unwrap_or_default();
+            // It answers between two deliveries, unless it has just ended: then its partitions are on their way.
+            let asked = ask.send(reply).await;
+            let waits = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
             views.extend(waits.into_iter().map(|PartitionWait { partition, cause }| WaitView {
                 topic,
                 partition,

@@ -14,38 +14,38 @@ const WINDOW_BYTES: u32 = 65_535;
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const RECORDS: usize = 64;
 
-/// How a member is of no use.
+/// What a member does not do.
 #[derive(Debug, Clone, Copy)]
-enum Vice {
+enum Omission {
     /// There is more for it than its connection takes, and it reads nothing of that.
-    ReadsNothing,
+    Reading,
     /// All of it is in its connection, which it does not read: nobody can tell that but by what it does not settle.
-    SettlesNothing,
+    Settling,
     /// It does not even say that it is there.
-    SaysNothing,
+    Heartbeats,
 }
 
-impl Vice {
+impl Omission {
     fn record_bytes(self) -> usize {
         match self {
-            Self::ReadsNothing => 128 << 10,
-            Self::SettlesNothing | Self::SaysNothing => 8,
+            Self::Reading => 128 << 10,
+            Self::Settling | Self::Heartbeats => 8,
         }
     }
 
     fn reason(self) -> &'static str {
         match self {
-            Self::ReadsNothing => "MEMBER_NOT_READING",
-            Self::SettlesNothing => "MEMBER_STUCK",
-            Self::SaysNothing => "MEMBER_SILENT",
+            Self::Reading => "MEMBER_NOT_READING",
+            Self::Settling => "MEMBER_STUCK",
+            Self::Heartbeats => "MEMBER_SILENT",
         }
     }
 
     fn policy(self, mode: v1::GroupMode) -> v1::GroupPolicy {
         let retry = v1::RetryPolicy { backoff_min_ms: 1, backoff_max_ms: 1, ..v1::RetryPolicy::default() };
         let ack_timeout_ms = match self {
-            Self::ReadsNothing | Self::SaysNothing => 600_000,
-            Self::SettlesNothing => 300,
+            Self::Reading | Self::Heartbeats => 600_000,
+            Self::Settling => 300,
         };
         v1::GroupPolicy { mode: mode.into(), ack_timeout_ms, retry: Some(retry), ..v1::GroupPolicy::default() }
     }
@@ -65,21 +65,21 @@ async fn with_records(bytes: usize) -> (BrokerProcess, Client) {
 }
 
 /// Joins as `sleeper`. It gets everything there is, and nobody takes it from the connection.
-async fn sleeper(broker: &BrokerProcess, vice: Vice, mode: v1::GroupMode) -> Member {
+async fn sleeper(broker: &BrokerProcess, omission: Omission, mode: v1::GroupMode) -> Member {
     let mut raw = Raw::connect_with_window(&broker.url(), WINDOW_BYTES).await;
     let join = v1::Join {
         group: "billing".to_owned(),
         topic: "orders".to_owned(),
         member_name: "sleeper".to_owned(),
-        policy: Some(vice.policy(mode)),
+        policy: Some(omission.policy(mode)),
         credit: Some(v1::Credit { bytes: u64::MAX, records: u64::MAX }),
         heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("it is short"),
         ..v1::Join::default()
     };
     let member = Member::join(&mut raw, join).await.expect("a stream");
-    match vice {
-        Vice::SaysNothing => {}
-        Vice::ReadsNothing | Vice::SettlesNothing => member.go_on_saying_that_it_is_there(HEARTBEAT / 5),
+    match omission {
+        Omission::Heartbeats => {}
+        Omission::Reading | Omission::Settling => member.go_on_saying_that_it_is_there(HEARTBEAT / 5),
     }
     member
 }
@@ -111,10 +111,10 @@ async fn taken_out(client: &Client, name: &str) -> TakenOutMember {
     .await
 }
 
-async fn is_found(vice: Vice) {
+async fn is_found(omission: Omission) {
     for mode in MODES {
-        let (broker, client) = with_records(vice.record_bytes()).await;
-        let sleeper = sleeper(&broker, vice, mode).await;
+        let (broker, client) = with_records(omission.record_bytes()).await;
+        let sleeper = sleeper(&broker, omission, mode).await;
         eventually("it has records", async || {
             let members = client.group("billing").describe().await.ok()?.members;
             members.iter().any(|member| member.name == "sleeper" && member.open_records > 0).then_some(())
@@ -122,7 +122,7 @@ async fn is_found(vice: Vice) {
         .await;
         handle_all(&client).await;
         let named = taken_out(&client, "sleeper").await;
-        assert_eq!((named.reason.as_str(), named.topic.as_str()), (vice.reason(), "orders"), "{mode:?}: {named:?}");
+        assert_eq!((named.reason.as_str(), named.topic.as_str()), (omission.reason(), "orders"), "{mode:?}: {named:?}");
         let description = client.group("billing").describe().await.expect("a description");
         assert_eq!(description.failed.len(), 0, "{mode:?}: {:?}", description.failed);
         let described = aqueduct(Some(&broker.url()), &["group", "describe", "billing"]).success().stdout;
@@ -140,17 +140,17 @@ async fn is_found(vice: Vice) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_reads_nothing_is_named_and_the_others_get_what_it_had() {
-    is_found(Vice::ReadsNothing).await;
+    is_found(Omission::Reading).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_settles_nothing_is_named_and_the_others_get_what_it_had() {
-    is_found(Vice::SettlesNothing).await;
+    is_found(Omission::Settling).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_says_nothing_is_named_and_the_others_get_what_it_had() {
-    is_found(Vice::SaysNothing).await;
+    is_found(Omission::Heartbeats).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,9 +108,11 @@ mod tests {
         let batch = pack(&[Record::new("1").key("a")]).expect("it packs");
         let mut unpacking = Box::pin(unpacker.with_keys(vec![batch]));
         assert!((&mut unpacking).now_or_never().is_none(), "somebody else unpacks");
+        let mut another = Box::pin(turns.acquire(ConnectionId::next(), 1));
+        assert!((&mut another).now_or_never().is_none());
         drop(taken);
-        let keyed = unpacking.await;
-        assert_eq!(keyed[0].keys, [ChainId::Key(murmur2(b"a"))]);
-        assert!(turns.try_acquire(1).is_some(), "the turn is over");
+        assert!((&mut another).now_or_never().is_none(), "first come, first served");
+        assert_eq!(unpacking.await[0].keys, [ChainId::Key(murmur2(b"a"))]);
+        assert!(another.await.is_some(), "the turn is over");
     }
 }

@@ -166,16 +166,11 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session, &lines),
             },
-            () = clock.sleep_until(timer) => {
-                let now = clock.now();
-                let before = std::mem::replace(&mut ahead, clock.ahead());
-                session.set_forward(ahead - before);
-                session.on_time(now);
-            }
+            () = clock.sleep_until(timer) => on_time(&mut session, &clock, &mut ahead),
         }
     }
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.
-    drop(target);
+    drop((target, asked));
     lines.say_farewell().await;
 }
 
@@ -186,6 +181,14 @@ fn read_and_send(session: &mut Session, feeds: &mut Feeds, lines: &mut Lines, cl
     while lines.flush(session, clock.now()) > 0 {
         feeds.pump(session, lines);
     }
+}
+
+/// Does what is due. `ahead` is by how much the clock had been set forward when that was looked at last.
+fn on_time(session: &mut Session, clock: &Clock, ahead: &mut Duration) {
+    let now = clock.now();
+    let before = std::mem::replace(ahead, clock.ahead());
+    session.set_forward(*ahead - before);
+    session.on_time(now);
 }
 
 /// Ends the streams that have nothing to wait for any more.
