@@ -414,8 +414,7 @@ fn describe_text(description: &GroupDescription) -> String {
         text.push('\n');
         text.push_str(&lag::table(&description.lag));
     }
-    let waits = description.waits.iter().filter_map(trouble::wait);
-    waits.for_each(|line| text.push_str(&line));
+    text.push_str(&trouble::waits(&description.waits));
     if !description.retries.is_empty() {
         text.push('\n');
         text.push_str(&trouble::retries_table(&description.retries));

@@ -9,7 +9,7 @@ use aqueduct_storage::Offset;
 use tokio::sync::oneshot;
 
 use super::{
-    Groups, assignment::MemberId, check_name, error::GroupError, retry::Failure, state::TopicId,
+    Groups, assignment::MemberId, check_name, error::GroupError, retry::Failure, sources::Sources, state::TopicId,
     window::OPEN_RECORDS_MAX,
 };
 
@@ -18,6 +18,8 @@ use super::{
 pub(crate) struct PartitionWait {
     pub(crate) partition: u32,
     pub(crate) cause: WaitCause,
+    /// What would be read next.
+    pub(crate) next: Offset,
 }
 
 /// Why a partition is not delivered further for now.
@@ -106,6 +108,24 @@ impl fmt::Display for WaitCause {
     }
 }
 
+impl PartitionWait {
+    /// Whether there is anything that waits.
+    fn holds_up(&self, source: Option<&Sources>) -> bool {
+        match self.cause {
+            WaitCause::Retry { .. } | WaitCause::Halted { .. } | WaitCause::Keys { .. } | WaitCause::OutOfService => {
+                true
+            }
+            WaitCause::TooFarAhead { .. }
+            | WaitCause::TooManyFailed { .. }
+            | WaitCause::OutsideHours
+            | WaitCause::MembersBusy => {
+                let log = source.and_then(|source| source.log(self.partition).ok());
+                log.is_some_and(|log| self.next < log.watch().borrow().high_watermark)
+            }
+        }
+    }
+}
+
 /// See [`PartitionWait`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WaitView {
@@ -122,18 +142,17 @@ impl Groups {
     /// While shutting down.
     pub(crate) async fn waits(&self, group: String) -> Result<Vec<WaitView>, GroupError> {
         check_name(&group)?;
-        let owners = self.handle.ask(move |coordinator| Ok(coordinator.owners_of(&group))).await?;
+        let name = group.clone();
+        let owners = self.handle.ask(move |coordinator| Ok(coordinator.owners_of(&name))).await?;
         let mut views = Vec::new();
         for (topic, ask) in owners {
             let (reply, answer) = oneshot::channel();
             // It answers between two deliveries, unless it has just ended: then its partitions are on their way.
             let asked = ask.send(reply).await;
             let waits = if asked.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() };
-            views.extend(waits.into_iter().map(|PartitionWait { partition, cause }| WaitView {
-                topic,
-                partition,
-                cause,
-            }));
+            let source = self.topics.find_by_id(&topic).map(|found| Sources::new(&self.topics, found, group.clone()));
+            let waits = waits.into_iter().filter(|wait| wait.holds_up(source.as_ref()));
+            views.extend(waits.map(|PartitionWait { partition, cause, .. }| WaitView { topic, partition, cause }));
         }
         views.sort_by_key(|view| (view.topic, view.partition));
         Ok(views)

@@ -17,7 +17,8 @@ pub struct PartitionWait {
     pub offset: Option<Offset>,
     /// Until when, if nobody acts; `None`: until somebody does.
     pub until: Option<Timestamp>,
-    /// The member that has that record: its name, or `#` and its number.
+    /// The member that has that record, or the only one that has the partition and takes no more: its name, or `#` and its
+    /// number.
     pub member: Option<String>,
     /// What happens, and what to do, in the words of the broker.
     pub message: String,

@@ -118,6 +118,7 @@ on_both_transports! {
     }
     trouble {
         a_record_that_holds_its_partition_is_named_with_its_time,
+        a_member_that_takes_no_more_is_named,
         a_halted_partition_is_named_and_goes_on_with_its_members_once_the_policy_allows,
         an_altered_policy_reaches_ordered_members_at_once,
         an_altered_policy_reaches_shared_members_at_once,

@@ -7,6 +7,7 @@ use aqueduct_tests::{eventually, text, within};
 
 use crate::stage::{Stage, letters, next, quick};
 
+const HOUR_US: i64 = 3_600_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn member(stage: &Stage, mode: GroupMode, retry: RetryPolicy) -> Consumer {
@@ -15,7 +16,7 @@ async fn member(stage: &Stage, mode: GroupMode, retry: RetryPolicy) -> Consumer 
 
 fn in_about_an_hour(time: Timestamp) -> bool {
     let from_now_us = time.as_micros() - Timestamp::now().as_micros();
-    (HOUR.as_micros() as i64 / 2..=HOUR.as_micros() as i64).contains(&from_now_us)
+    (HOUR_US / 2..=HOUR_US).contains(&from_now_us)
 }
 
 pub(crate) async fn a_record_that_holds_its_partition_is_named_with_its_time(stage: Stage) {
@@ -30,6 +31,33 @@ pub(crate) async fn a_record_that_holds_its_partition_is_named_with_its_time(sta
     assert_eq!((wait.topic.as_str(), wait.partition, wait.reason), ("numbers", 0, Some(WaitReason::Retry)));
     assert!(wait.offset == Some(0) && wait.until.is_some_and(in_about_an_hour), "{wait:?}");
     assert!(wait.message.contains("1 times") && wait.message.contains("no stock"), "{wait:?}");
+}
+
+pub(crate) async fn a_member_that_takes_no_more_is_named(stage: Stage) {
+    stage.topic("numbers", 1).await;
+    stage.publish_numbers("numbers", 3).await;
+    let group = stage.client.group("billing");
+    let builder = stage.client.consumer("numbers", "billing").member_name("clerk").prefetch_records(1);
+    let mut consumer = builder.build().await.expect("a member");
+    let held = next(&mut consumer).await;
+    let control = consumer.control();
+    control.pause();
+    // One batch goes whole, whatever the room.
+    assert_eq!(group.describe().await.expect("a description").waits, []);
+    stage.publish_numbers("numbers", 3).await;
+    let wait = eventually("it says so", async || group.describe().await.expect("a description").waits.pop()).await;
+    assert_eq!((wait.reason, wait.member.as_deref()), (Some(WaitReason::MembersBusy), Some("clerk")), "{wait:?}");
+    control.resume();
+    held.ack();
+    loop {
+        let delivery = next(&mut consumer).await;
+        let is_last = delivery.offset == 5;
+        delivery.ack_durable().await.expect("durable");
+        if is_last {
+            break;
+        }
+    }
+    assert_eq!(group.describe().await.expect("a description").waits, []);
 }
 
 pub(crate) async fn a_halted_partition_is_named_and_goes_on_with_its_members_once_the_policy_allows(stage: Stage) {

@@ -60,17 +60,32 @@ pub(super) fn taken_out(member: &TakenOutMember) -> String {
     format!("{name} ({}) was taken out at {at}: {}\n", member.topic, member.message)
 }
 
-/// `orders/0 waits until 2026-03-01T08:00:00Z for offset 17 (with clerk): …`
+/// `orders/0,3 waits for clerk until 2026-03-01T08:00:00Z: …`, a line for all partitions of a topic with the same wait.
 ///
-/// `None` for what is said of the whole group.
-pub(super) fn wait(wait: &PartitionWait) -> Option<String> {
-    if wait.reason == Some(WaitReason::Hours) {
-        return None;
+/// Nothing for what is said of the whole group.
+pub(super) fn waits(waits: &[PartitionWait]) -> String {
+    let is_same = |one: &PartitionWait, other: &PartitionWait| {
+        let of = |wait: &PartitionWait| (wait.reason, wait.offset, wait.until);
+        of(one) == of(other) && one.topic == other.topic && one.member == other.member && one.message == other.message
+    };
+    let mut alike: Vec<(&PartitionWait, Vec<u32>)> = Vec::new();
+    for wait in waits.iter().filter(|wait| wait.reason != Some(WaitReason::Hours)) {
+        match alike.iter_mut().find(|(one, _)| is_same(one, wait) && wait.partition != REDRIVEN) {
+            Some((_, partitions)) => partitions.push(wait.partition),
+            None => alike.push((wait, vec![wait.partition])),
+        }
     }
+    alike.into_iter().map(|(wait, partitions)| line(wait, &partitions)).collect()
+}
+
+fn line(wait: &PartitionWait, partitions: &[u32]) -> String {
+    let place = match partitions {
+        [REDRIVEN] => place(&wait.topic, REDRIVEN),
+        _ => format!("{}/{}", wait.topic, joined(partitions)),
+    };
+    let member = wait.member.as_ref().map_or_else(String::new, |member| format!(" for {member}"));
     let until = wait.until.map(|until| format!(" until {}", time::rfc3339_seconds(until.as_micros())));
-    let member = wait.member.as_ref().map(|member| format!(" for {member}"));
-    let place = place(&wait.topic, wait.partition);
-    Some(format!("{place} waits{}{}: {}\n", member.unwrap_or_default(), until.unwrap_or_default(), wait.message))
+    format!("{place} waits{member}{}: {}\n", until.unwrap_or_default(), wait.message)
 }
 
 pub(super) fn retries_table(retries: &[WaitingRetries]) -> String {
@@ -113,24 +128,34 @@ fn place(topic: &str, partition: u32) -> String {
 mod tests {
     use super::*;
 
+    fn waiting(partition: u32) -> PartitionWait {
+        PartitionWait {
+            topic: "orders".to_owned(),
+            partition,
+            reason: Some(WaitReason::MembersBusy),
+            offset: None,
+            until: None,
+            member: None,
+            message: "add members".to_owned(),
+        }
+    }
+
     #[test]
     fn a_wait_names_the_partition_the_member_and_the_time() {
-        let mut of_record = PartitionWait {
-            topic: "orders".to_owned(),
-            partition: 0,
-            reason: Some(WaitReason::OpenRecords),
-            offset: Some(17),
-            until: None,
-            member: Some("clerk".to_owned()),
-            message: "settle it".to_owned(),
-        };
-        assert_eq!(wait(&of_record).as_deref(), Some("orders/0 waits for clerk: settle it\n"));
-        (of_record.member, of_record.until) = (None, Some(Timestamp::from_micros(0)));
-        of_record.partition = REDRIVEN;
-        let expected = "orders/redriven waits until 1970-01-01T00:00:00Z: settle it\n";
-        assert_eq!(wait(&of_record).as_deref(), Some(expected));
-        of_record.reason = Some(WaitReason::Hours);
-        assert_eq!(wait(&of_record), None);
+        let with_member = PartitionWait { member: Some("clerk".to_owned()), ..waiting(0) };
+        assert_eq!(waits(&[with_member]), "orders/0 waits for clerk: add members\n");
+        let until = PartitionWait { until: Some(Timestamp::from_micros(0)), ..waiting(REDRIVEN) };
+        assert_eq!(waits(&[until]), "orders/redriven waits until 1970-01-01T00:00:00Z: add members\n");
+        let of_the_group = PartitionWait { reason: Some(WaitReason::Hours), ..waiting(0) };
+        assert_eq!(waits(&[of_the_group]), "");
+    }
+
+    #[test]
+    fn partitions_that_wait_alike_share_a_line() {
+        let other = PartitionWait { message: "mend it".to_owned(), ..waiting(2) };
+        let told = waits(&[waiting(0), waiting(1), other, waiting(3), waiting(REDRIVEN)]);
+        let expected = "orders/0,1,3 waits: add members\norders/2 waits: mend it\norders/redriven waits: add members\n";
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use aqueduct_proto::v1;
 
 use crate::{
     delays::Extent,
-    groups::{GroupDescription, RetriesView, TakenOut, WaitCause, WaitView},
+    groups::{GroupDescription, MemberView, RetriesView, TakenOut, WaitCause, WaitView},
     status,
 };
 
@@ -15,11 +15,16 @@ pub(super) fn wait(
     description: &GroupDescription,
     closed_until_us: Option<i64>,
 ) -> v1::PartitionWait {
-    let WaitView { partition, cause, .. } = view;
+    let WaitView { topic: of, partition, cause } = view;
     let message = cause.to_string();
     let name = |id| {
         let member = description.members.iter().find(|member| member.id == id);
-        member.map_or_else(String::new, |member| member.label())
+        member.map_or_else(String::new, MemberView::label)
+    };
+    let only_one = || {
+        let has_it = |member: &&MemberView| member.topic == of && member.partitions.contains(&partition);
+        let mut with = description.members.iter().filter(has_it);
+        with.next().filter(|_| with.next().is_none()).map(MemberView::label)
     };
     let (reason, offset, until_us, member) = match cause {
         WaitCause::TooFarAhead { first, with } => (v1::WaitReason::OpenRecords, Some(first), None, with.map(name)),
@@ -28,7 +33,7 @@ pub(super) fn wait(
         WaitCause::Halted { offset, .. } => (v1::WaitReason::Halted, Some(offset), None, None),
         WaitCause::OutsideHours => (v1::WaitReason::Hours, None, closed_until_us, None),
         WaitCause::Keys { first, until_us, .. } => (v1::WaitReason::Keys, Some(first), until_us, None),
-        WaitCause::MembersBusy => (v1::WaitReason::MembersBusy, None, None, None),
+        WaitCause::MembersBusy => (v1::WaitReason::MembersBusy, None, None, only_one()),
         WaitCause::OutOfService => (v1::WaitReason::OutOfService, None, None, None),
     };
     v1::PartitionWait {

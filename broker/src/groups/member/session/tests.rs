@@ -515,14 +515,15 @@ fn it_says_for_what_its_partitions_wait() {
     session.request(ME, nack, now);
     drain(&mut session, now);
     let waits = session.waits(now);
-    let [PartitionWait { partition: 0, cause: WaitCause::Retry { offset: 3, until_us, .. } }] = waits[..] else {
+    let [PartitionWait { partition: 0, cause: WaitCause::Retry { offset: 3, until_us, .. }, next: 3 }] = waits[..]
+    else {
         panic!("{waits:?}");
     };
     assert_eq!(until_us, 1_000_000 + 5_000_000, "by the wall clock");
     let later = now + Duration::from_secs(5);
     session.hold(ME);
     session.on_time(later);
-    let busy = PartitionWait { partition: 0, cause: WaitCause::MembersBusy };
+    let busy = PartitionWait { partition: 0, cause: WaitCause::MembersBusy, next: 3 };
     assert_eq!(session.waits(later), [busy], "the connection takes nothing");
     session.fail(0, 10, GroupError::NoPosition { partition: 0 });
     assert_eq!(session.waits(later)[0].cause, WaitCause::OutOfService);

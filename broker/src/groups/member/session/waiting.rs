@@ -9,11 +9,12 @@ use crate::groups::{
 };
 
 impl Session {
-    /// By partition. One that goes on, or has nothing left to deliver, is not among them.
+    /// By partition. One that goes on is not among them; what may be delivered of the others is not known here.
     pub(in crate::groups::member) fn waits(&self, now: Instant) -> Vec<PartitionWait> {
-        let held = self.held.iter();
-        held.filter_map(|(&partition, held)| Some(PartitionWait { partition, cause: self.wait_of(held, now)? }))
-            .collect()
+        let wait = |(&partition, held): (&u32, &Held)| {
+            Some(PartitionWait { partition, cause: self.wait_of(held, now)?, next: held.window.cursor() })
+        };
+        self.held.iter().filter_map(wait).collect()
     }
 
     fn wait_of(&self, held: &Held, now: Instant) -> Option<WaitCause> {
