@@ -34,8 +34,8 @@ pub(crate) struct BrokerCore {
     pub(crate) started_us: i64,
     /// One verification at a time: it reads as fast as the disk gives.
     pub(crate) verifying: Arc<Semaphore>,
-    /// Compressed batches that are unpacked for their check at the same time, each with a decoder's memory.
-    pub(crate) unpacking: FairSemaphore,
+    /// Compressed batches that are unpacked at the same time for a look at their records, each with a decoder's memory.
+    pub(crate) unpacking: Arc<FairSemaphore>,
     draining: watch::Sender<bool>,
 }
 
@@ -59,7 +59,10 @@ impl BrokerCore {
             Topics::open(Arc::clone(&meta), config.topic_budget_bytes, producer_names.fences(), clock.clone()).await?;
         warn_of_os_durability(&topics);
         let delays = Delays::open(Arc::clone(&meta), Arc::clone(&topics)).await?;
-        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), Arc::clone(&delays)).await?;
+        let unpacking = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let unpacking = Arc::new(FairSemaphore::new(unpacking));
+        let groups =
+            Groups::open(Arc::clone(&meta), Arc::clone(&topics), Arc::clone(&delays), Arc::clone(&unpacking)).await?;
         tokio::spawn(backlog::oversee(Arc::downgrade(&topics), Arc::downgrade(&groups)));
         tokio::spawn(topics::enforce_retention(Arc::downgrade(&topics), clock.clone(), config.retention_interval));
         tokio::spawn(topics::compaction::compact_regularly(
@@ -71,7 +74,6 @@ impl BrokerCore {
         let started_us = clock.now_us();
         let draining = watch::Sender::new(false);
         let verifying = Arc::new(Semaphore::new(1));
-        let unpacking = FairSemaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
         Ok(Arc::new(Self {
             config,
             meta,

@@ -226,8 +226,20 @@ impl From<FetchError> for Status {
 
 impl From<GroupError> for Status {
     fn from(error: GroupError) -> Self {
+        StatusParts::from(&error).status(error.to_string())
+    }
+}
+
+/// What clients decide by when a stream ends with `error`.
+pub(crate) fn reason_of(error: &GroupError) -> String {
+    let StatusParts { details, .. } = error.into();
+    details.error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+impl From<&GroupError> for StatusParts {
+    fn from(error: &GroupError) -> Self {
         let group = |name: &str| vec![("group", name.to_owned())];
-        let parts = match &error {
+        match error {
             GroupError::Name { source, .. } => {
                 StatusParts::new(Code::InvalidArgument, "INVALID_NAME", &[]).field("group", &source.to_string())
             }
@@ -301,8 +313,7 @@ impl From<GroupError> for Status {
             GroupError::Journal(error) => journal_parts(error),
             GroupError::Topic(error) => topic_parts(error),
             GroupError::Read { topic, partition, source } => read_parts(topic, *partition, source),
-        };
-        parts.status(error.to_string())
+        }
     }
 }
 

@@ -51,9 +51,9 @@ pub use admin::{
     AlterGroup, AlterTopic, Backlog, BacklogMode, Cleanup, Compacted, CreateTopic, DailyWindow, DeadLetters,
     DeadLettersInfo, DeliveryHours, FailedPartition, FailedRecords, Group, GroupBehind, GroupDescription, GroupInfo,
     GroupMode, GroupPolicy, Groups, Info, LagForecast, LagWatch, LetterFilter, Limits, LossCause, Member, OnExhausted,
-    PartitionInfo, PartitionLag, PartitionReset, PublisherHold, ResetGroup, RetentionRisk, RetryPolicy, Topic,
-    TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary,
-    VerifyTopic,
+    PartitionInfo, PartitionLag, PartitionReset, PartitionWait, PublisherHold, ResetGroup, RetentionRisk, RetryPolicy,
+    TakenOutMember, Topic, TopicConfig, TopicDescription, Topics, Verification, VerifyEvent, VerifyFinding,
+    VerifySeverity, VerifySummary, VerifyTopic, WaitReason, WaitingRetries,
 };
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;

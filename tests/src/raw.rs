@@ -6,7 +6,10 @@ use aqueduct_proto::v1::{
 };
 use bytes::Bytes;
 use prost::Message as _;
-use tonic::{Status, transport::Channel};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 /// Generated clients on one connection.
 #[derive(Clone)]
@@ -25,7 +28,20 @@ impl Raw {
     /// # Panics
     /// If nobody listens at `url`.
     pub async fn connect(url: &str) -> Self {
-        let channel = Channel::from_shared(url.to_owned()).expect("a URL").connect().await.expect("the broker listens");
+        Self::on(Channel::from_shared(url.to_owned()).expect("a URL")).await
+    }
+
+    /// As [`connect`](Self::connect), with room for so few bytes of each answer, and of all of them.
+    ///
+    /// # Panics
+    /// If nobody listens at `url`.
+    pub async fn connect_with_window(url: &str, bytes: u32) -> Self {
+        let endpoint = Channel::from_shared(url.to_owned()).expect("a URL");
+        Self::on(endpoint.initial_stream_window_size(bytes).initial_connection_window_size(bytes)).await
+    }
+
+    async fn on(endpoint: Endpoint) -> Self {
+        let channel = endpoint.connect().await.expect("the broker listens");
         Self {
             log: LogClient::new(channel.clone()),
             topics: TopicsClient::new(channel.clone()),

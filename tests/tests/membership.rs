@@ -73,6 +73,58 @@ async fn a_killed_process_with_a_static_name_finds_its_partitions_when_it_starts
 }
 
 #[tokio::test]
+async fn a_stopped_process_is_named_and_its_records_go_to_others() {
+    const RECORDS: u64 = 200;
+    let broker = BrokerProcess::start();
+    let (client, url) = (broker.client().await, broker.url());
+    client.topics().create("orders").partitions(2).build().await.expect("a new topic");
+    let records =
+        (0..RECORDS).map(|number| Record::new(format!("{number} {}", "x".repeat(1000))).key(number.to_string()));
+    client.publish_many("orders", records).await.expect("receipts");
+    let words =
+        ["group", "create", "billing", "--ack-timeout", "300ms", "--backoff-min", "1ms", "--backoff-max", "1ms"];
+    aqueduct(Some(&url), &words).success();
+    // Nobody takes what it prints, so that it stands with records in its hands; and then it is stopped.
+    let mut command = aqueduct_command();
+    command.args(["--server", &url, "subscribe", "orders", "--group", "billing", "--member", "sleeper"]);
+    let sleeper = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let sleeper = Process(sleeper);
+    let group = client.group("billing");
+    eventually("it has records", async || {
+        let members = group.describe().await.expect("a description").members;
+        members.iter().any(|member| member.name == "sleeper" && member.open_records > 0).then_some(())
+    })
+    .await;
+    let pid = sleeper.0.id().to_string();
+    assert!(Command::new("kill").args(["-STOP", &pid]).status().expect("kill runs").success());
+
+    let mut heir = client.consumer("orders", "billing").build().await.expect("a member");
+    let all_settled = async || {
+        let lag = group.lag("orders").await.expect("a report");
+        lag.iter().all(|lag| lag.lag_records == 0).then_some(())
+    };
+    let handling = async {
+        loop {
+            heir.next().await.expect("it goes on").expect("a delivery").ack();
+        }
+    };
+    tokio::select! {
+        () = eventually("everything is handled", all_settled) => {}
+        () = handling => {}
+    }
+    let named =
+        eventually("it is named", async || group.describe().await.expect("a description").taken_out.pop()).await;
+    assert_eq!((named.name.as_str(), named.reason.as_str()), ("sleeper", "MEMBER_STUCK"), "{named:?}");
+    let described = aqueduct(Some(&url), &["group", "describe", "billing"]).success().stdout;
+    assert!(described.contains("sleeper (orders) was taken out at"), "{described}");
+    assert!(broker.log().lines().any(|line| line.contains("member taken out") && line.contains("sleeper")));
+    let mut dead = Vec::new();
+    let letters = client.dead_letters("orders", "billing");
+    letters.read(&LetterFilter::default(), |letter| dead.push(letter)).await.expect("letters");
+    assert!(dead.is_empty(), "nothing is wrong with the records: {dead:?}");
+}
+
+#[tokio::test]
 async fn the_command_line_sets_shows_and_clears_hours() {
     let broker = BrokerProcess::start();
     let (client, url) = (broker.client().await, broker.url());

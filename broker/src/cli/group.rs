@@ -1,12 +1,12 @@
 //! `aqueduct group …`: consumer groups and their positions.
 
 mod json;
+mod trouble;
 
 use std::time::Duration;
 
 use aqueduct_client::{
-    DeliveryHours, FailedRecords, GroupDescription, GroupInfo, GroupMode, GroupPolicy, Member, OnExhausted,
-    RetryPolicy, Start, Timestamp,
+    DeliveryHours, GroupDescription, GroupInfo, GroupMode, GroupPolicy, OnExhausted, RetryPolicy, Start,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -19,9 +19,6 @@ use super::render::{self, Align, Format};
 use super::session::{Session, changed};
 use super::{size, start, stdout, time};
 use json::{DescriptionJson, GroupJson, ResetJson};
-
-/// What a table shows of an error.
-const ERROR_SHOWN_CHARS: usize = 60;
 
 /// Consumer groups: who reads, how far they have got, and moving them
 #[derive(Debug, Subcommand)]
@@ -414,11 +411,17 @@ fn describe_text(description: &GroupDescription) -> String {
                 ]
             }),
         ));
-        description.members.iter().filter_map(trouble).for_each(|line| text.push_str(&line));
+        description.members.iter().filter_map(trouble::of_member).for_each(|line| text.push_str(&line));
     }
+    description.taken_out.iter().for_each(|member| text.push_str(&trouble::taken_out(member)));
     if !description.lag.is_empty() {
         text.push('\n');
         text.push_str(&lag::table(&description.lag));
+    }
+    text.push_str(&trouble::waits(&description.waits));
+    if !description.retries.is_empty() {
+        text.push('\n');
+        text.push_str(&trouble::retries_table(&description.retries));
     }
     if !description.holds.is_empty() {
         text.push('\n');
@@ -426,49 +429,9 @@ fn describe_text(description: &GroupDescription) -> String {
     }
     if !description.failed.is_empty() {
         text.push('\n');
-        text.push_str(&failed_table(&description.failed));
+        text.push_str(&trouble::failed_table(&description.failed));
     }
     text
-}
-
-/// `clerk has been stalled for 2m (no ack since 2026-03-01T08:00:00Z) and holds 7 records of orders/0,4`
-fn trouble(member: &Member) -> Option<String> {
-    let name = if member.name.is_empty() { member.id.to_string() } else { member.name.clone() };
-    let place = format!("{}/{}", member.topic, joined(&member.partitions));
-    if let Some(until) = member.away_until {
-        let until = time::rfc3339_seconds(until.as_micros());
-        return Some(format!("{name} is away; {place} waits for it until {until}\n"));
-    }
-    let since = member.stalled_since?;
-    let stalled_for = Timestamp::now().as_micros().saturating_sub(since.as_micros());
-    let stalled_for = time::human(Duration::from_micros(u64::try_from(stalled_for).unwrap_or(0)));
-    let no_ack = member.last_settled.map_or_else(
-        || "no ack yet".to_owned(),
-        |last| format!("no ack since {}", time::rfc3339_seconds(last.as_micros())),
-    );
-    let open = size::grouped(member.open_records);
-    Some(format!("{name} has been stalled for {stalled_for} ({no_ack}) and holds {open} records of {place}\n"))
-}
-
-fn failed_table(failed: &[FailedRecords]) -> String {
-    render::table(
-        [
-            ("FAILED", Align::Left),
-            ("RECORDS", Align::Right),
-            ("ATTEMPTS", Align::Right),
-            ("LAST", Align::Left),
-            ("LAST ERROR", Align::Left),
-        ],
-        failed.iter().map(|failed| {
-            [
-                format!("{}/{}@{}", failed.topic, failed.partition, failed.from),
-                size::grouped(failed.to.saturating_sub(failed.from)),
-                failed.attempts.to_string(),
-                time::rfc3339_seconds(failed.last_failed.as_micros()),
-                render::one_line(&failed.last_error, ERROR_SHOWN_CHARS),
-            ]
-        }),
-    )
 }
 
 fn joined(partitions: &[u32]) -> String {

@@ -17,6 +17,7 @@
 //! across restarts. A partition that takes no writes does not hold others up: what is due for it waits for a while, and
 //! then goes back into a tier, to be tried again from there. Only then, records of different times may overtake each other.
 
+mod census;
 mod entry;
 mod error;
 mod journal;
@@ -41,19 +42,20 @@ use std::{
 use aqueduct_client::Record;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, OnceCell, oneshot},
+    sync::{Mutex as Turn, Notify, OnceCell, mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
 
+pub(crate) use self::{census::Extent, error::DelaysError, journal::is_intact_snapshot, shelf::is_intact_list};
 use self::{
+    census::{QUESTIONS, SettledReply},
     entry::{Entry, tier_batch},
     journal::Journal,
     mover::Mover,
     shelf::Shelf,
     tiers::{latest_entry_us, tier_for},
 };
-pub(crate) use self::{error::DelaysError, journal::is_intact_snapshot, shelf::is_intact_list};
 use crate::{
     engine::{EngineError, MetaStore},
     error::PublishError,
@@ -142,6 +144,10 @@ impl Shared {
 struct Running {
     shared: Arc<Shared>,
     task: Mutex<Option<Task>>,
+    /// To the mover.
+    questions: mpsc::Sender<SettledReply>,
+    /// Whoever has it counts what waits.
+    counting: Turn<()>,
 }
 
 struct Task {
@@ -232,8 +238,9 @@ impl Running {
             dropped: AtomicU64::new(0),
         });
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(Mover::new(Arc::clone(&shared), journal).run(stopped));
-        Ok(Self { shared, task: Mutex::new(Some(Task { task, stop })) })
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let task = tokio::spawn(Mover::new(Arc::clone(&shared), journal).run(stopped, asked));
+        Ok(Self { shared, task: Mutex::new(Some(Task { task, stop })), questions, counting: Turn::default() })
     }
 }
 

@@ -12,10 +12,14 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Shared,
+    census::SettledReply,
     journal::Journal,
     lane::{Lane, Phase, Ready},
     near::Near,
@@ -95,7 +99,7 @@ impl Mover {
     }
 
     /// Runs until it is told to stop, and to have ended its transfers by then, or until nobody is left.
-    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<Instant>) {
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<Instant>, mut asked: mpsc::Receiver<SettledReply>) {
         let deadline = loop {
             self.round().await;
             let wake = self.next_round();
@@ -107,6 +111,8 @@ impl Mover {
                     Err(_) => return,
                 },
                 Some(finished) = self.transfers.next(), if !self.transfers.is_empty() => self.finish(finished),
+                // Whoever has asked may have gone.
+                Some(reply) = asked.recv() => drop(reply.send(self.settled())),
                 () = shared.wake.notified() => {}
                 () = sleep_until(&self.clock, wake) => {}
             }
@@ -376,6 +382,13 @@ impl Mover {
     fn tell_settled(&self) {
         let settled = self.journal.state().tiers().map(|(_, settled)| settled.count()).fold(0, u64::saturating_add);
         self.shared.settled.store(settled, Ordering::Relaxed);
+    }
+
+    /// How far each tier has been emptied, with what the journal does not know yet.
+    fn settled(&self) -> BTreeMap<u8, Settled> {
+        let mut state = self.journal.state().clone();
+        self.steps.iter().for_each(|step| state.apply(step.clone()));
+        state.tiers().map(|(tier, settled)| (tier, settled.clone())).collect()
     }
 
     /// When the next round begins if nothing happens before; `None` if nothing waits.

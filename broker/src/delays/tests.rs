@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{core::BrokerCore, in_process::InProcess};
 
+mod census;
 mod crashes;
 mod faults;
 mod order;

@@ -191,6 +191,19 @@ pub(crate) enum GroupError {
     },
 }
 
+impl GroupError {
+    /// Whether a member's stream ends with it because of what that member does, or does not do.
+    pub(crate) fn is_about_conduct(&self) -> bool {
+        matches!(
+            self,
+            Self::MemberSilent { .. }
+                | Self::MemberStuck { .. }
+                | Self::MemberNotReading { .. }
+                | Self::MemberReplaced { .. }
+        )
+    }
+}
+
 /// What can happen to the log of group state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JournalError {

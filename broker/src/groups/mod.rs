@@ -26,12 +26,14 @@ mod positions;
 mod progress;
 pub(crate) mod ranges;
 mod redrive;
+mod retries;
 mod retry;
 mod roster;
 mod sources;
 mod state;
 mod static_names;
 mod trend;
+mod waits;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -48,7 +50,7 @@ use tokio::{
 pub(crate) use self::roster::Roster;
 pub(crate) use self::{
     clients::Clients,
-    coordinator::{GroupView, MemberView, Moved, NewPosition},
+    coordinator::{GroupView, MemberView, Moved, NewPosition, TakenOut},
     error::{GroupError, JournalError},
     hours::{DailyWindow, DeliveryHours, WINDOWS_MAX},
     journal::is_intact_marker,
@@ -60,17 +62,19 @@ pub(crate) use self::{
     policy::{Mode, Policy, PolicyOpinion, StartAt},
     positions::{ResetRequest, ResetTo},
     redrive::{Fate, LettersView},
+    retries::RetriesView,
     retry::{OnExhausted, RetryOpinion, RetryPolicy},
     state::{FailedRecords, Group},
     static_names::KEEP_MAX,
     trend::{LossCause, Risk},
+    waits::{WaitCause, WaitView},
     window::Pause,
 };
 use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
     leaving::Carrier,
-    member::{Means, Newcomer},
+    member::{Means, Newcomer, Unpacker},
     sources::Sources,
     state::TopicId,
     trend::Trends,
@@ -83,12 +87,15 @@ use crate::{
     names,
     outgoing::Outgoing,
     topics::{Topic, Topics},
+    turns::FairSemaphore,
 };
 
 /// All consumer groups of a broker. Dropping it ends them, as a shutdown without waiting.
 pub(crate) struct Groups {
     topics: Arc<Topics>,
     delays: Arc<Delays>,
+    /// Of the broker: keys of compressed batches are looked for under it.
+    unpacking: Arc<FairSemaphore>,
     handle: Handle,
     /// How lag moves; see [trend].
     trends: Trends,
@@ -98,6 +105,15 @@ pub(crate) struct Groups {
     task: Mutex<Option<Running>>,
     /// Of the broker: what members share does not end with the runtime of one of them.
     runtime: tokio::runtime::Handle,
+}
+
+/// One group, as of now.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupDescription {
+    pub(crate) view: GroupView,
+    pub(crate) members: Vec<MemberView>,
+    /// Members whose streams were ended because of what they did, the last few.
+    pub(crate) taken_out: Vec<TakenOut>,
 }
 
 /// The coordinator's task. Dropping it tells the task that nobody is left.
@@ -158,6 +174,7 @@ impl Groups {
         meta: Arc<dyn MetaStore>,
         topics: Arc<Topics>,
         delays: Arc<Delays>,
+        unpacking: Arc<FairSemaphore>,
     ) -> Result<Arc<Self>, EngineError> {
         let runtime = tokio::runtime::Handle::current();
         let (moves, moved) = watch::channel(());
@@ -167,7 +184,7 @@ impl Groups {
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
                 let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
-                return Ok(Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime }));
+                return Ok(Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -177,7 +194,7 @@ impl Groups {
         let task = tokio::spawn(coordinator.run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
         let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
-        let groups = Arc::new(Self { topics, delays, handle, trends, moved, clients, task, runtime });
+        let groups = Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime });
         tokio::spawn(trend::sample(Arc::downgrade(&groups)));
         Ok(groups)
     }
@@ -240,13 +257,20 @@ impl Groups {
         self.handle.ask(|coordinator| Ok(coordinator.list())).await
     }
 
-    /// One group and its members.
+    /// One group, its members, and those that it lost.
     ///
     /// # Errors
     /// [`GroupError::Unknown`].
-    pub(crate) async fn describe(&self, group: String) -> Result<(GroupView, Vec<MemberView>), GroupError> {
+    pub(crate) async fn describe(&self, group: String) -> Result<GroupDescription, GroupError> {
         check_name(&group)?;
-        self.handle.ask(move |coordinator| Ok((coordinator.describe(&group)?, coordinator.members_of(&group)))).await
+        let question = move |coordinator: &Coordinator| {
+            Ok(GroupDescription {
+                view: coordinator.describe(&group)?,
+                members: coordinator.members_of(&group),
+                taken_out: coordinator.taken_out_of(&group),
+            })
+        };
+        self.handle.ask(question).await
     }
 
     /// Until when a group of that policy is delivered nothing, in microseconds since the epoch; `None` while it is.
@@ -310,7 +334,8 @@ impl Groups {
         let (handle, clock) = (self.handle.clone(), self.topics.clock().clone());
         let sources = Sources::new(&self.topics, topic, group);
         let carrier = Carrier::new(handle.clone(), sources.clone(), &self.delays, clock.clone());
-        Means { handle, sources, carrier, clock }
+        let unpacker = Unpacker::new(Arc::clone(&self.unpacking));
+        Means { handle, sources, carrier, unpacker, clock }
     }
 
     async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Place, GroupError> {

@@ -55,7 +55,7 @@ impl Sources {
     /// What the group calls `partition`.
     pub(super) fn partition(&self, partition: u32) -> Result<Arc<Partition>, GroupError> {
         Ok(match partition {
-            REDRIVEN => self.topics()?.find(&self.redriven_name())?.partition(0)?,
+            REDRIVEN => self.redriven()?.partition(0)?,
             _ => self.topic.partition(partition)?,
         })
     }
@@ -78,6 +78,11 @@ impl Sources {
     /// Where dead letters go; made when the first one comes.
     pub(super) async fn make_dead_letters(&self) -> Result<Arc<Partition>, GroupError> {
         Ok(self.system_topic(self.dead_letters_name()).await?.partition(0)?)
+    }
+
+    /// Where records lie that are tried again.
+    pub(super) fn redriven(&self) -> Result<Arc<Topic>, GroupError> {
+        Ok(self.topics()?.find(&self.redriven_name())?)
     }
 
     /// Where records go that are tried again; made when the first one comes.

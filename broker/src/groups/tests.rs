@@ -7,7 +7,10 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
-use crate::{clock::Clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, topics::settings::NewTopic};
+use crate::{
+    clock::Clock, engine::embedded::EmbeddedEngine, outgoing::Outgoing, topics::settings::NewTopic,
+    turns::FairSemaphore,
+};
 
 mod admin;
 mod consuming;
@@ -33,7 +36,9 @@ impl Stack {
         let topics =
             Topics::open(Arc::clone(&meta), 1 << 20, Arc::default(), Clock::default()).await.expect("the topics open");
         let delays = Delays::open(Arc::clone(&meta), Arc::clone(&topics)).await.expect("the delays open");
-        let groups = Groups::open(Arc::clone(&meta), Arc::clone(&topics), delays).await.expect("the groups open");
+        let unpacking = Arc::new(FairSemaphore::new(1));
+        let groups =
+            Groups::open(Arc::clone(&meta), Arc::clone(&topics), delays, unpacking).await.expect("the groups open");
         Self { meta, topics, groups }
     }
 

@@ -11,6 +11,7 @@ mod loans;
 mod ordered;
 mod records;
 mod retried;
+mod stop;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -21,13 +22,14 @@ use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records
 pub(crate) use self::{
     keys::{Again, KeyId, Keys, Scope},
     loans::Loan,
+    stop::Stop,
 };
 use super::{
     assignment::MemberId,
     policy::{Mode, Policy},
     progress::Progress,
     ranges::RangeSet,
-    retry::Failure,
+    retry::{Failure, RetryPolicy},
     state::REDRIVEN,
 };
 
@@ -191,6 +193,15 @@ impl Window {
             Mode::Keyed if partition == REDRIVEN => Kind::Retried(RetriedWindow::new(progress)),
             Mode::Keyed => Kind::Keyed(KeyedWindow::new(partition, progress)),
         })
+    }
+
+    /// What fails from now on is treated by this policy, and so is what halts the partition. A pause that has begun stays.
+    pub(crate) fn set_retry(&mut self, retry: RetryPolicy) {
+        match &mut self.0 {
+            Kind::Ordered(window) => window.set_retry(retry),
+            // What leaves is treated where it goes.
+            Kind::Free(_) | Kind::Keyed(_) | Kind::Retried(_) => {}
+        }
     }
 
     /// How far the group has got.

@@ -1,5 +1,6 @@
 //! The service `Groups`.
 
+mod trouble;
 mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use super::{convert, draining_status};
 use crate::{
     BrokerCore,
     connection::{ClientId, Connection},
-    groups::{Fate, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
+    groups::{Fate, GroupDescription, GroupView, Groups, NewPosition, OUTBOUND_EVENTS},
     outgoing::Outgoing,
 };
 
@@ -71,8 +72,8 @@ impl groups_server::Groups for GroupsService {
         let name = request.group.clone();
         self.groups().alter(name.clone(), wire::alteration(&request)?).await?;
         tracing::info!(group = name, "group altered");
-        let (view, _) = self.groups().describe(name).await?;
-        Ok(Response::new(v1::AlterGroupResponse { group: Some(self.to_wire(view)) }))
+        let description = self.groups().describe(name).await?;
+        Ok(Response::new(v1::AlterGroupResponse { group: Some(self.to_wire(description.view)) }))
     }
 
     async fn list(&self, _request: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
@@ -85,21 +86,27 @@ impl groups_server::Groups for GroupsService {
         request: Request<v1::DescribeGroupRequest>,
     ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
         let name = request.into_inner().group;
-        let (view, members) = self.groups().describe(name.clone()).await?;
+        let description = self.groups().describe(name.clone()).await?;
         let lag = self.groups().lag(Some(&name), None).await?;
-        let failed = view.group.failures();
+        let waits = self.groups().waits(name.clone()).await?;
+        let retries = self.groups().retries(name.clone(), &waits).await?;
         // A topic that has just been deleted has no name any more.
-        let failed = failed.filter_map(|failed| {
-            let topic = self.groups().topic_names(&[failed.topic]).pop()?;
-            Some(wire::failed_records(topic, &failed))
-        });
+        let topic_name = |id| self.groups().topic_names(&[id]).pop();
+        let closed_until_us = self.groups().closed_until_us(&description.view.group.policy);
+        let failed = description.view.group.failures();
+        let failed = failed.filter_map(|failed| Some(wire::failed_records(topic_name(failed.topic)?, &failed)));
         let failed = failed.take(FAILED_SHOWN_MAX).collect();
+        let waits = waits
+            .into_iter()
+            .filter_map(|wait| Some(trouble::wait(topic_name(wait.topic)?, wait, &description, closed_until_us)));
+        let waits = waits.collect();
+        let retries = retries.into_iter().filter_map(|of| Some(trouble::retries(topic_name(of.topic)?, of))).collect();
+        let GroupDescription { view, members, taken_out } = description;
         let members = members.into_iter().filter_map(|member| {
-            let topic = self.groups().topic_names(&[member.topic]).pop()?;
+            let topic = topic_name(member.topic)?;
             Some(wire::member(member, topic))
         });
         let members = members.collect();
-        let closed_until_us = self.groups().closed_until_us(&view.group.policy).unwrap_or(0);
         let topics = self.core.topics.list();
         let holds = topics.iter().filter(|topic| topic.gate().held_since_us(&name).is_some());
         let holds = holds.filter_map(|topic| convert::group_hold_to_wire(topic)).collect();
@@ -108,8 +115,11 @@ impl groups_server::Groups for GroupsService {
             failed,
             members,
             lag: lag.into_iter().map(wire::lag).collect(),
-            closed_until_us,
+            closed_until_us: closed_until_us.unwrap_or(0),
             holds,
+            waits,
+            retries,
+            taken_out: taken_out.into_iter().map(trouble::taken_out).collect(),
         }))
     }
 

@@ -10,6 +10,7 @@ use super::{
     lag::{LagWatch, PartitionLag},
     letters::{self, DeadLettersInfo},
     policy::{GroupPolicy, RetryPolicy},
+    trouble::{PartitionWait, TakenOutMember, WaitingRetries},
 };
 use crate::{
     error::RequestError,
@@ -47,6 +48,12 @@ pub struct GroupDescription {
     pub closed_until: Option<Timestamp>,
     /// Publishers that it holds, because it is too far behind in their topics.
     pub holds: Vec<PublisherHold>,
+    /// Partitions that are not delivered further for now, and why.
+    pub waits: Vec<PartitionWait>,
+    /// Records that have left the way of the others, and that it tries again.
+    pub retries: Vec<WaitingRetries>,
+    /// Members whose streams the broker has ended because of what they did: the last few since it started, the oldest first.
+    pub taken_out: Vec<TakenOutMember>,
 }
 
 /// Neighbouring records that have failed together and are not handled yet.
@@ -235,7 +242,7 @@ impl Group {
         read_group(self.link.unary(async move { groups.create(request).await }).await?.group)
     }
 
-    /// Changes its rules, once the changes are complete.
+    /// Changes its rules, once the changes are complete; members that are there follow them at once.
     pub fn alter(&self) -> AlterGroup {
         let request = v1::AlterGroupRequest { group: self.name.clone(), ..v1::AlterGroupRequest::default() };
         AlterGroup { link: self.link.clone(), request }
@@ -258,6 +265,9 @@ impl Group {
             failed: answer.failed.into_iter().map(read_failed).collect(),
             closed_until: (answer.closed_until_us != 0).then(|| Timestamp::from_micros(answer.closed_until_us)),
             holds: answer.holds.into_iter().map(PublisherHold::from).collect(),
+            waits: answer.waits.into_iter().map(PartitionWait::from).collect(),
+            retries: answer.retries.into_iter().map(WaitingRetries::from).collect(),
+            taken_out: answer.taken_out.into_iter().map(TakenOutMember::from).collect(),
         })
     }
 

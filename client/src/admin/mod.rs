@@ -8,6 +8,7 @@ mod lag;
 mod letters;
 mod policy;
 mod topics;
+mod trouble;
 mod verify;
 
 pub use backlog::{Backlog, BacklogMode, GroupBehind, PublisherHold};
@@ -22,4 +23,5 @@ pub use policy::{GroupMode, GroupPolicy, OnExhausted, RetryPolicy};
 pub use topics::{
     AlterTopic, Cleanup, Compacted, CreateTopic, PartitionInfo, Topic, TopicConfig, TopicDescription, Topics,
 };
+pub use trouble::{PartitionWait, TakenOutMember, WaitReason, WaitingRetries};
 pub use verify::{Verification, VerifyEvent, VerifyFinding, VerifySeverity, VerifySummary, VerifyTopic};

@@ -1,68 +1,13 @@
 //! Members that are late, wrong, or gone.
 
-use aqueduct_proto::v1::{self, consume_request::Event as Ask, consume_response::Event as Answer};
-use aqueduct_tests::{Raw, Refusal, within};
-use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use aqueduct_proto::v1::{self, consume_request::Event as Ask};
+use aqueduct_tests::Refusal;
+use tonic::Code;
 
-use crate::Victim;
-
-/// A member without the client's manners.
-struct Member {
-    ask: mpsc::Sender<v1::ConsumeRequest>,
-    answers: Streaming<v1::ConsumeResponse>,
-}
-
-impl Member {
-    async fn join(raw: &mut Raw, join: v1::Join) -> Result<Self, Status> {
-        let (ask, asked) = mpsc::channel(16);
-        ask.send(v1::ConsumeRequest { event: Some(Ask::Join(join)) }).await.expect("room");
-        let asked = futures_util::stream::unfold(asked, async |mut asked| Some((asked.recv().await?, asked)));
-        let answers = raw.groups.consume(asked).await?.into_inner();
-        Ok(Self { ask, answers })
-    }
-
-    async fn say(&self, event: Ask) {
-        self.ask.send(v1::ConsumeRequest { event: Some(event) }).await.expect("the stream is open");
-    }
-
-    /// The next answer that `pick` wants.
-    async fn hear<T>(&mut self, what: &str, mut pick: impl FnMut(Answer) -> Option<T>) -> T {
-        loop {
-            let answer = within(what, self.answers.message()).await.expect("the stream goes on").expect("no end");
-            if let Some(picked) = answer.event.and_then(&mut pick) {
-                return picked;
-            }
-        }
-    }
-
-    async fn delivery(&mut self) -> v1::Delivery {
-        self.hear("a delivery", |answer| match answer {
-            Answer::Delivery(delivery) => Some(delivery),
-            _ => None,
-        })
-        .await
-    }
-
-    async fn settled(&mut self) -> v1::Settled {
-        self.hear("the answer to an ack", |answer| match answer {
-            Answer::Settled(settled) => Some(settled),
-            _ => None,
-        })
-        .await
-    }
-
-    /// How the stream ends.
-    async fn refused(mut self) -> Refusal {
-        loop {
-            match within("the end", self.answers.message()).await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("the stream ends without a word"),
-                Err(status) => return status.into(),
-            }
-        }
-    }
-}
+use crate::{
+    Victim,
+    member::{Member, ack},
+};
 
 fn join() -> v1::Join {
     v1::Join {
@@ -71,11 +16,6 @@ fn join() -> v1::Join {
         credit: Some(v1::Credit { bytes: 1 << 20, records: 1000 }),
         ..v1::Join::default()
     }
-}
-
-fn ack(delivery: &v1::Delivery, ack_id: u64) -> v1::Ack {
-    let ranges = delivery.ranges.clone();
-    v1::Ack { ack_id, partition: delivery.partition, generation: delivery.generation, ranges }
 }
 
 #[tokio::test]
@@ -120,6 +60,70 @@ async fn an_ack_of_what_was_never_delivered_is_refused() {
     assert_eq!(group.lag("orders").await.expect("a report")[0].committed_offset, 0);
     member.say(Ask::Ack(ack(&delivery, 9))).await;
     assert_eq!(member.settled().await.error, None);
+}
+
+fn join_as(mode: v1::GroupMode) -> v1::Join {
+    let policy = v1::GroupPolicy { mode: mode.into(), ..v1::GroupPolicy::default() };
+    v1::Join { policy: Some(policy), ..join() }
+}
+
+#[tokio::test]
+async fn an_ack_of_what_is_settled_already_is_answered_quietly() {
+    for mode in [v1::GroupMode::Ordered, v1::GroupMode::Shared, v1::GroupMode::Keyed] {
+        let mut victim = Victim::start().await;
+        victim.still_works().await;
+        let mut member = Member::join(&mut victim.raw, join_as(mode)).await.expect("a member");
+        let delivery = member.delivery().await;
+        for ack_id in 1..=3 {
+            member.say(Ask::Ack(ack(&delivery, ack_id))).await;
+            let settled = member.settled().await;
+            assert_eq!((settled.ack_id, settled.committed_offset, settled.error), (ack_id, 1, None), "{mode:?}");
+        }
+        // It has been handled: no refusal undoes that.
+        let v1::Ack { ack_id, partition, generation, ranges } = ack(&delivery, 4);
+        let nack = v1::Nack { ack_id, partition, generation, ranges, delay_ms: Some(0), error: "too late".to_owned() };
+        member.say(Ask::Nack(nack)).await;
+        let settled = member.settled().await;
+        assert_eq!((settled.ack_id, settled.committed_offset, settled.error), (4, 1, None), "{mode:?}");
+        victim.still_works().await;
+        let next = member.delivery().await;
+        assert_eq!(next.ranges, [v1::OffsetRange { from: 1, to: 2 }], "{mode:?}: nothing comes again");
+        let description = victim.broker.client().await.group("billing").describe().await.expect("a description");
+        assert_eq!(description.failed.len(), 0, "{mode:?}: {description:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_ack_of_another_members_delivery_is_aborted_and_takes_nothing_from_it() {
+    for mode in [v1::GroupMode::Shared, v1::GroupMode::Keyed] {
+        let mut victim = Victim::start().await;
+        victim.still_works().await;
+        let mut owner = Member::join(&mut victim.raw, join_as(mode)).await.expect("a member");
+        let delivery = owner.delivery().await;
+        let mut foreign = Member::join(&mut victim.raw, join_as(mode)).await.expect("another member");
+        foreign.joined().await;
+        victim.still_works().await;
+        let own = foreign.delivery().await;
+        assert_eq!(own.ranges, [v1::OffsetRange { from: 1, to: 2 }], "{mode:?}: it has room, the other had its turn");
+
+        // Under the other one's generation, and under its own.
+        foreign.say(Ask::Ack(ack(&delivery, 1))).await;
+        let settled = foreign.settled().await;
+        Refusal::from(settled.error.expect("refused")).expect(Code::Aborted, "STALE_GENERATION");
+        foreign.say(Ask::Ack(v1::Ack { generation: own.generation, ..ack(&delivery, 2) })).await;
+        let settled = foreign.settled().await;
+        assert_eq!(settled.ack_id, 2);
+        Refusal::from(settled.error.expect("refused")).expect(Code::Aborted, "TAKEN_BACK");
+        let group = victim.broker.client().await.group("billing");
+        assert_eq!(group.lag("orders").await.expect("a report")[0].committed_offset, 0, "{mode:?}");
+
+        owner.say(Ask::Ack(ack(&delivery, 3))).await;
+        let settled = owner.settled().await;
+        assert_eq!((settled.committed_offset, settled.error), (1, None), "{mode:?}");
+        foreign.say(Ask::Ack(ack(&own, 4))).await;
+        assert_eq!(foreign.settled().await.error, None, "{mode:?}");
+        victim.still_works().await;
+    }
 }
 
 #[tokio::test]

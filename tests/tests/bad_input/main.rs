@@ -4,6 +4,8 @@ mod api;
 mod batches;
 mod command_line;
 mod groups;
+mod member;
+mod silent;
 mod start_up;
 
 use aqueduct_tests::{BrokerProcess, Raw, raw};

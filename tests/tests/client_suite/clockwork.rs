@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aqueduct::testing::TestBroker;
 use aqueduct_client::{
-    Cleanup, Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp,
+    Cleanup, Client, Consumer, ConsumerBuilder, DeliveryHours, Member, Record, RetryPolicy, Timestamp, WaitReason,
 };
 use aqueduct_tests::{eventually, read_all, text};
 
@@ -74,6 +74,10 @@ async fn a_member_that_settles_nothing_is_named_then_taken_out_and_comes_back_wh
     next(&mut idle).await.ack_durable().await.expect("durable");
     assert_eq!(members(&client).await.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["idle"]);
     assert!(members(&client).await[0].last_settled.is_some());
+    let taken_out = client.group("billing").describe().await.expect("a description").taken_out;
+    let [taken_out] = &taken_out[..] else { panic!("{taken_out:?}") };
+    assert_eq!((taken_out.name.as_str(), taken_out.topic.as_str()), ("stuck", "orders"));
+    assert!(taken_out.reason == "MEMBER_STUCK" && taken_out.message.contains("join again"), "{taken_out:?}");
     assert_eq!(client.groups().dead_letters().await.expect("a list").len(), 0, "no healthy record is parked");
 
     held.ack();
@@ -98,7 +102,12 @@ async fn a_group_with_hours_is_delivered_to_when_they_begin_and_not_when_they_ar
     // Another group gets it, so that this one would have, too.
     let mut audit = client.consumer("orders", "audit").build().await.expect("a member");
     handle_up_to(&mut audit, "one").await;
-    assert!(group.describe().await.expect("a description").closed_until.is_some());
+    let described = eventually("it says for what it waits", async || {
+        Some(group.describe().await.expect("a description")).filter(|description| !description.waits.is_empty())
+    });
+    let described = described.await;
+    assert_eq!(described.waits[0].reason, Some(WaitReason::Hours), "{:?}", described.waits);
+    assert!(described.closed_until.is_some() && described.waits[0].until == described.closed_until);
     assert_eq!(consumer.stats().delivered, 1);
 
     broker.advance(Duration::from_secs(130 * 60));

@@ -16,6 +16,7 @@ mod shared;
 mod stage;
 mod tables;
 mod topics;
+mod trouble;
 
 /// Runs every test twice: `embedded::…` and `networked::…`.
 macro_rules! on_both_transports {
@@ -114,6 +115,16 @@ on_both_transports! {
         absurd_times_and_unknown_topics_are_refused,
         a_topic_made_again_gets_nothing_that_was_scheduled_before,
         what_waits_is_counted,
+    }
+    trouble {
+        a_record_that_holds_its_partition_is_named_with_its_time,
+        a_member_that_takes_no_more_is_named,
+        a_halted_partition_is_named_and_goes_on_with_its_members_once_the_policy_allows,
+        an_altered_policy_reaches_ordered_members_at_once,
+        an_altered_policy_reaches_shared_members_at_once,
+        an_altered_policy_reaches_keyed_members_at_once,
+        what_is_tried_again_is_counted_and_its_time_told,
+        a_keyed_group_says_what_waits_behind_a_failure_and_until_when,
     }
     rolling {
         a_rolling_restart_moves_only_what_the_restarted_member_had,

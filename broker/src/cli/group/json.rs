@@ -1,6 +1,8 @@
 //! What `--output json` prints of groups.
 
-use aqueduct_client::{FailedRecords, GroupDescription, GroupInfo, Timestamp};
+use aqueduct_client::{
+    FailedRecords, GroupDescription, GroupInfo, PartitionWait, TakenOutMember, Timestamp, WaitReason, WaitingRetries,
+};
 use serde::Serialize;
 
 use crate::cli::backlog::HoldJson;
@@ -51,6 +53,80 @@ pub(super) struct DescriptionJson<'a> {
     pub(super) failed: Vec<FailedJson<'a>>,
     pub(super) closed_until_us: Option<i64>,
     pub(super) holds: Vec<HoldJson<'a>>,
+    pub(super) waits: Vec<WaitJson<'a>>,
+    pub(super) retries: Vec<RetriesJson<'a>>,
+    pub(super) taken_out: Vec<TakenOutJson<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct WaitJson<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: u32,
+    pub(super) reason: Option<&'static str>,
+    pub(super) offset: Option<u64>,
+    pub(super) until_us: Option<i64>,
+    pub(super) member: Option<&'a str>,
+    pub(super) message: &'a str,
+}
+
+impl<'a> From<&'a PartitionWait> for WaitJson<'a> {
+    fn from(wait: &'a PartitionWait) -> Self {
+        Self {
+            topic: &wait.topic,
+            partition: wait.partition,
+            reason: wait.reason.map(WaitReason::as_str),
+            offset: wait.offset,
+            until_us: wait.until.map(Timestamp::as_micros),
+            member: wait.member.as_deref(),
+            message: &wait.message,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct RetriesJson<'a> {
+    pub(super) topic: &'a str,
+    pub(super) due: u64,
+    pub(super) later: u64,
+    pub(super) later_is_at_least: bool,
+    pub(super) next_due_us: Option<i64>,
+    pub(super) last_error: Option<&'a str>,
+}
+
+impl<'a> From<&'a WaitingRetries> for RetriesJson<'a> {
+    fn from(retries: &'a WaitingRetries) -> Self {
+        Self {
+            topic: &retries.topic,
+            due: retries.due,
+            later: retries.later,
+            later_is_at_least: retries.later_is_at_least,
+            next_due_us: retries.next_due.map(Timestamp::as_micros),
+            last_error: retries.last_error.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct TakenOutJson<'a> {
+    pub(super) id: u64,
+    pub(super) name: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) at_us: i64,
+    pub(super) reason: &'a str,
+    pub(super) message: &'a str,
+}
+
+impl<'a> From<&'a TakenOutMember> for TakenOutJson<'a> {
+    fn from(member: &'a TakenOutMember) -> Self {
+        Self {
+            id: member.id,
+            name: &member.name,
+            topic: &member.topic,
+            at_us: member.at.as_micros(),
+            reason: &member.reason,
+            message: &member.message,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -126,6 +202,9 @@ impl<'a> From<&'a GroupDescription> for DescriptionJson<'a> {
             failed: description.failed.iter().map(FailedJson::from).collect(),
             closed_until_us: description.closed_until.map(Timestamp::as_micros),
             holds: description.holds.iter().map(HoldJson::from).collect(),
+            waits: description.waits.iter().map(WaitJson::from).collect(),
+            retries: description.retries.iter().map(RetriesJson::from).collect(),
+            taken_out: description.taken_out.iter().map(TakenOutJson::from).collect(),
         }
     }
 }

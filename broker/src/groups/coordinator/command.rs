@@ -10,6 +10,7 @@ use std::{
 };
 
 use aqueduct_storage::Offset;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -20,12 +21,12 @@ use crate::{
     groups::{
         assignment::MemberId,
         error::GroupError,
-        hours::DeliveryHours,
         member::Newcomer,
         policy::{Policy, PolicyOpinion, StartAt},
         progress::Progress,
         roster::Standing,
         state::{Group, PositionKey, TopicId},
+        waits::PartitionWait,
     },
     topics::Topic,
 };
@@ -143,12 +144,16 @@ pub(crate) struct NewHub {
     pub(crate) newcomers: mpsc::Receiver<Newcomer>,
 }
 
-/// The right to have partitions. Dropping the receiver is giving it up.
+/// The right to have partitions. Dropping the receiver of the target is giving it up.
 pub(crate) struct Owner {
     pub(crate) id: MemberId,
-    pub(crate) policy: Policy,
     pub(crate) target: watch::Receiver<Target>,
+    /// Somebody wants to know what its partitions wait for.
+    pub(crate) asked: mpsc::Receiver<WaitsReply>,
 }
+
+/// Where an owner says what its partitions wait for.
+pub(crate) type WaitsReply = oneshot::Sender<Vec<PartitionWait>>;
 
 /// The right to be a member. Dropping it is leaving.
 pub(crate) struct Membership {
@@ -173,10 +178,10 @@ pub(crate) enum SeatGeneration {
 #[derive(Debug, Default)]
 pub(crate) struct Target {
     pub(crate) grants: std::collections::BTreeMap<u32, Grant>,
-    /// Within which hours it is delivered to.
-    pub(crate) hours: DeliveryHours,
     /// How often dead letters of the group have been redriven or discarded since the member came.
     pub(crate) letters_settled: u64,
+    /// Its group's, as it is now.
+    pub(crate) policy: Policy,
     /// The stream is to end with this.
     pub(crate) end: Option<GroupError>,
 }
@@ -201,6 +206,8 @@ pub(crate) struct MemberStats {
     /// 0: it is not stalled.
     stalled_since_us: AtomicI64,
     gone_for_good: AtomicBool,
+    /// Why its stream was ended, if it was for its own conduct.
+    taken_out: Mutex<Option<GroupError>>,
 }
 
 impl MemberStats {
@@ -229,6 +236,15 @@ impl MemberStats {
     /// Its partitions are not to wait for it.
     pub(crate) fn set_gone_for_good(&self) {
         self.gone_for_good.store(true, Ordering::Relaxed);
+    }
+
+    /// Its stream ends because of what it does, or does not do.
+    pub(crate) fn set_taken_out(&self, why: GroupError) {
+        self.taken_out.lock().get_or_insert(why);
+    }
+
+    pub(crate) fn taken_out(&self) -> Option<GroupError> {
+        self.taken_out.lock().clone()
     }
 
     pub(crate) fn last_settled_us(&self) -> Option<i64> {

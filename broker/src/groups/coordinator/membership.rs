@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Consumption, Coordinator, Hub, Join, MEMBERS_MAX, Member, MemberStats, Membership, NewHub, Owner, Place, Role,
-    SeatGeneration, Target,
+    SeatGeneration, Target, WaitsReply,
 };
 use crate::groups::{
     assignment::MemberId,
@@ -15,6 +15,16 @@ use crate::groups::{
     member::NEWCOMERS,
     policy::{Mode, Policy},
 };
+
+/// Questions that wait for an owner.
+const WAITS_ASKED: usize = 4;
+
+/// Somebody who is known from now on, and what is shared with it.
+struct Registered {
+    id: MemberId,
+    target: watch::Receiver<Target>,
+    stats: Arc<MemberStats>,
+}
 
 /// What a member says about itself.
 struct Name {
@@ -44,11 +54,12 @@ impl Coordinator {
         let name = Name { topic_name, member_name, keep };
         Ok(match policy.mode {
             Mode::Ordered => {
-                let (id, target, stats) = self.register(consumption.clone(), name, Role::Owner);
+                let (ask, asked) = mpsc::channel(WAITS_ASKED);
+                let Registered { id, target, stats } = self.register(consumption.clone(), name, Role::Owner, Some(ask));
                 self.give_place(id, partitions);
-                let owner = Owner { id, policy: policy.clone(), target };
                 let generation = SeatGeneration::OfPartition;
-                Place::Owner(owner, Membership { id, policy, generation, target: None, stats })
+                let membership = Membership { id, policy, generation, target: None, stats };
+                Place::Owner(Owner { id, target, asked }, membership)
             }
             Mode::Shared | Mode::Keyed => self.seat(consumption, name, policy, partitions),
         })
@@ -63,15 +74,16 @@ impl Coordinator {
             None => {
                 let topic_name = name.topic_name.clone();
                 let nobody = Name { topic_name, member_name: String::new(), keep: Duration::ZERO };
-                let (id, target, _) = self.register(consumption.clone(), nobody, Role::Hub);
+                let (ask, asked) = mpsc::channel(WAITS_ASKED);
+                let Registered { id, target, .. } = self.register(consumption.clone(), nobody, Role::Hub, Some(ask));
                 self.give_place(id, partitions);
                 let (mailbox, newcomers) = mpsc::channel(NEWCOMERS);
                 self.hubs.insert(consumption.clone(), Hub { id, mailbox: mailbox.clone() });
-                let owner = Owner { id, policy: policy.clone(), target };
+                let owner = Owner { id, target, asked };
                 (id, Ok(NewHub { owner, mailbox, newcomers }))
             }
         };
-        let (id, target, stats) = self.register(consumption, name, Role::SeatAt(hub));
+        let Registered { id, target, stats } = self.register(consumption, name, Role::SeatAt(hub), None);
         let generation = SeatGeneration::Own(self.generations.next());
         let membership = Membership { id, policy, generation, target: Some(target), stats };
         match new {
@@ -80,16 +92,18 @@ impl Coordinator {
         }
     }
 
+    /// `ask` leads to whoever has partitions.
     fn register(
         &mut self,
         consumption: Consumption,
         name: Name,
         role: Role,
-    ) -> (MemberId, watch::Receiver<Target>, Arc<MemberStats>) {
+        ask: Option<mpsc::Sender<WaitsReply>>,
+    ) -> Registered {
         self.last_member += 1;
         let id = self.last_member;
-        let hours = self.state.group(&consumption.0).map(|group| group.policy.hours).unwrap_or_default();
-        let target = Arc::new(watch::Sender::new(Target { hours, ..Target::default() }));
+        let policy = self.state.group(&consumption.0).map(|group| group.policy.clone()).unwrap_or_default();
+        let target = Arc::new(watch::Sender::new(Target { policy, ..Target::default() }));
         let stats = Arc::new(MemberStats::default());
         let subscribed = target.subscribe();
         let gone = Arc::clone(&target);
@@ -106,9 +120,10 @@ impl Coordinator {
             target,
             stats: stats_of_member,
             role,
+            ask,
         };
         self.members.insert(id, member);
-        (id, subscribed, stats)
+        Registered { id, target: subscribed, stats }
     }
 
     /// Those who consume in the name of `group`.

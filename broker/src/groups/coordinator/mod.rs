@@ -5,6 +5,7 @@
 //! business: members read and deliver on their own, and tell it what was settled.
 
 mod command;
+mod expulsions;
 mod membership;
 mod places;
 mod queries;
@@ -21,12 +22,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::expulsions::Expulsions;
 pub(crate) use self::{
     command::{
         Admission, Command, Direction, Grant, Join, Letters, MemberStats, Membership, Moved, NewHub, NewPosition,
         Owner, PartitionGeneration, PartitionProgress, Place, PositionChange, Reply, Retries, SeatGeneration,
-        Settlement, Target,
+        Settlement, Target, WaitsReply,
     },
+    expulsions::TakenOut,
     queries::{GroupView, MemberView, PositionView, Standings},
 };
 use super::{
@@ -66,6 +69,7 @@ pub(crate) struct Coordinator {
     hubs: BTreeMap<Consumption, Hub>,
     /// Resolve to the members that have dropped their side.
     departures: FuturesUnordered<BoxFuture<'static, MemberId>>,
+    expulsions: Expulsions,
     last_member: MemberId,
     generations: Generations,
     /// Notified when a group's positions may have changed.
@@ -101,6 +105,8 @@ struct Member {
     target: Arc<watch::Sender<Target>>,
     stats: Arc<MemberStats>,
     role: Role,
+    /// Asks it what its partitions wait for; absent for one that has none of its own.
+    ask: Option<mpsc::Sender<WaitsReply>>,
 }
 
 /// What a member is to its group.
@@ -134,6 +140,7 @@ impl Coordinator {
             members: HashMap::new(),
             hubs: BTreeMap::new(),
             departures: FuturesUnordered::new(),
+            expulsions: Expulsions::default(),
             last_member: 0,
             generations,
             moved,
@@ -205,11 +212,10 @@ impl Coordinator {
     async fn alter(&mut self, group: String, opinion: PolicyOpinion) -> Result<Group, GroupError> {
         let Group { policy, created_us, .. } = self.known(&group)?;
         let altered = PolicyOpinion { mode: None, ..opinion }.over(policy)?;
-        let hours = altered.hours;
         let change = Change::GroupSet { group: group.clone(), created_us: *created_us, policy: altered };
         let altered = self.set_group(change, group.clone()).await?;
         for member in self.members.values().filter(|member| member.consumption.0 == group) {
-            member.target.send_modify(|target| target.hours = hours);
+            member.target.send_modify(|target| target.policy = altered.policy.clone());
         }
         Ok(altered)
     }
@@ -226,6 +232,7 @@ impl Coordinator {
             return Err(GroupError::MembersActive { group, members });
         }
         self.names.forget(|(name, _)| *name == group);
+        self.expulsions.forget(&group);
         self.rosters.retain(|(name, _), _| *name != group);
         self.write(vec![Change::GroupDeleted { group }]).await
     }

@@ -49,6 +49,9 @@ impl Coordinator {
     /// A member has ended, and with it whatever it had open.
     pub(super) fn departed(&mut self, id: MemberId) {
         let Some(member) = self.members.remove(&id) else { return };
+        if let Some(why) = member.stats.taken_out() {
+            self.taken_out(id, &member, why);
+        }
         match member.role {
             Role::SeatAt(hub) => {
                 // With its last seat a hub ends: nobody can come any more once the way to it is dropped.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use aqueduct_storage::Offset;
 
-use super::{Coordinator, Role};
+use tokio::sync::mpsc;
+
+use super::{Coordinator, Role, WaitsReply};
 use crate::groups::{
     assignment::MemberId,
     error::GroupError,
@@ -41,6 +43,17 @@ pub(crate) struct MemberView {
     pub(crate) keep: Duration,
     /// Set while it is away: until when its partitions wait.
     pub(crate) away_until_us: Option<i64>,
+}
+
+impl MemberView {
+    /// Its name, or `#` and its id.
+    pub(crate) fn label(&self) -> String {
+        label(self.id, &self.name)
+    }
+}
+
+fn label(id: MemberId, name: &str) -> String {
+    if name.is_empty() { format!("#{id}") } else { name.to_owned() }
 }
 
 /// How far a group has got in one topic, and where it begins what it has not begun.
@@ -113,6 +126,12 @@ impl Coordinator {
             .collect();
         views.sort_by_key(|view| view.id);
         views
+    }
+
+    /// Whoever has partitions in the name of `group`, by topic, and how to ask for what they wait.
+    pub(crate) fn owners_of(&self, group: &str) -> Vec<(TopicId, mpsc::Sender<WaitsReply>)> {
+        let of_group = self.members.values().filter(|member| member.consumption.0 == group);
+        of_group.filter_map(|member| Some((member.consumption.1, member.ask.clone()?))).collect()
     }
 
     /// Those that are away, with what waits for them.
@@ -220,6 +239,6 @@ impl Coordinator {
     fn owner_name(&self, roster: &Roster, partition: u32) -> Option<String> {
         let owner = roster.owner(partition)?;
         let member = self.members.get(&owner.member).filter(|member| member.is_consumer())?;
-        Some(if member.name.is_empty() { format!("#{}", owner.member) } else { member.name.clone() })
+        Some(label(owner.member, &member.name))
     }
 }

@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    keys::{self, Among, KeyedBatch},
+    keys::{self, Among, KeyedBatch, Unpacker},
     lines::Lines,
     message::Loss,
     session::{Session, Turn, WallClock},
@@ -27,6 +27,7 @@ pub(super) struct Feeds {
     /// Resolve to the partition whose window has moved.
     wakes: FuturesUnordered<BoxFuture<'static, Option<u32>>>,
     reading: Option<BoxFuture<'static, Read>>,
+    unpacker: Unpacker,
     clock: Clock,
 }
 
@@ -59,8 +60,8 @@ pub(super) struct Read {
 }
 
 impl Feeds {
-    pub(super) fn new(sources: Sources, clock: Clock) -> Self {
-        Self { sources, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None, clock }
+    pub(super) fn new(sources: Sources, unpacker: Unpacker, clock: Clock) -> Self {
+        Self { sources, feeds: HashMap::new(), wakes: FuturesUnordered::new(), reading: None, unpacker, clock }
     }
 
     /// Begins to read a partition that `session` has got.
@@ -110,7 +111,9 @@ impl Feeds {
                     let read = Plain { turn, allowance, outcome, high_watermark }.measured(&feed.partition);
                     match read.keyed_at_once(session, among(turn, &self.clock)) {
                         Ok(read) => self.hand_over(read, session, lines),
-                        Err(read) => self.reading = Some(read.keyed(among(turn, &self.clock)).boxed()),
+                        Err(read) => {
+                            self.reading = Some(read.keyed(among(turn, &self.clock), self.unpacker.clone()).boxed())
+                        }
                     }
                 }
                 None if turn.cursor == high_watermark => {
@@ -121,10 +124,11 @@ impl Feeds {
                     let read = feed.log.read(turn.cursor, allowance.bytes());
                     let partition = Arc::clone(&feed.partition);
                     let (keeps_keys, among) = (session.keeps_keys(), among(turn, &self.clock));
+                    let unpacker = self.unpacker.clone();
                     let read = async move {
                         let outcome = read.await;
                         let read = Plain { turn, allowance, outcome, high_watermark }.measured(&partition);
-                        if keeps_keys { read.keyed(among).await } else { read.without_keys() }
+                        if keeps_keys { read.keyed(among, unpacker).await } else { read.without_keys() }
                     };
                     self.reading = Some(read.boxed());
                 }
@@ -215,11 +219,11 @@ impl Measured {
         if is_quick { Ok(self.into_read(|batches| keys::with_keys(batches, among))) } else { Err(self) }
     }
 
-    async fn keyed(self, among: Among) -> Read {
+    async fn keyed(self, among: Among, unpacker: Unpacker) -> Read {
         let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
         let outcome = match outcome {
             Ok(batches) if keys::is_quick(&batches) => Ok(keys::with_keys(batches, among)),
-            Ok(batches) => Ok(keys::with_keys_unpacked(batches, among).await),
+            Ok(batches) => Ok(unpacker.with_keys(batches, among).await),
             Err(error) => Err(error),
         };
         Read { turn, allowance, outcome, bytes, high_watermark }

@@ -12,6 +12,7 @@ use crate::{
     groups::window::{Again, Belongs, KeyId},
     services::unpack,
     to_the_end::joined,
+    turns::{ConnectionId, FairSemaphore},
 };
 
 /// Nothing is held longer than this without another look: far more than any backoff.
@@ -51,9 +52,29 @@ pub(super) fn with_keys(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
     batches.into_iter().map(|batch| KeyedBatch { belongs: belongs(&batch), batch }).collect()
 }
 
-/// As [`with_keys`], elsewhere.
-pub(super) async fn with_keys_unpacked(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
-    joined(tokio::task::spawn_blocking(move || with_keys(batches, among))).await
+/// Unpacks away from the runtime's threads, when it is its turn among all who unpack: a decoder takes memory.
+#[derive(Clone)]
+pub(in crate::groups) struct Unpacker {
+    turns: Arc<FairSemaphore>,
+    /// In line for a turn it stands by itself, for a group on a topic.
+    reader: ConnectionId,
+}
+
+impl Unpacker {
+    pub(in crate::groups) fn new(turns: Arc<FairSemaphore>) -> Self {
+        Self { turns, reader: ConnectionId::next() }
+    }
+
+    /// As [`with_keys`].
+    pub(super) async fn with_keys(&self, batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
+        let turn = self.turns.acquire(self.reader, 1).await;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            // Kept until it is done, even if nobody waits for it any more.
+            let _turn = turn;
+            with_keys(batches, among)
+        });
+        joined(unpacked).await
+    }
 }
 
 /// In the order of the records. One that cannot be read has no key.
@@ -103,6 +124,7 @@ fn after(now: WallClock, due_us: i64) -> Instant {
 #[cfg(test)]
 mod tests {
     use aqueduct_client::{Death, Record, Timestamp};
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::services::pack;
@@ -147,5 +169,21 @@ mod tests {
         let expected = [in_retry(Duration::from_millis(2500)), in_retry(zero), in_retry(HELD_MAX), in_retry(zero)];
         assert_eq!(belongs[..4], expected);
         assert_eq!(belongs[4..], [Belongs::Alone, Belongs::Alone]);
+    }
+
+    #[tokio::test]
+    async fn compressed_batches_are_unpacked_in_turn_with_everybody_else() {
+        let turns = Arc::new(FairSemaphore::new(1));
+        let taken = turns.try_acquire(1).expect("free");
+        let unpacker = Unpacker::new(Arc::clone(&turns));
+        let batch = pack(&[Record::new("1").key("a")]).expect("it packs");
+        let mut unpacking = Box::pin(unpacker.with_keys(vec![batch], Among::Published));
+        assert!((&mut unpacking).now_or_never().is_none(), "somebody else unpacks");
+        let mut another = Box::pin(turns.acquire(ConnectionId::next(), 1));
+        assert!((&mut another).now_or_never().is_none());
+        drop(taken);
+        assert!((&mut another).now_or_never().is_none(), "first come, first served");
+        assert_eq!(unpacking.await[0].belongs, [Belongs::ToKey(murmur2(b"a"))]);
+        assert!(another.await.is_some(), "the turn is over");
     }
 }

@@ -18,16 +18,15 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::{sync::mpsc, time::timeout};
 
 pub(crate) use self::message::{Assigned, Credit, Delivery, Event, JoinRequest, Leave, Loss, Request, Settle};
-pub(super) use self::session::Departed;
 use self::{
     errands::Errands,
     feed::{Feeds, Happened},
     lines::{Attendance, Heard, Line, Lines, Requests},
-    session::{End, SeatTerms, Session, WallClock},
+    session::{SeatTerms, Session, WallClock},
 };
+pub(super) use self::{keys::Unpacker, session::Departed};
 use super::{
     Handle,
-    assignment::MemberId,
     clients::Present,
     coordinator::{Membership, Owner, Target},
     error::GroupError,
@@ -85,16 +84,18 @@ pub(super) struct Means {
     pub(super) handle: Handle,
     pub(super) sources: Sources,
     pub(super) carrier: Carrier,
+    pub(super) unpacker: Unpacker,
     pub(super) clock: Clock,
 }
 
 /// Serves `newcomers` until nobody else can come and every stream has ended, however it does.
 pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receiver<Newcomer>) {
-    let Means { handle, sources, carrier, clock } = means;
-    let Owner { id, policy, mut target } = owner;
+    let Means { handle, sources, carrier, unpacker, clock } = means;
+    let Owner { id, mut target, mut asked } = owner;
+    let policy = target.borrow().policy.clone();
     let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
     let mut lines = Lines::default();
-    let mut feeds = Feeds::new(sources.clone(), clock.clone());
+    let mut feeds = Feeds::new(sources.clone(), unpacker, clock.clone());
     let mut errands = Errands::new(handle, carrier, clock.now());
     let mut entry = Entry::Open;
     let mut ahead = clock.ahead();
@@ -107,7 +108,7 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
         }
         read_and_send(&mut session, &mut feeds, &mut lines, &clock);
         errands.begin(&mut session, clock.now());
-        see_off(&mut session, &mut lines, &sources);
+        see_off(&mut session, &mut lines);
         if session.is_finished() {
             break;
         }
@@ -131,6 +132,8 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 errands.tell(done, &mut session, clock.now());
                 feeds.retain(&session);
             }
+            // Whoever has asked may have gone.
+            Some(reply) = asked.recv() => drop(reply.send(session.waits(clock.now()))),
             (seat, heard) = lines.next(&session) => match heard {
                 Heard::Request(request) => session.request(seat, request, clock.now()),
                 Heard::End(error) => session.end_seat(seat, error),
@@ -143,16 +146,11 @@ pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receive
                 Happened::Moved(partition) => session.queue(partition),
                 Happened::Read(read) => feeds.hand_over(read, &mut session, &lines),
             },
-            () = clock.sleep_until(timer) => {
-                let now = clock.now();
-                let before = std::mem::replace(&mut ahead, clock.ahead());
-                session.set_forward(ahead - before);
-                session.on_time(now);
-            }
+            () = clock.sleep_until(timer) => on_time(&mut session, &clock, &mut ahead),
         }
     }
     // This is what tells the coordinator: the partitions move now, however long clients take to listen.
-    drop(target);
+    drop((target, asked));
     lines.say_farewell().await;
 }
 
@@ -172,19 +170,18 @@ fn read_and_send(session: &mut Session, feeds: &mut Feeds, lines: &mut Lines, cl
     }
 }
 
-/// Ends the streams that have nothing to wait for any more.
-fn see_off(session: &mut Session, lines: &mut Lines, sources: &Sources) {
-    while let Some((seat, end)) = session.next_departure() {
-        tell_if_taken_out(seat, &end, sources);
-        lines.depart(seat, session.depart(seat), end);
-    }
+/// Does what is due. `ahead` is by how much the clock had been set forward when that was looked at last.
+fn on_time(session: &mut Session, clock: &Clock, ahead: &mut Duration) {
+    let now = clock.now();
+    let before = std::mem::replace(ahead, clock.ahead());
+    session.set_forward(*ahead - before);
+    session.on_time(now);
 }
 
-/// Whoever runs the broker should know which members do not do their work.
-fn tell_if_taken_out(id: MemberId, end: &End, sources: &Sources) {
-    if let End::Failed(error @ (GroupError::MemberStuck { .. } | GroupError::MemberNotReading { .. })) = end {
-        let topic = &sources.topic.meta().name;
-        tracing::warn!(group = sources.group, topic, id, %error, "member taken out");
+/// Ends the streams that have nothing to wait for any more.
+fn see_off(session: &mut Session, lines: &mut Lines) {
+    while let Some((seat, end)) = session.next_departure() {
+        lines.depart(seat, session.depart(seat), end);
     }
 }
 
@@ -201,8 +198,8 @@ fn join(newcomer: Newcomer, session: &mut Session, lines: &mut Lines, sources: &
     let Newcomer { membership, heartbeat, credit, requests, outbound, outgoing, present } = newcomer;
     let Membership { id, policy, target, stats, generation } = membership;
     let meta = sources.topic.meta();
-    let joined = Event::Joined { topic_id: meta.id, member: id, policy: policy.clone(), partitions: meta.partitions };
+    let joined = Event::Joined { topic_id: meta.id, member: id, policy, partitions: meta.partitions };
     let terms = SeatTerms { generation, heartbeat, credit, stats: Arc::clone(&stats) };
-    session.join(id, policy, terms, joined, clock.now());
+    session.join(id, terms, joined, clock.now());
     lines.insert(id, Line::new(requests, outbound, outgoing, Attendance { present, target }));
 }

@@ -13,6 +13,7 @@ mod seat;
 mod settling;
 mod stall;
 mod target;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -151,7 +152,7 @@ pub(super) struct Turn {
 
 impl Session {
     pub(super) fn new(id: MemberId, policy: Policy, wall_clock: WallClock) -> Self {
-        Self {
+        let mut session = Self {
             id,
             policy,
             wall_clock,
@@ -169,15 +170,15 @@ impl Session {
             opening: Opening::default(),
             given_up: BTreeSet::new(),
             timer: wall_clock.at,
-        }
+        };
+        session.set_scope();
+        session
     }
 
     // ---- who is there
 
-    /// A stream joins. Its group's policy may have been altered since the last one did.
-    pub(super) fn join(&mut self, id: MemberId, policy: Policy, terms: SeatTerms, joined: Event, now: Instant) {
-        self.policy = policy;
-        self.set_scope();
+    /// A stream joins.
+    pub(super) fn join(&mut self, id: MemberId, terms: SeatTerms, joined: Event, now: Instant) {
         let mut seat = Seat::new(terms, now);
         seat.outbox.push_back(joined);
         let assigned: Vec<Assigned> = self.held.iter().filter_map(|(p, held)| held.assigned_to(*p, &seat)).collect();

@@ -17,7 +17,7 @@ async fn a_group_is_made_altered_listed_and_deleted() {
     let longer = PolicyOpinion { ack_timeout: Some(Duration::from_secs(90)), ..PolicyOpinion::default() };
     stack.groups.alter(name(), longer).await.expect("it is altered");
     let stack = stack.restart(directory.path()).await;
-    let (view, members) = stack.groups.describe(name()).await.expect("it is described");
+    let GroupDescription { view, members, .. } = stack.groups.describe(name()).await.expect("it is described");
     assert_eq!((view.group.policy.ack_timeout, members.len()), (Duration::from_secs(90), 0));
     stack.groups.delete(name()).await.expect("it is deleted");
     assert_eq!(stack.groups.delete(name()).await, Err(GroupError::Unknown(name())));
@@ -116,7 +116,7 @@ async fn lag_is_told_in_records_bytes_and_seconds() {
     assert!(lags[0].bytes >= 1000 && lags[0].behind > Duration::ZERO, "{lags:?}");
     assert_eq!((lags[1].bytes, lags[1].behind), (0, Duration::ZERO));
     assert_eq!(lags[0].member.as_deref(), Some("m"));
-    let (_, members) = stack.groups.describe("g".to_owned()).await.expect("it is described");
+    let members = stack.groups.describe("g".to_owned()).await.expect("it is described").members;
     assert_eq!(members[0].open_records, 10);
     assert_eq!(member.ack(&delivery, 0..10).await, Ok(10));
     let lags = stack.groups.lag(Some("g"), Some("t")).await.expect("the lag is told");

@@ -178,7 +178,7 @@ async fn unsettled_records_come_again_when_the_ack_time_out_has_passed() {
     assert_eq!((again.attempt, offsets(&again)), (2, vec![0]), "the one that the member was at");
     let again = member.delivery().await;
     assert_eq!((again.attempt, offsets(&again)), (1, vec![1, 2]));
-    let (_, members) = stack.groups.describe("g".to_owned()).await.expect("the group is there");
+    let members = stack.groups.describe("g".to_owned()).await.expect("the group is there").members;
     assert!(members[0].timeouts >= 1);
     stack.close().await;
 }
@@ -292,7 +292,7 @@ async fn what_waits_for_a_static_member_moves_when_its_time_is_over() {
     assert!(assigned[0].generation > of_leaving[0].generation);
     drop(back);
     let away = async || {
-        let (_, members) = stack.groups.describe("g".to_owned()).await.expect("the group is there");
+        let members = stack.groups.describe("g".to_owned()).await.expect("the group is there").members;
         members.into_iter().find(|member| member.away_until_us.is_some())
     };
     let waits = async {

@@ -34,7 +34,7 @@ async fn every_member_has_every_partition_in_a_generation_of_its_own() {
         assert!(assigned.iter().all(|one| one.generation == assigned[0].generation));
     }
     assert_ne!(of_first[0].generation, of_second[0].generation);
-    let (view, members) = stack.groups.describe("g".to_owned()).await.expect("it is described");
+    let GroupDescription { view, members, .. } = stack.groups.describe("g".to_owned()).await.expect("it is described");
     assert_eq!(view.members, 2);
     assert!(members.len() == 2 && members.iter().all(|member| member.partitions == [0, 1]), "{members:?}");
     let reset = ResetRequest { group: "g".into(), topic: "t".into(), partitions: vec![], to: ResetTo::Shift(0) };

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 
 use super::{
-    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way, Whereabouts,
+    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Stop, Way, Whereabouts,
     keys::{Admission, GivenBack, KeyId, Keys, Scope},
     records::Records,
     settle_holes,
@@ -39,6 +39,14 @@ impl KeyedWindow {
 
     pub(super) fn has_room(&self, keys: &Keys) -> bool {
         self.records.has_again() || (self.records.has_room_ahead() && keys.have_room())
+    }
+
+    /// Why nothing further is delivered, or not of some keys.
+    pub(super) fn stop(&self, keys: &Keys) -> Option<Stop> {
+        if self.has_room(keys) {
+            return keys.waiting_of(self.partition);
+        }
+        Some(if keys.have_room() { self.records.too_far_ahead() } else { keys.too_many_in_retry() })
     }
 
     /// `belongs` is said of the batch's records, by offset.
@@ -141,12 +149,17 @@ impl KeyedWindow {
         self.hashes.forget_below(self.records.progress.committed());
     }
 
+    /// Nothing up to `next` can be read. What is lost keeps nothing of its key waiting.
     pub(super) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
         let lost = self.records.next_read()..next;
         for (part, KeyedLeaving { id, .. }) in self.records.leaving.within(&lost) {
             id.into_iter().for_each(|id| part.clone().for_each(|offset| keys.gone(id, offset)));
         }
-        self.records.skip_to(next)
+        let lost = self.records.skip_to(next);
+        self.hashes.noted_in(&lost).into_iter().for_each(|offset| self.settle(offset, keys));
+        // Some of it has just been set free.
+        self.records.again.remove(lost.clone());
+        lost
     }
 
     fn admit(&mut self, belongs: Belongs, offset: Offset, seat: MemberId, keys: &mut Keys) -> Admission {
@@ -260,6 +273,12 @@ impl Hashes {
 
     fn of(&self, offset: Offset) -> Option<u32> {
         self.hashes.get(self.index(offset)?).copied().flatten()
+    }
+
+    fn noted_in(&self, range: &Range<Offset>) -> Vec<Offset> {
+        let end = self.base + self.hashes.len() as Offset;
+        let offsets = range.start.max(self.base)..range.end.min(end);
+        offsets.filter(|offset| self.of(*offset).is_some()).collect()
     }
 
     fn forget_below(&mut self, offset: Offset) {

@@ -16,6 +16,7 @@ use std::{
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
+use super::Stop;
 use crate::groups::{assignment::MemberId, state::REDRIVEN};
 
 /// New records wait while so many are in retry: each takes 24 bytes, and each key about 200.
@@ -180,6 +181,14 @@ impl Keys {
         Admission::Waits
     }
 
+    /// What waits of a partition for earlier ones of its keys, if anything does. Looks at all chains.
+    pub(super) fn waiting_of(&self, partition: u32) -> Option<Stop> {
+        let chains = || self.chains.iter().filter(|(id, _)| id.partition == partition).map(|(_, chain)| &chain.waiting);
+        let first = chains().filter_map(|waiting| waiting.front().copied()).min()?;
+        let records = chains().map(|waiting| waiting.len() as u64).sum();
+        Some(Stop::Keys { records, first })
+    }
+
     /// The record needs no delivery any more; returns what may be delivered to anybody with that.
     pub(super) fn settled(&mut self, id: KeyId, offset: Offset) -> Vec<Offset> {
         let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
@@ -225,6 +234,18 @@ impl Keys {
     /// Whether new records may be looked at, of which any may have to go into retry.
     pub(super) fn have_room(&self) -> bool {
         self.in_retry < IN_RETRY_MAX
+    }
+
+    /// Why they may not.
+    pub(super) fn too_many_in_retry(&self) -> Stop {
+        Stop::TooManyInRetry { records: self.in_retry }
+    }
+
+    /// What is in retry and waits, for its time or for an earlier one of its key, if anything does. Looks at all chains.
+    pub(super) fn waiting_in_retry(&self) -> Option<Stop> {
+        let in_retry = self.chains.values().flat_map(|chain| &chain.retry);
+        let records = in_retry.filter(|known| matches!(known.at, At::Moving | At::Waiting(_))).count();
+        (records > 0).then(|| Stop::InRetry { records, until: self.next_pause() })
     }
 
     /// `seat` would get the record at `at` among the retries. Whatever is seen there for the first time has to wait until

@@ -51,6 +51,11 @@ impl Loans {
         }
     }
 
+    /// Takes back what anybody has of `range`.
+    pub(super) fn take_from_all(&mut self, range: &Range<Offset>) {
+        self.open.within(range).iter().for_each(|(part, loan)| self.forget(part, loan.seat));
+    }
+
     /// Takes back everything that `seat` has.
     pub(super) fn take_all(&mut self, seat: MemberId) -> Vec<Range<Offset>> {
         let of_seat = self.open.iter().filter(|(_, loan)| loan.seat == seat);
@@ -98,6 +103,11 @@ impl Loans {
     /// The parts of `range` that are with nobody.
     pub(super) fn missing_in(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
         self.open.missing_in(range)
+    }
+
+    /// Who has the record at `offset`.
+    pub(super) fn holder(&self, offset: Offset) -> Option<MemberId> {
+        self.open.within(&(offset..offset + 1)).first().map(|(_, loan)| loan.seat)
     }
 
     /// How many records `seat` has.

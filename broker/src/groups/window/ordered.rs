@@ -7,8 +7,9 @@ use std::{collections::VecDeque, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-use super::{Expired, Fault, NotDelivered, OPEN_RECORDS_MAX, Parking, Pause, Portion, settle_holes};
+use super::{Expired, Fault, NotDelivered, OPEN_RECORDS_MAX, Parking, Pause, Portion, Stop, settle_holes};
 use crate::groups::{
+    assignment::MemberId,
     progress::Progress,
     ranges::{RangeMap, RangeSet},
     retry::{Failure, OnExhausted, RetryPolicy},
@@ -55,6 +56,13 @@ impl OrderedWindow {
         }
     }
 
+    /// What fails from now on is treated by this policy, and so is what halts the partition.
+    pub(super) fn set_retry(&mut self, retry: RetryPolicy) {
+        self.retry = retry;
+        // Read again, it is tried, parked, or halts again.
+        self.halted = None;
+    }
+
     /// How far the group has got.
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
@@ -90,6 +98,24 @@ impl OrderedWindow {
     /// Until when nothing may be delivered, if that is after `now`.
     pub(super) fn held_until(&self, now: Instant) -> Option<Instant> {
         self.held_until.filter(|until| *until > now)
+    }
+
+    /// Why nothing further is delivered; `owner` has what is open.
+    pub(super) fn stop(&self, owner: MemberId, now: Instant) -> Option<Stop> {
+        let first = self.progress.committed();
+        if let Some((offset, failure)) = self.halted().filter(|_| self.halted == Some(self.cursor)) {
+            return Some(Stop::Halted { offset, failure });
+        }
+        if let Some(until) = self.held_until(now) {
+            // A pause may outlive its record, which somebody has acked all the same.
+            let failures = self.progress.failures_in(&(self.cursor..self.delivered_end));
+            let (range, failure) = failures.into_iter().next()?;
+            return Some(Stop::Held { offset: range.start, failure, until });
+        }
+        (!self.has_room()).then(|| Stop::TooFarAhead {
+            first,
+            with: self.open.any_within(&(first..first + 1), |_| true).then_some(owner),
+        })
     }
 
     /// Delivers what is due of a batch that was read at the cursor, and moves on behind it. Nothing may be due.

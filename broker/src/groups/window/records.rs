@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use aqueduct_storage::Offset;
 
-use super::{Loan, OPEN_RECORDS_MAX, Refusal, loans::Loans};
+use super::{Loan, OPEN_RECORDS_MAX, Refusal, Stop, loans::Loans};
 use crate::groups::{
     assignment::MemberId,
     progress::Progress,
@@ -63,6 +63,12 @@ impl<L: Clone> Records<L> {
         ranges.iter().flat_map(|range| self.loans.take(range, seat)).collect()
     }
 
+    /// Why the cursor may not go on.
+    pub(super) fn too_far_ahead(&self) -> Stop {
+        let first = self.progress.committed();
+        Stop::TooFarAhead { first, with: self.loans.holder(first) }
+    }
+
     /// What was looked at from [`next_read`](Self::next_read) up to `reached`.
     pub(super) fn looked_at(&mut self, range: Range<Offset>) {
         self.cursor = self.cursor.max(range.end);
@@ -107,11 +113,13 @@ impl<L: Clone> Records<L> {
         self.leaving.any_within(range, |_| true)
     }
 
+    /// Nothing up to `next` can be read: nobody has it any more, and nothing of it comes again.
     pub(super) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
         let lost = self.next_read()..next;
         self.progress.ack(lost.clone());
         self.again.remove(lost.clone());
         self.leaving.carve(&lost);
+        self.loans.take_from_all(&lost);
         self.cursor = self.cursor.max(next);
         lost
     }

@@ -151,6 +151,7 @@ impl RetriedWindow {
     pub(super) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
         let lost = self.records.skip_to(next);
         keys.lost(&lost);
+        self.open.retain(|offset, _| !lost.contains(offset));
         lost
     }
 

@@ -63,6 +63,9 @@ impl Session {
     /// The stream ends with `error`, once what was settled is durable.
     pub(in crate::groups::member) fn end_seat(&mut self, id: MemberId, error: GroupError) {
         if let Some(seat) = self.seats.get_mut(id).filter(|seat| seat.is_there()) {
+            if error.is_about_conduct() {
+                seat.stats.set_taken_out(error.clone());
+            }
             seat.phase = Phase::Ending(error);
             self.settling.retry_at = None;
             self.vacate(id);

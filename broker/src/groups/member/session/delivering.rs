@@ -156,6 +156,7 @@ impl Session {
         if !lost.is_empty() {
             self.settling.moved.insert(turn.partition);
             self.push(turn.seat, Event::Gap { partition: turn.partition, lost, cause });
+            self.seats.ids().into_iter().for_each(|id| self.count_open(id));
         }
         self.queue(turn.partition);
     }

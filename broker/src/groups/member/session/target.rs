@@ -4,6 +4,7 @@ use super::{Assigned, Event, Flow, Held, LookingThrough, Session, Window};
 use crate::groups::{
     coordinator::{Grant, PartitionGeneration, Target},
     error::GroupError,
+    policy::Policy,
     progress::Progress,
     roster::Standing,
     state::REDRIVEN,
@@ -16,7 +17,7 @@ impl Session {
             self.end(error.clone());
             return Vec::new();
         }
-        self.opening.hours = target.hours;
+        self.adopt(&target.policy);
         if target.letters_settled != self.letters_settled {
             self.letters_settled = target.letters_settled;
             self.survey_if_it_matters();
@@ -52,6 +53,23 @@ impl Session {
             }
         }
         new
+    }
+
+    /// What happens from now on follows this policy. What has begun, an ack time-out or a pause, ends when it was to end.
+    fn adopt(&mut self, policy: &Policy) {
+        self.opening.hours = policy.hours;
+        if self.policy == *policy {
+            return;
+        }
+        self.policy = policy.clone();
+        self.set_scope();
+        let partitions: Vec<u32> = self.held.keys().copied().collect();
+        for partition in partitions {
+            if let Some(held) = self.held.get_mut(&partition) {
+                held.window.set_retry(policy.retry);
+                self.queue(partition);
+            }
+        }
     }
 
     /// Forgets what the coordinator has taken away; returns what has not been revoked before.

@@ -9,7 +9,9 @@ use crate::groups::{
     hours::{DailyWindow, DeliveryHours},
     member::message::Credit,
     progress::Progress,
+    retry::OnExhausted,
     roster::Standing,
+    waits::{PartitionWait, WaitCause},
     window::Pause,
 };
 
@@ -25,8 +27,8 @@ fn session(now: Instant) -> Session {
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
     let generation = SeatGeneration::OfPartition;
     let terms = SeatTerms { generation, heartbeat: HEARTBEAT, credit, stats: Arc::default() };
-    let joined = Event::Joined { topic_id: [1; 16], member: ME, policy: policy.clone(), partitions: 1 };
-    session.join(ME, policy, terms, joined, now);
+    let joined = Event::Joined { topic_id: [1; 16], member: ME, policy, partitions: 1 };
+    session.join(ME, terms, joined, now);
     session.close_entry();
     session.on_time(now);
     drain(&mut session, now);
@@ -332,9 +334,9 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
 fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
     let now = Instant::now();
     let mut session = session(now);
-    session.policy.retry.on_exhausted = crate::groups::retry::OnExhausted::Halt;
-    session.policy.retry.max_attempts = 1;
-    session.target(&target([grant(0, Standing::Held)]));
+    let retry = RetryPolicy { max_attempts: 1, on_exhausted: OnExhausted::Halt, ..RetryPolicy::default() };
+    let policy = Policy { retry, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
     session.queue(0);
     drain(&mut session, now);
     deliver(&mut session, 0, now);
@@ -466,7 +468,8 @@ fn outside_its_hours_nothing_is_read_or_delivered_and_acks_are_taken() {
     let turn = session.next_turn(now).expect("more to read");
     let window = DailyWindow { from_minute: 60, to_minute: 120 };
     let hours = DeliveryHours::new(&[window], 0).expect("legal");
-    session.target(&Target { hours, ..target([grant(0, Standing::Held)]) });
+    let policy = Policy { hours, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
     let minutes = |minutes: i64| minutes * 60_000_000;
     session.look_at_the_clock(now, || minutes(120));
     let header = BatchHeader { base_offset: 10, record_count: 10, ..BatchHeader::default() };
@@ -482,4 +485,65 @@ fn outside_its_hours_nothing_is_read_or_delivered_and_acks_are_taken() {
     assert!(session.timer() <= now + Duration::from_micros(1), "it opens at once when it is time");
     session.look_at_the_clock(now, || minutes(24 * 60 + 60));
     assert_eq!(session.next_turn(now).map(|turn| turn.cursor), Some(10));
+}
+
+#[test]
+fn an_altered_policy_is_in_force_at_once() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    let retry = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
+    let policy = Policy { retry, ack_timeout: ACK_TIMEOUT / 10, ..Policy::default() };
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
+    let nack = Request::Nack { settle: settle(0, 10, 0..1), pause: Pause::Backoff, error: "boom".to_owned() };
+    session.request(ME, nack, now);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    let (_, exits) = session.next_exits(now).expect("its only attempt has failed");
+    assert_eq!(exits[0].range, 0..1);
+    assert!(session.timer() <= now + ACK_TIMEOUT / 10, "what is delivered now has the new time-out");
+}
+
+#[test]
+fn it_says_for_what_its_partitions_wait() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    drain(&mut session, now);
+    assert_eq!(session.waits(now), []);
+    let pause = Pause::Fixed(Duration::from_secs(5));
+    let nack = Request::Nack { settle: settle(0, 10, 3..4), pause, error: "boom".to_owned() };
+    session.request(ME, nack, now);
+    drain(&mut session, now);
+    let waits = session.waits(now);
+    let [PartitionWait { partition: 0, cause: WaitCause::Retry { offset: 3, until_us, .. }, next: 3 }] = waits[..]
+    else {
+        panic!("{waits:?}");
+    };
+    assert_eq!(until_us, 1_000_000 + 5_000_000, "by the wall clock");
+    let later = now + Duration::from_secs(5);
+    session.hold(ME);
+    session.on_time(later);
+    let busy = PartitionWait { partition: 0, cause: WaitCause::MembersBusy, next: 3 };
+    assert_eq!(session.waits(later), [busy], "the connection takes nothing");
+    session.fail(0, 10, GroupError::NoPosition { partition: 0 });
+    assert_eq!(session.waits(later)[0].cause, WaitCause::OutOfService);
+}
+
+#[test]
+fn who_is_taken_out_is_remembered_with_the_reason() {
+    let now = Instant::now();
+    let mut session = delivered(now);
+    let stats = Arc::clone(&session.seats.get(ME).expect("it is there").stats);
+    drain(&mut session, now);
+    let mut silent = now;
+    while session.seats.get(ME).is_some_and(Seat::is_there) {
+        silent += HEARTBEAT;
+        session.on_time(silent);
+        drain(&mut session, silent);
+    }
+    assert!(matches!(stats.taken_out(), Some(GroupError::MemberSilent { .. })), "{:?}", stats.taken_out());
+    let mut other = super::tests::session(now);
+    let stats = Arc::clone(&other.seats.get(ME).expect("it is there").stats);
+    other.end(GroupError::ShuttingDown);
+    assert_eq!(stats.taken_out(), None, "that is not its own doing");
 }

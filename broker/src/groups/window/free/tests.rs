@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 use super::*;
-use crate::groups::window::{OPEN_RECORDS_MAX, next_exits};
+use crate::groups::window::{OPEN_RECORDS_MAX, Stop, next_exits};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const NO_LIMIT: u64 = u64::MAX;
@@ -155,6 +155,32 @@ fn what_retention_took_is_skipped() {
     assert_eq!(window.records.next_read(), 3);
     assert_eq!(window.ack(1, &[0..1]), Ok(()));
     assert_eq!(window.records.progress.committed(), 3);
+}
+
+#[test]
+fn what_is_lost_is_with_nobody_any_more() {
+    let now = Instant::now();
+    let mut window = delivered(now);
+    assert_eq!(window.release(1, &[1..2]), Ok(()));
+    assert_eq!(window.records.skip_to(8), 1..8, "what is read again is lost, and what lies behind it");
+    assert_eq!([1, 2].map(|seat| window.records.loans.records_of(seat)), [1, 2]);
+    assert_eq!(window.ack(2, &[5..8]), Ok(()), "nobody minds");
+    assert_eq!((window.ack(1, &[0..1]), window.ack(2, &[8..10])), (Ok(()), Ok(())));
+    assert!(window.records.is_settled());
+    assert_eq!(window.expire(&fault(now + ACK_TIMEOUT)), [0; 0], "nothing of it comes back");
+    assert_eq!((window.records.progress.committed(), window.records.next_read()), (10, 10));
+}
+
+#[test]
+fn who_holds_everybody_up_is_named() {
+    let now = Instant::now();
+    let mut window = FreeWindow::new(Progress::at(0));
+    assert!(window.has_room());
+    let all = u32::try_from(OPEN_RECORDS_MAX).expect("it is small");
+    window.deliver(&dense(0, all), loan(3, now), NO_LIMIT);
+    assert_eq!(window.records.too_far_ahead(), Stop::TooFarAhead { first: 0, with: Some(3) });
+    assert_eq!(window.let_go(3, &[0..1], &fault(now), Way::Park), Ok(()));
+    assert_eq!(window.records.too_far_ahead(), Stop::TooFarAhead { first: 0, with: None }, "it is on its way out");
 }
 
 /// Every record is with one member at a time, and in the end it is acked or has left.

@@ -94,6 +94,33 @@ fn one_key_is_with_one_member_and_the_others_go_on() {
 }
 
 #[test]
+fn what_is_lost_is_with_nobody_and_keeps_nothing_of_its_key_waiting() {
+    let mut stage = Stage::new(&[A, B, A, A, B]);
+    assert_eq!(stage.deliver(1, 2), [0, 1]);
+    assert_eq!(stage.deliver(2, NO_LIMIT), [0; 0]);
+    assert_eq!(stage.window.stop(&stage.keys), Some(Stop::Keys { records: 3, first: 2 }));
+    stage.window.vacate(1, &mut stage.keys);
+    assert_eq!(stage.window.records.next_read(), 0);
+    assert_eq!(stage.window.skip_to(3, &mut stage.keys), 0..3, "0 and 1 were to come again, and 2 to follow");
+    assert_eq!((stage.window.records.loans.records_of(1), stage.window.records.next_read()), (0, 3));
+    assert_eq!(stage.deliver(2, NO_LIMIT), [3, 4]);
+    assert_eq!(stage.window.stop(&stage.keys), None);
+    assert_eq!(stage.ack(2, &[3..5]), Ok(()));
+    assert!(stage.window.records.is_settled() && stage.committed() == 5);
+}
+
+#[test]
+fn an_open_record_that_is_lost_sets_its_followers_free() {
+    let mut stage = Stage::new(&[A, B, A, B]);
+    assert_eq!(stage.deliver(1, 2), [0, 1]);
+    assert_eq!(stage.deliver(2, NO_LIMIT), [0; 0], "both wait");
+    assert_eq!(stage.window.release(1, &[0..1], &mut stage.keys), Ok(()));
+    assert_eq!(stage.window.skip_to(2, &mut stage.keys), 0..2);
+    assert_eq!(stage.window.records.loans.records_of(1), 0);
+    assert_eq!(stage.deliver(2, NO_LIMIT), [2, 3]);
+}
+
+#[test]
 fn what_follows_a_failed_record_of_its_key_goes_into_retry_with_it_and_the_group_goes_on() {
     let retry = Way::RetryInOrder(Pause::Backoff);
     let mut stage = Stage::new(&[A, B, A, B, A]);

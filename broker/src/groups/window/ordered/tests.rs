@@ -321,3 +321,43 @@ fn random_settlements_lose_nothing_and_repeat_nothing_that_was_acked() {
         assert_eq!(acked.len() as u64, end, "seed {seed}: every record was acked once it was committed");
     }
 }
+
+#[test]
+fn an_altered_policy_decides_anew_about_what_halts() {
+    let now = Instant::now();
+    for on_exhausted in [OnExhausted::Park, OnExhausted::Halt] {
+        let mut window = three_attempts(OnExhausted::Halt);
+        for _ in 0..3 {
+            window.deliver(&dense(0, 4), in_1s(now));
+            assert_eq!(window.nack(&[1..2], &fault(now), AT_ONCE), Ok(()));
+        }
+        window.deliver(&dense(0, 4), in_1s(now));
+        assert!(matches!(window.stop(7, now), Some(Stop::Halted { offset: 1, .. })), "{:?}", window.stop(7, now));
+        window.set_retry(RetryPolicy { max_attempts: 4, on_exhausted, ..RetryPolicy::default() });
+        assert_eq!((window.has_room(), window.stop(7, now)), (true, None));
+        let again = window.deliver(&dense(0, 4), in_1s(now));
+        assert_eq!(again.first(), Some(&portion(&[1..2], 4)), "one more attempt");
+        assert_eq!(window.nack(&[1..2], &fault(now), AT_ONCE), Ok(()));
+        window.deliver(&dense(0, 4), in_1s(now));
+        match on_exhausted {
+            OnExhausted::Park | OnExhausted::ParkKey => assert!(window.is_parking(&(1..2))),
+            OnExhausted::Halt => assert!(matches!(window.stop(7, now), Some(Stop::Halted { offset: 1, .. }))),
+        }
+    }
+}
+
+#[test]
+fn it_says_what_it_waits_for() {
+    let now = Instant::now();
+    let mut window = window(Progress::at(0));
+    assert_eq!(window.stop(7, now), None);
+    window.deliver(&dense(0, 4), in_1s(now));
+    let pause = Duration::from_secs(5);
+    assert_eq!(window.nack(&[2..3], &fault(now), Pause::Fixed(pause)), Ok(()));
+    let Some(Stop::Held { offset, failure, until }) = window.stop(7, now) else { panic!("{:?}", window.stop(7, now)) };
+    assert_eq!((offset, failure.attempts, &*failure.last_error, until), (2, 1, "boom", now + pause));
+    assert_eq!(window.stop(7, until), None);
+    let all = u32::try_from(OPEN_RECORDS_MAX).expect("it is small");
+    window.deliver(&dense(2, all), in_1s(until));
+    assert_eq!(window.stop(7, until), Some(Stop::TooFarAhead { first: 0, with: Some(7) }));
+}
