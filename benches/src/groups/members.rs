@@ -88,7 +88,10 @@ impl Handled {
 }
 
 /// Has `members` handle what comes.
-pub(super) fn consume(members: Vec<Consumer>, conduct: impl Fn(&Delivery) -> Conduct + Copy + Send + 'static) -> Handled {
+pub(super) fn consume(
+    members: Vec<Consumer>,
+    conduct: impl Fn(&Delivery) -> Conduct + Copy + Send + 'static,
+) -> Handled {
     let (tell, told) = mpsc::channel(64);
     let consuming = members.into_iter().map(|member| tokio::spawn(settle(member, conduct, tell.clone()))).collect();
     Handled { acked: 0, told, consuming }

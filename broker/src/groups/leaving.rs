@@ -120,17 +120,19 @@ impl Carrier {
     /// dead letters.
     fn sort(&self, partition: u32, batch: &Batch, exits: &[Exit], policy: RetryPolicy, collected: &mut Collected) {
         let name: Arc<str> = self.sources.topic.meta().name.as_str().into();
-        let events = unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events().collect());
-        let events: Vec<Event> = events.unwrap_or_default();
+        let leaving = exits.iter().map(|exit| exit.range.clone());
+        let events: Result<Vec<Event>, _> =
+            unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events_at(leaving).collect());
         for exit in exits {
             collected.departed.ranges.push(exit.range.clone());
-            let begin = events.partition_point(|event| event.offset < exit.range.start);
-            let end = events.partition_point(|event| event.offset < exit.range.end);
-            if events.is_empty() {
+            let Ok(events) = &events else {
                 let death = self.death(&name, partition, exit.range.start, &exit.failure);
                 self.parked(&death, exit.range.end - exit.range.start, collected);
                 collected.letters.push(death.mark(Record::new(batch.payload.clone())));
-            }
+                continue;
+            };
+            let begin = events.partition_point(|event| event.offset < exit.range.start);
+            let end = events.partition_point(|event| event.offset < exit.range.end);
             for event in &events[begin..end] {
                 self.decide(partition, event, exit, policy, collected);
             }
