@@ -13,8 +13,9 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_client::{Death, Event, Record, Retry, Timestamp};
+use aqueduct_client::{Death, Event, Header, Record, Retry, Timestamp};
 use aqueduct_storage::{Batch, Offset};
+use bytes::Bytes;
 
 use super::{
     Handle,
@@ -34,7 +35,7 @@ use crate::{
     services::unpack,
 };
 
-/// Read at once of the records to be moved, and so about the most that is held of them.
+/// About the most that is held of records to be moved.
 const MOVED_BYTES: usize = 1024 * 1024;
 /// The most of one append, but for a single record.
 const APPEND_BYTES: usize = 256 * 1024;
@@ -57,7 +58,20 @@ struct Collected {
     departed: Departed,
     letters: Vec<Record>,
     retries: Vec<Delayed>,
+    /// Of those.
     bytes: usize,
+}
+
+impl Collected {
+    fn letter(&mut self, record: Record) {
+        self.bytes += record.encoded_len();
+        self.letters.push(record);
+    }
+
+    fn retry(&mut self, retry: Delayed) {
+        self.bytes += retry.record.encoded_len();
+        self.retries.push(retry);
+    }
 }
 
 impl Carrier {
@@ -108,7 +122,6 @@ impl Carrier {
                 }
                 Found::Batch(batch) => {
                     let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
-                    collected.bytes += batch.payload.len();
                     self.sort(partition, &batch, &of_batch, policy, &mut collected);
                 }
             }
@@ -123,12 +136,13 @@ impl Carrier {
         let leaving = exits.iter().map(|exit| exit.range.clone());
         let events: Result<Vec<Event>, _> =
             unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events_at(leaving).collect());
+        let events = events.map(|events| events.into_iter().map(detached).collect::<Vec<_>>());
         for exit in exits {
             collected.departed.ranges.push(exit.range.clone());
             let Ok(events) = &events else {
                 let death = self.death(&name, partition, exit.range.start, &exit.failure);
                 self.parked(&death, exit.range.end - exit.range.start, collected);
-                collected.letters.push(death.mark(Record::new(batch.payload.clone())));
+                collected.letter(death.mark(Record::new(batch.payload.clone())));
                 continue;
             };
             let begin = events.partition_point(|event| event.offset < exit.range.start);
@@ -153,7 +167,7 @@ impl Carrier {
             Way::Retry(pause) if !policy.is_exhausted(tried) => pause,
             Way::Retry(_) | Way::Park => {
                 self.parked(&death, 1, collected);
-                return collected.letters.push(death.mark(record));
+                return collected.letter(death.mark(record));
             }
         };
         let pause = match pause {
@@ -161,7 +175,7 @@ impl Carrier {
             Pause::Fixed(pause) => pause,
         };
         let due_us = failure.last_failed_us.saturating_add(micros(pause));
-        collected.retries.push(Delayed { due_us, record: Retry::mark(record, &death, tried) });
+        collected.retry(Delayed { due_us, record: Retry::mark(record, &death, tried) });
     }
 
     fn death(&self, topic: &str, partition: u32, offset: Offset, failure: &Failure) -> Death {
@@ -231,6 +245,14 @@ fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item =
         first.range.start = offset;
         Some(below)
     })
+}
+
+/// A copy: a view would keep all of its batch in memory, and there may be one record of each of many.
+fn detached(event: Event) -> Event {
+    let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+    let Record { key, value, headers, timestamp } = event.record;
+    let headers = headers.into_iter().map(|Header { name, value }| Header { name, value: copy(value) }).collect();
+    Event { record: Record { key: key.map(copy), value: value.map(copy), headers, timestamp }, ..event }
 }
 
 async fn append_all(partition: &Partition, records: Vec<Record>) -> Result<(), GroupError> {
