@@ -89,8 +89,8 @@ impl Outcome {
     }
 
     fn print(&self, load: &str) {
-        figure(&format!("{load}: nothing fails"), self.nothing_fails / 1e6, "M records/s");
-        figure(&format!("{load}: 1 in {FAILS_ONE_IN} fails"), self.some_fail / 1e6, "M records/s");
+        figure(&format!("{load}: nothing fails"), self.nothing_fails / 1e3, "k records/s");
+        figure(&format!("{load}: 1 in {FAILS_ONE_IN} fails"), self.some_fail / 1e3, "k records/s");
         figure(&format!("{load}: left for the others"), self.left() * 100.0, "%");
         figure(&format!("{load}: committed by then"), self.committed * 100.0, "%");
     }

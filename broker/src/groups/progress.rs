@@ -206,6 +206,9 @@ mod tests {
             assert!(left.committed() >= before.max(right.committed()), "seed {seed}");
             let acked: BTreeSet<_> = (0..left.committed()).chain(left.acked().flatten()).collect();
             assert_eq!(acked, model, "seed {seed}");
+            let mut behind = right;
+            behind.merge(left.clone());
+            assert_eq!(behind, left, "seed {seed}: whoever knows everything is followed");
         }
     }
 }
