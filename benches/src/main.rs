@@ -1,8 +1,9 @@
-//! Load programs that drive whole broker processes: starting with much log, memory under a slow disk, many partitions. What
-//! one load reaches of the machine, `aqueduct bench` measures.
+//! Load programs that drive whole broker processes: starting with much log, memory under a slow disk, many partitions, groups,
+//! delays. What one load reaches of the machine, `aqueduct bench` measures.
 //!
 //! `cargo build --release && cargo run --release -p aqueduct-benches -- all`
 
+mod delays;
 mod groups;
 mod memory;
 mod partitions;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::partitions::Plan;
+use crate::{groups::failing::Limit, partitions::Plan};
 
 /// Measures Aqueduct.
 #[derive(Debug, Parser)]
@@ -21,9 +22,10 @@ struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "all")]
     what: What,
-    /// How long the load runs, in seconds, for `memory` and `partitions`.
-    #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    /// How long the load runs, in seconds: for `memory`, `partitions` and `delays`, where 10 is the default, and for `failing` in
+    /// each mode, where 60 is.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Log to start with, in MiB, for `start`.
     #[arg(long, default_value_t = 10 * 1024)]
     log_mib: u64,
@@ -33,9 +35,12 @@ struct Args {
     /// Partitions without a load, for `partitions`.
     #[arg(long, default_value_t = 10_000)]
     idle_partitions: u32,
-    /// Records that wait for their group, for `groups`.
+    /// Records that wait for their group, for `groups` and `failing`; a fifth of it for `handlers`.
     #[arg(long, default_value_t = 10_000_000)]
     backlog: u64,
+    /// Records a second in the steady load of `failing`.
+    #[arg(long, default_value_t = 200_000)]
+    rate: u64,
     /// How often loads on one partition and on many take turns, for `partitions`.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -57,6 +62,12 @@ enum What {
     Partitions,
     /// Members of a group with a long backlog.
     Groups,
+    /// Groups in which one record in a hundred fails: fails itself if too little is left for the others.
+    Failing,
+    /// Handlers of events beside events that are taken one by one.
+    Handlers,
+    /// Events that are delivered later.
+    Delays,
     /// All of them.
     All,
 }
@@ -66,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
     let mut args = Args::parse();
     if args.smoke {
         args = Args {
-            seconds: 1,
+            seconds: Some(1),
             log_mib: 8,
             partitions: 8,
             idle_partitions: 16,
@@ -76,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
             ..args
         };
     }
-    let load = Duration::from_secs(args.seconds);
+    let load = Duration::from_secs(args.seconds.unwrap_or(10));
     let wants = |what| args.what == what || args.what == What::All;
     if wants(What::Start) {
         start::measure(args.log_mib, args.partitions).await?;
@@ -90,6 +101,23 @@ async fn main() -> anyhow::Result<()> {
     }
     if wants(What::Groups) {
         groups::measure(args.backlog).await?;
+    }
+    if wants(What::Handlers) {
+        groups::handlers::measure(args.backlog / 5).await?;
+    }
+    if wants(What::Delays) {
+        delays::measure(load).await?;
+    }
+    if wants(What::Failing) {
+        let time = Duration::from_secs(args.seconds.unwrap_or(60));
+        let limit = if args.smoke { Limit::Shown } else { Limit::Kept };
+        groups::failing::measure(groups::failing::Plan {
+            backlog: args.backlog,
+            time,
+            records_per_second: args.rate,
+            limit,
+        })
+        .await?;
     }
     Ok(())
 }

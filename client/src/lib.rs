@@ -58,7 +58,7 @@ pub use admin::{
 /// The messages and generated clients that this crate is built on.
 pub use aqueduct_proto::v1 as proto;
 pub use client::{Client, ClientOptions};
-pub use codec::{DecodeError, EncodeError, EventBatch, Events, HeaderRefs, RecordRef, Records};
+pub use codec::{DecodeError, EncodeError, EventBatch, Events, EventsAt, HeaderRefs, RecordRef, Records};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerControl, ConsumerItem, ConsumerStats, Delivery, Failure, Job, Run, RunSummary,
 };

@@ -13,8 +13,8 @@ use crate::{
     services::pack,
 };
 
-/// Read at once of the records to be moved, and so about the most of one append.
-const READ_BYTES: usize = 256 * 1024;
+/// One batch comes whatever the bound, and no more than one is wanted.
+const READ_BYTES: usize = 1;
 
 /// Publishes records of the broker's own.
 ///

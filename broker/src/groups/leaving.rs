@@ -13,8 +13,9 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_client::{Death, Event, Record, Retry, Timestamp};
+use aqueduct_client::{Death, Event, Header, Record, Retry, Timestamp};
 use aqueduct_storage::{Batch, Offset};
+use bytes::Bytes;
 
 use super::{
     Handle,
@@ -36,7 +37,7 @@ use crate::{
     topics::Topic,
 };
 
-/// Read at once of the records to be moved, and so about the most that is held of them.
+/// About the most that is held of records to be moved.
 const MOVED_BYTES: usize = 1024 * 1024;
 /// The most of one append, but for a single record.
 const APPEND_BYTES: usize = 256 * 1024;
@@ -63,7 +64,25 @@ struct Collected {
     retries: Vec<Delayed>,
     /// They wait for their time where they are tried again, so that their keys stay in order.
     in_order: Vec<Record>,
+    /// Of all those.
     bytes: usize,
+}
+
+impl Collected {
+    fn letter(&mut self, record: Record) {
+        self.bytes += record.encoded_len();
+        self.letters.push(record);
+    }
+
+    fn retry_in_order(&mut self, record: Record) {
+        self.bytes += record.encoded_len();
+        self.in_order.push(record);
+    }
+
+    fn retry(&mut self, retry: Delayed) {
+        self.bytes += retry.record.encoded_len();
+        self.retries.push(retry);
+    }
 }
 
 impl Carrier {
@@ -126,7 +145,6 @@ impl Carrier {
                 }
                 Found::Batch(batch) => {
                     let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
-                    collected.bytes += batch.payload.len();
                     self.sort(partition, &batch, &of_batch, policy, &mut collected);
                 }
             }
@@ -138,18 +156,21 @@ impl Carrier {
     /// dead letters.
     fn sort(&self, partition: u32, batch: &Batch, exits: &[Exit], policy: RetryPolicy, collected: &mut Collected) {
         let name: Arc<str> = self.sources.topic.meta().name.as_str().into();
-        let events = unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events().collect());
-        let events: Vec<Event> = events.unwrap_or_default();
+        let leaving = exits.iter().map(|exit| exit.range.clone());
+        let events: Result<Vec<Event>, _> =
+            unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events_at(leaving).collect());
+        let events = events.map(|events| events.into_iter().map(detached).collect::<Vec<_>>());
         for exit in exits {
             collected.departed.ranges.push(exit.range.clone());
-            let begin = events.partition_point(|event| event.offset < exit.range.start);
-            let end = events.partition_point(|event| event.offset < exit.range.end);
-            if events.is_empty() {
+            let Ok(events) = &events else {
                 let death = self.death(&name, partition, exit.range.start, &exit.failure);
                 self.parked(&death, exit.range.end - exit.range.start, collected);
                 collected.departed.whereabouts.in_letters.insert(exit.range.clone());
-                collected.letters.push(death.mark(Record::new(batch.payload.clone())));
-            }
+                collected.letter(death.mark(Record::new(batch.payload.clone())));
+                continue;
+            };
+            let begin = events.partition_point(|event| event.offset < exit.range.start);
+            let end = events.partition_point(|event| event.offset < exit.range.end);
             for event in &events[begin..end] {
                 self.decide(partition, event, exit, policy, collected);
             }
@@ -177,21 +198,21 @@ impl Carrier {
         match exit.way {
             Way::Retry(pause) if !policy.is_exhausted(tried) => {
                 let due_us = due_us(pause);
-                collected.retries.push(Delayed { due_us, record: Retry::mark(record, &death, tried) });
+                collected.retry(Delayed { due_us, record: Retry::mark(record, &death, tried) });
             }
             Way::RetryInOrder(pause) if !policy.is_exhausted(tried) => {
                 let due = Timestamp::from_micros(due_us(pause));
-                collected.in_order.push(Retry::mark_due(record, &death, tried, due));
+                collected.retry_in_order(Retry::mark_due(record, &death, tried, due));
                 collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
             }
             Way::Follow => {
-                collected.in_order.push(Retry::mark(record, &death, 0));
+                collected.retry_in_order(Retry::mark(record, &death, 0));
                 collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
             }
             Way::Retry(_) | Way::RetryInOrder(_) | Way::Park | Way::ParkBehind => {
                 collected.departed.whereabouts.in_letters.insert(event.offset..event.offset + 1);
                 self.parked(&death, 1, collected);
-                collected.letters.push(death.mark(record));
+                collected.letter(death.mark(record));
             }
         }
     }
@@ -270,6 +291,14 @@ fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item =
         first.range.start = offset;
         Some(below)
     })
+}
+
+/// A copy: a view would keep all of its batch in memory, and there may be one record of each of many.
+fn detached(event: Event) -> Event {
+    let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+    let Record { key, value, headers, timestamp } = event.record;
+    let headers = headers.into_iter().map(|Header { name, value }| Header { name, value: copy(value) }).collect();
+    Event { record: Record { key: key.map(copy), value: value.map(copy), headers, timestamp }, ..event }
 }
 
 /// In pieces of about `bytes_max`.

@@ -79,7 +79,11 @@ impl Progress {
     }
 
     /// Takes over what `other` knows; nothing moves back.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
+        if other.is_ahead_of(self) {
+            *self = other;
+            return;
+        }
         self.ack(self.committed..other.committed);
         other.acked().for_each(|range| self.ack(range));
         for (range, failure) in other.failures() {
@@ -95,6 +99,12 @@ impl Progress {
                 }
             }
         }
+    }
+
+    /// Whether it can be told at little cost that it knows all that `other` knows. Whoever delivers a partition does.
+    fn is_ahead_of(&self, other: &Self) -> bool {
+        let is_acked = |range: Range<Offset>| range.end <= self.committed || self.acked.contains(&range);
+        other.failures.is_empty() && other.committed <= self.committed && other.acked().all(is_acked)
     }
 
     /// The parts of `range` that are not acked.
@@ -168,7 +178,7 @@ mod tests {
         right.fail(&(4..8), &error, 2);
         right.fail(&(4..5), &error, 3);
         right.ack(2..3);
-        left.merge(&right);
+        left.merge(right.clone());
         let counts: Vec<_> = left.failures().flat_map(|(range, f)| range.map(|o| (o, f.attempts))).collect();
         assert_eq!(counts, [(3, 1), (4, 2), (5, 1), (6, 1), (7, 1)]);
     }
@@ -187,10 +197,13 @@ mod tests {
             }
             let [mut left, right] = sides;
             let before = left.committed();
-            left.merge(&right);
+            left.merge(right.clone());
             assert!(left.committed() >= before.max(right.committed()), "seed {seed}");
             let acked: BTreeSet<_> = (0..left.committed()).chain(left.acked().flatten()).collect();
             assert_eq!(acked, model, "seed {seed}");
+            let mut behind = right;
+            behind.merge(left.clone());
+            assert_eq!(behind, left, "seed {seed}: whoever knows everything is followed");
         }
     }
 }

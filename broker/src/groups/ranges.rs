@@ -60,6 +60,11 @@ impl RangeSet {
         (*first.key() <= offset).then(|| first.remove())
     }
 
+    /// Whether all of `range`, which is not empty, is in the set.
+    pub(crate) fn contains(&self, range: &Range<Offset>) -> bool {
+        self.ranges.range(..=range.start).next_back().is_some_and(|(_, to)| *to >= range.end)
+    }
+
     /// The parts of `range` that are in the set.
     pub(crate) fn within(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
         if range.is_empty() {
@@ -239,6 +244,8 @@ mod tests {
                 let inside: Vec<_> = set.within(&view).into_iter().flatten().collect();
                 let outside: Vec<_> = set.missing_in(&view).into_iter().flatten().collect();
                 let (in_model, out_model): (Vec<_>, Vec<_>) = span(&view).partition(|offset| model.contains(offset));
+                let is_whole = !view.is_empty() && out_model.is_empty();
+                assert_eq!(!view.is_empty() && set.contains(&view), is_whole, "seed {seed}, view {view:?}");
                 assert_eq!((inside, outside), (in_model, out_model), "seed {seed}, view {view:?}");
             }
         }

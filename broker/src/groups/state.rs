@@ -2,7 +2,10 @@
 //!
 //! Pure. Progress only moves forward, in whatever order it is applied; only a reset moves it back.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Range,
+};
 
 use aqueduct_storage::Offset;
 
@@ -96,7 +99,7 @@ impl State {
                 self.groups.insert(group, Group { policy, created_us, positions });
             }
             Change::GroupDeleted { group } => drop(self.groups.remove(&group)),
-            Change::Advanced { key, progress } => self.advance(&key, &progress),
+            Change::Advanced { key, progress } => self.advance(&key, progress),
             Change::Reset { key, committed } => {
                 if let Some(group) = self.groups.get_mut(&key.group) {
                     group.positions.insert((key.topic, key.partition), Progress::at(committed));
@@ -111,14 +114,11 @@ impl State {
     }
 
     /// The group has got at least this far.
-    pub(crate) fn advance(&mut self, key: &PositionKey, progress: &Progress) {
-        if let Some(group) = self.groups.get_mut(&key.group) {
-            let position = (key.topic, key.partition);
-            group
-                .positions
-                .entry(position)
-                .and_modify(|known| known.merge(progress))
-                .or_insert_with(|| progress.clone());
+    pub(crate) fn advance(&mut self, key: &PositionKey, progress: Progress) {
+        let Some(group) = self.groups.get_mut(&key.group) else { return };
+        match group.positions.entry((key.topic, key.partition)) {
+            Entry::Occupied(mut known) => known.get_mut().merge(progress),
+            Entry::Vacant(unknown) => drop(unknown.insert(progress)),
         }
     }
 

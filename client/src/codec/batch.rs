@@ -1,6 +1,6 @@
 //! A batch on its way out: checked, unpacked, and viewed record by record.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use aqueduct_proto::v1;
 use bytes::Bytes;
@@ -133,6 +133,13 @@ impl EventBatch {
         Events { batch: self.clone(), position: 0, index: 0, failed: false }
     }
 
+    /// Owned views of the events at `offsets`, which do not overlap. What lies between them is passed over unread.
+    pub fn events_at(&self, offsets: impl IntoIterator<Item = Range<Offset>>) -> EventsAt {
+        let mut wanted: Vec<_> = offsets.into_iter().filter(|range| !range.is_empty()).collect();
+        wanted.sort_unstable_by_key(|range| range.start);
+        EventsAt { events: self.events(), wanted: wanted.into() }
+    }
+
     fn layout(&self) -> Layout<'_> {
         Layout {
             base_offset: self.base_offset,
@@ -170,16 +177,16 @@ pub struct Events {
     failed: bool,
 }
 
-impl Iterator for Events {
-    type Item = Result<Event, DecodeError>;
-
+impl Events {
+    /// The next one at `from` or above.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next_from(&mut self, from: Offset) -> Option<Result<Event, DecodeError>> {
         if self.failed {
             return None;
         }
         let batch = &self.batch;
-        let mut records = Records::resume(&batch.record_set, batch.layout(), self.position, self.index);
+        let layout = Layout { from: batch.from.max(from), ..batch.layout() };
+        let mut records = Records::resume(&batch.record_set, layout, self.position, self.index);
         let item = records.next()?;
         let place = records.place();
         (self.index, self.failed) = (place.index, place.failed);
@@ -191,5 +198,58 @@ impl Iterator for Events {
             append_time: batch.append_time,
             record: record.to_record(&batch.record_set),
         }))
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event, DecodeError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_from(0)
+    }
+}
+
+/// Some of the events of an [`EventBatch`], one by one.
+#[derive(Clone, Debug)]
+pub struct EventsAt {
+    events: Events,
+    /// Not seen yet, ascending; none is empty.
+    wanted: VecDeque<Range<Offset>>,
+}
+
+impl EventsAt {
+    /// Which offsets are still to come.
+    pub fn rest(&self) -> impl Iterator<Item = Range<Offset>> {
+        self.wanted.iter().cloned()
+    }
+}
+
+impl Iterator for EventsAt {
+    type Item = Result<Event, DecodeError>;
+
+    /// An event that cannot be read is an error in its place, and stays among [the rest](EventsAt::rest) until one behind it
+    /// has been read.
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let from = self.wanted.front()?.start;
+            let event = match self.events.next_from(from)? {
+                Ok(event) => event,
+                Err(error) => return Some(Err(error)),
+            };
+            // Compaction may have taken what was wanted.
+            while self.wanted.front().is_some_and(|range| range.end <= event.offset) {
+                self.wanted.pop_front();
+            }
+            let range = self.wanted.front_mut()?;
+            if range.start <= event.offset {
+                range.start = event.offset + 1;
+                if range.is_empty() {
+                    self.wanted.pop_front();
+                }
+                return Some(Ok(event));
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ mod keyed;
 mod tests;
 mod wire;
 
-pub use batch::{EventBatch, Events};
+pub use batch::{EventBatch, Events, EventsAt};
 pub(crate) use compress::{Compressed, compress};
 pub use decode::{HeaderRefs, RecordRef, Records};
 pub use keyed::{KeyedRecord, encode_bodies, keyed_records};

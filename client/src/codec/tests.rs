@@ -96,6 +96,40 @@ fn a_compacted_batch_keeps_the_offsets_of_what_is_left() {
 }
 
 #[test]
+fn events_at_some_offsets_are_those_among_all_that_lie_there() {
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let offset_deltas: Vec<u32> = (0..40).filter(|_| random.u8(0..3) > 0).collect();
+        let records = vec![Record::new("value").key("key"); offset_deltas.len()];
+        let encoded = encode_batch(&records, Codec::None).expect("encodes");
+        let batch = v1::Batch { base_offset: 100, offset_span: 40, offset_deltas, ..encoded };
+        let batch = decode_batch(&topic(), 0, batch).expect("decodes");
+
+        let (mut wanted, mut next) = (Vec::new(), 95);
+        while next < 150 {
+            let from = next + random.u64(0..4);
+            next = from + random.u64(0..6);
+            wanted.push(from..next);
+        }
+        let all: Vec<_> = batch.events().map(|event| event.expect("readable").offset).collect();
+        let expected = all.iter().copied().filter(|offset| wanted.iter().any(|range| range.contains(offset)));
+        let expected: Vec<_> = expected.collect();
+        random.shuffle(&mut wanted);
+        let mut events = batch.events_at(wanted.clone());
+        for offset in expected {
+            assert!(events.rest().any(|range| range.contains(&offset)), "seed {seed}: {offset} is still to come");
+            assert_eq!(
+                events.next().map(|event| event.expect("readable").offset),
+                Some(offset),
+                "seed {seed}: {wanted:?}"
+            );
+            assert!(events.rest().all(|range| range.start > offset && !range.is_empty()), "seed {seed}");
+        }
+        assert_eq!(events.next(), None, "seed {seed}: {wanted:?}");
+    }
+}
+
+#[test]
 fn a_wrong_checksum_names_the_offsets() {
     let mut batch = stored(Codec::None, 40);
     batch.crc32 ^= 1;

@@ -14,7 +14,6 @@ use super::{
     pace::{Flow, Pace, Reader, Waiting},
     shared::{ACK_TIMEOUT_DEFAULT, Shared, State, wake},
 };
-use crate::admin::GroupPolicy;
 
 /// A handle to a [`Consumer`](super::Consumer), also while it runs handlers: it tells what has happened, and how fast
 /// events are handed out. Clones are handles to the same consumer. It does not keep the consumer alive.
@@ -102,7 +101,7 @@ impl Shared {
 
     /// Gives back what waits here, if others may have it.
     pub(super) fn give_back_waiting(&self, state: &mut State) {
-        if state.pace.waiting(self.policy_in(state).mode) == Waiting::GivenBack {
+        if state.pace.waiting(state.policy.mode) == Waiting::GivenBack {
             self.release(state, |_| true);
         }
     }
@@ -121,7 +120,7 @@ impl Shared {
 
     fn extend_waiting(&self) -> Option<Waker> {
         let mut state = self.state.lock();
-        if state.pace.waiting(self.policy_in(&state).mode) != Waiting::Kept {
+        if state.pace.waiting(state.policy.mode) != Waiting::Kept {
             return None;
         }
         let State { inbox, settlements, .. } = &mut *state;
@@ -133,12 +132,7 @@ impl Shared {
 
     /// The group's, as far as it is known.
     pub(super) fn ack_timeout(&self, state: &State) -> Duration {
-        self.policy_in(state).ack_timeout.unwrap_or(ACK_TIMEOUT_DEFAULT)
-    }
-
-    /// The group's policy as the broker has said it.
-    pub(super) fn policy_in(&self, state: &State) -> GroupPolicy {
-        state.member.as_ref().and_then(|joined| joined.policy.clone()).map(GroupPolicy::from).unwrap_or_default()
+        state.policy.ack_timeout.unwrap_or(ACK_TIMEOUT_DEFAULT)
     }
 
     pub(super) fn stats(&self) -> ConsumerStats {

@@ -9,12 +9,7 @@ use super::{
     settlements::Claim,
     shared::{Shared, Verdict},
 };
-use crate::{
-    dead_letters::Death,
-    error::AckError,
-    record::Event,
-    types::{Offset, millis},
-};
+use crate::{dead_letters::Death, error::AckError, record::Event, types::millis};
 
 /// Longer texts are cut: they are stored with the record.
 const ERROR_CHARS_MAX: usize = 256;
@@ -28,41 +23,36 @@ fn cut(error: impl fmt::Display) -> String {
 /// Dropped without a word, by a panic too, it is given back at once, as with [`nack`](Self::nack).
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct Delivery {
-    event: Event,
-    /// By which it is settled.
-    position: Offset,
-    death: Option<Box<Death>>,
-    attempt: u32,
-    claim: Claim,
+    /// Boxed, because deliveries are handed on from task to task.
+    handed_out: Box<HandedOut>,
     session: u64,
     /// `None` once settled.
     shared: Option<Arc<Shared>>,
 }
 
 impl Delivery {
-    pub(super) fn new(handed_out: HandedOut, session: u64, shared: Arc<Shared>) -> Self {
-        let HandedOut { event, position, death, claim, attempt } = handed_out;
-        Self { event, position, death, attempt, claim, session, shared: Some(shared) }
+    pub(super) fn new(handed_out: Box<HandedOut>, session: u64, shared: Arc<Shared>) -> Self {
+        Self { handed_out, session, shared: Some(shared) }
     }
 
     /// The event.
     pub fn event(&self) -> &Event {
-        &self.event
+        &self.handed_out.event
     }
 
     /// How it had failed before it was redriven; `None` for a record that was never a dead letter.
     pub fn redriven(&self) -> Option<&Death> {
-        self.death.as_deref()
+        self.handed_out.death.as_deref()
     }
 
     /// 1 for the first delivery of this record, or the first since it was redriven.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.handed_out.attempt
     }
 
     /// Of the assignment under which it was delivered.
     pub fn generation(&self) -> u64 {
-        self.claim.generation
+        self.handed_out.claim.generation
     }
 
     /// The record is handled. Returns at once; acks travel together.
@@ -109,37 +99,39 @@ impl Delivery {
     /// Still working on it: the group's ack time-out begins again.
     pub fn extend(&self) {
         if let Some(shared) = &self.shared {
-            shared.extend(self.session, self.claim, self.position);
+            shared.extend(self.session, self.handed_out.claim, self.handed_out.position);
         }
     }
 
     fn refuse(&mut self, delay_ms: Option<u32>, error: String) {
-        let key = self.event.record.key.clone();
+        let key = self.handed_out.event.record.key.clone();
         self.settle(Verdict::Nack { delay_ms, error, key });
     }
 
     /// Nobody has begun to work on it: no attempt is counted. See [`Shared::release_one`].
     pub(super) fn release(mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.release_one(self.session, self.claim, self.position);
+            shared.release_one(self.session, self.handed_out.claim, self.handed_out.position);
         }
     }
 
     /// By which it belongs to this member.
     pub(super) fn claim(&self) -> Claim {
-        self.claim
+        self.handed_out.claim
     }
 
     fn settle(&mut self, verdict: Verdict) {
         if let Some(shared) = self.shared.take() {
-            shared.settle(self.session, self.claim, self.position, verdict);
+            shared.settle(self.session, self.handed_out.claim, self.handed_out.position, verdict);
         }
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.refuse(None, "dropped without an answer".into());
+        if self.shared.is_some() {
+            self.refuse(None, "dropped without an answer".into());
+        }
     }
 }
 
@@ -147,16 +139,16 @@ impl Deref for Delivery {
     type Target = Event;
 
     fn deref(&self) -> &Event {
-        &self.event
+        self.event()
     }
 }
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("event", &self.event)
-            .field("attempt", &self.attempt)
-            .field("generation", &self.claim.generation)
+            .field("event", self.event())
+            .field("attempt", &self.attempt())
+            .field("generation", &self.generation())
             .finish_non_exhaustive()
     }
 }

@@ -21,6 +21,7 @@ use super::{
     shared::{Phase, Shared, State, wake},
 };
 use crate::{
+    admin::GroupPolicy,
     codec::EventBatch,
     error::{BrokerError, ConsumeError, Origin, RequestError},
     lifecycle::{Lifecycle, Running},
@@ -175,6 +176,7 @@ impl Driver {
             }
             Ok(Event::Joined(joined)) => {
                 self.link.report_success();
+                state.policy = joined.policy.clone().map(GroupPolicy::from).unwrap_or_default();
                 state.member = Some(joined);
                 shared.follow_pace(&mut state);
                 shared.paced.notify_one();
@@ -220,14 +222,12 @@ impl Driver {
         let batch = delivery.batch.unwrap_or_default();
         let records = delivery.ranges.iter().map(|range| range.to.saturating_sub(range.from)).sum();
         let credit = v1::Credit { bytes: batch.records.len() as u64, records };
-        let next = batch.base_offset;
+        let ranges = delivery.ranges.iter().map(|range| range.from..range.to);
         match EventBatch::new(&self.shared.topic, partition, batch) {
             Ok(batch) => Unpacked::Delivered(Box::new(Delivered {
                 claim: Claim { partition, generation: delivery.generation },
                 attempt: delivery.attempt,
-                events: batch.into_iter(),
-                ranges: delivery.ranges,
-                next,
+                events: batch.events_at(ranges),
                 credit,
                 failed: Vec::new(),
             })),

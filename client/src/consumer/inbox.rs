@@ -1,13 +1,13 @@
 //! Deliveries that have arrived and not been handed out yet. Pure. Credit bounds it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use aqueduct_proto::v1;
 use bytes::Bytes;
 
 use super::settlements::Claim;
 use crate::{
-    codec::{DecodeError, Events},
+    codec::{DecodeError, EventsAt},
     dead_letters::{Death, Retry},
     error::ConsumeError,
     record::Event,
@@ -39,11 +39,8 @@ pub(super) enum Note {
 pub(super) struct Delivered {
     pub(super) claim: Claim,
     pub(super) attempt: u32,
-    pub(super) events: Events,
-    /// Which of the batch's offsets are delivered.
-    pub(super) ranges: Vec<v1::OffsetRange>,
-    /// Everything below has been handed out.
-    pub(super) next: Offset,
+    /// Those of its batch that are delivered, as far as they have not been handed out.
+    pub(super) events: EventsAt,
     /// What comes back when it is used up.
     pub(super) credit: v1::Credit,
     /// Records that have failed, whose followers of the same key come again behind them.
@@ -71,41 +68,36 @@ pub(super) struct HandedOut {
 }
 
 impl Delivered {
-    fn next_event(&mut self) -> Option<Result<HandedOut, DecodeError>> {
+    fn next_event(&mut self) -> Option<Result<Box<HandedOut>, DecodeError>> {
         loop {
             let event = match self.events.next()? {
                 Ok(event) => event,
                 Err(error) => return Some(Err(error)),
             };
-            self.next = event.offset + 1;
             let follows =
                 |failed: &FailedKey| event.offset > failed.offset && event.record.key.as_ref() == Some(&failed.key);
-            if self.failed.iter().any(follows) {
-                continue;
-            }
-            if self.ranges.iter().any(|range| (range.from..range.to).contains(&event.offset)) {
+            if !self.failed.iter().any(follows) {
                 return Some(Ok(self.hand_out(event)));
             }
         }
     }
 
     /// A record that has failed before is shown where it was published.
-    fn hand_out(&self, event: Event) -> HandedOut {
+    fn hand_out(&self, event: Event) -> Box<HandedOut> {
         let (claim, attempt, position) = (self.claim, self.attempt, event.offset);
         let retry = (claim.partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
         let Some(Retry { event: published, death, tried, .. }) = retry else {
-            return HandedOut { event, position, death: None, claim, attempt };
+            return Box::new(HandedOut { event, position, death: None, claim, attempt });
         };
         let topic = death.topic.as_str().into();
         let event = Event { topic, partition: death.partition, offset: death.offset, ..published };
         let death = (death.redriven > 0).then(|| Box::new(death));
-        HandedOut { event, position, death, claim, attempt: attempt.saturating_add(tried) }
+        Box::new(HandedOut { event, position, death, claim, attempt: attempt.saturating_add(tried) })
     }
 
     /// What nobody has seen of it.
     fn rest(&self) -> Vec<v1::OffsetRange> {
-        let clipped = self.ranges.iter().map(|range| v1::OffsetRange { from: range.from.max(self.next), to: range.to });
-        clipped.filter(|range| range.from < range.to).collect()
+        self.events.rest().map(|Range { start, end }| v1::OffsetRange { from: start, to: end }).collect()
     }
 }
 
@@ -149,7 +141,7 @@ impl Inbox {
                     }
                     match item {
                         None => {}
-                        Some(Ok(event)) => return Some(Taken::Event(Box::new(event))),
+                        Some(Ok(event)) => return Some(Taken::Event(event)),
                         Some(Err(error)) => return Some(Taken::Note(Note::Error(error.into()))),
                     }
                 }
@@ -214,15 +206,18 @@ mod tests {
 
     const CREDIT: v1::Credit = v1::Credit { bytes: 100, records: 3 };
 
+    fn events_at(partition: u32, batch: v1::Batch, ranges: &[(Offset, Offset)]) -> EventsAt {
+        let batch = decode_batch(&"orders".into(), partition, batch).expect("decodes");
+        batch.events_at(ranges.iter().map(|(from, to)| *from..*to))
+    }
+
     fn delivered(partition: u32, ranges: &[(Offset, Offset)]) -> Delivered {
         let records: Vec<_> = (0..5).map(|value| Record::new(vec![value])).collect();
         let batch = v1::Batch { base_offset: 10, ..encode_batch(&records, Codec::None).expect("encodes") };
         Delivered {
             claim: Claim { partition, generation: 1 },
             attempt: 1,
-            events: decode_batch(&"orders".into(), partition, batch).expect("decodes").into_iter(),
-            ranges: ranges.iter().map(|(from, to)| v1::OffsetRange { from: *from, to: *to }).collect(),
-            next: 10,
+            events: events_at(partition, batch, ranges),
             credit: CREDIT,
             failed: Vec::new(),
         }
@@ -250,7 +245,7 @@ mod tests {
     fn what_follows_a_failed_record_of_its_key_is_not_handed_out() {
         let records: Vec<_> = ["a", "b", "a", "b", "a"].map(|key| Record::new("x").key(key)).into();
         let batch = v1::Batch { base_offset: 10, ..encode_batch(&records, Codec::None).expect("encodes") };
-        let events = decode_batch(&"orders".into(), 0, batch).expect("decodes").into_iter();
+        let events = events_at(0, batch, &[(10, 15)]);
         let mut inbox = Inbox::default();
         inbox.deliver(Delivered { events, ..delivered(0, &[(10, 15)]) });
         let claim = Claim { partition: 0, generation: 1 };

@@ -243,7 +243,7 @@ impl Consumer {
             }
             let waker = state.wake_requests();
             let item = match taken {
-                Some(Taken::Event(event)) => Some(Ok(ConsumerItem::Delivery(self.shared.hand_out(&mut state, *event)))),
+                Some(Taken::Event(event)) => Some(Ok(ConsumerItem::Delivery(self.shared.hand_out(&mut state, event)))),
                 Some(Taken::Note(Note::Gap(gap))) => Some(Ok(ConsumerItem::Gap(gap))),
                 Some(Taken::Note(Note::Assignment { assigned, revoked })) => {
                     Some(Ok(ConsumerItem::Assignment { assigned, revoked }))

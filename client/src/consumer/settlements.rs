@@ -54,6 +54,8 @@ pub(super) struct Settlements {
     extended: BTreeMap<Claim, RangeSet>,
     releases: BTreeMap<Claim, RangeSet>,
     in_flight: HashMap<u64, InFlight>,
+    /// Of those, how many are acks. What is given back is answered later, and must not hold them up.
+    acks_in_flight: usize,
     next_id: u64,
     room: Room,
 }
@@ -106,6 +108,7 @@ impl Settlements {
             extended: BTreeMap::new(),
             releases: BTreeMap::new(),
             in_flight: HashMap::new(),
+            acks_in_flight: 0,
             next_id: 1,
             room,
         }
@@ -165,7 +168,7 @@ impl Settlements {
 
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
-        let acks = !self.acks.is_empty() && self.in_flight.len() < ACKS_IN_FLIGHT_MAX;
+        let acks = !self.acks.is_empty() && self.acks_in_flight < ACKS_IN_FLIGHT_MAX;
         acks || !self.refused.is_empty() || !self.extended.is_empty() || !self.releases.is_empty() || self.room.is_due()
     }
 
@@ -192,9 +195,10 @@ impl Settlements {
             let Claim { partition, generation } = claim;
             return Some(Event::Extend(v1::Extend { partition, generation, ranges: offsets.into_ranges() }));
         }
-        if self.in_flight.len() < ACKS_IN_FLIGHT_MAX
+        if self.acks_in_flight < ACKS_IN_FLIGHT_MAX
             && let Some((claim, acks)) = self.next_acks()
         {
+            self.acks_in_flight += 1;
             let ack_id = self.sent(claim, acks.offsets.records(), Kind::Ack, acks.waiters);
             let Claim { partition, generation } = claim;
             return Some(Event::Ack(v1::Ack { ack_id, partition, generation, ranges: acks.offsets.into_ranges() }));
@@ -238,6 +242,9 @@ impl Settlements {
     /// The broker's answer to an ack or nack.
     pub(super) fn answered(&mut self, settled: &v1::Settled) -> Answered {
         let Some(message) = self.in_flight.remove(&settled.ack_id) else { return Answered::default() };
+        if message.kind == Kind::Ack {
+            self.acks_in_flight -= 1;
+        }
         let Some(error) = settled.error.as_ref().map(BrokerError::from_proto) else {
             message.waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Ok(()))));
             return match message.kind {
@@ -340,6 +347,26 @@ mod tests {
         assert!(matches!(settlements.next(), Some(Event::Release(_))));
         let Some(Event::Nack(nack)) = settlements.next() else { panic!("a nack") };
         assert_eq!((nack.ranges, nack.error.as_str()), (vec![v1::OffsetRange { from: 2, to: 4 }], "boom"));
+        assert!(matches!(settlements.next(), Some(Event::Ack(_))));
+    }
+
+    #[test]
+    fn acks_do_not_wait_for_the_answers_to_nacks() {
+        let mut settlements = settlements();
+        for offset in 0..10 {
+            settlements.refuse(CLAIM, offset, AT_ONCE, format!("error {offset}"));
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| settlements.next()).collect();
+        assert_eq!(sent.len(), 10);
+        for offset in 10..20 {
+            settlements.ack(CLAIM, offset, None);
+            assert_eq!(matches!(settlements.next(), Some(Event::Ack(_))), offset < 14);
+        }
+        for nack in 1..=10 {
+            settlements.answered(&ok(nack));
+        }
+        assert!(!settlements.is_ready(), "acks wait for acks");
+        settlements.answered(&ok(11));
         assert!(matches!(settlements.next(), Some(Event::Ack(_))));
     }
 

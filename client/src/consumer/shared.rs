@@ -25,7 +25,11 @@ use super::{
     room::Room,
     settlements::{Claim, Refusal, Settlements},
 };
-use crate::{admin::GroupPolicy, error::AckError, types::Offset};
+use crate::{
+    admin::{GroupMode, GroupPolicy},
+    error::AckError,
+    types::Offset,
+};
 
 /// The group's ack time-out as long as the broker has not said otherwise.
 pub(super) const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -57,6 +61,8 @@ pub(super) struct State {
     /// The same where only records of the same key come again: what each of those messages gives back.
     pub(super) failed_keys: BTreeMap<u32, VecDeque<Vec<FailedKey>>>,
     pub(super) member: Option<v1::Joined>,
+    /// The group's, as it has said; without opinions while it is joining.
+    pub(super) policy: GroupPolicy,
     /// Handed out in this session and not settled.
     pub(super) open: u64,
     /// Settled since the last join, and not known to be stored: the session was lost.
@@ -134,6 +140,7 @@ impl Shared {
             rewinding: BTreeMap::new(),
             failed_keys: BTreeMap::new(),
             member: None,
+            policy: GroupPolicy::default(),
             open: 0,
             unsettled: 0,
             phase: Phase::Consuming,
@@ -147,7 +154,7 @@ impl Shared {
     }
 
     /// Hands `event` out: it belongs to the program until it is settled.
-    pub(super) fn hand_out(self: &Arc<Self>, state: &mut State, event: HandedOut) -> Delivery {
+    pub(super) fn hand_out(self: &Arc<Self>, state: &mut State, event: Box<HandedOut>) -> Delivery {
         state.open += 1;
         state.pace.handed_out(Instant::now);
         self.counters.delivered.fetch_add(1, Ordering::Relaxed);
@@ -173,10 +180,10 @@ impl Shared {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
             Verdict::Nack { delay_ms, error, key } => {
                 let messages = state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
-                match state.mode() {
-                    v1::GroupMode::Keyed => state.fail_key(claim, key.map(|key| FailedKey { key, offset }), messages),
-                    v1::GroupMode::Shared => {}
-                    v1::GroupMode::Ordered | v1::GroupMode::Unspecified => state.rewind(claim, messages),
+                match state.policy.mode {
+                    Some(GroupMode::Keyed) => state.fail_key(claim, key.map(|key| FailedKey { key, offset }), messages),
+                    Some(GroupMode::Shared) => {}
+                    Some(GroupMode::Ordered) | None => state.rewind(claim, messages),
                 }
             }
             Verdict::Park { reason, done } => {
@@ -239,6 +246,7 @@ impl Shared {
             state.session += 1;
             state.open = 0;
             state.member = None;
+            state.policy = GroupPolicy::default();
             state.inbox.remove(|_| true);
             state.rewinding.clear();
             state.failed_keys.clear();
@@ -336,7 +344,7 @@ impl Shared {
 
     /// The group's policy as the broker has said it.
     pub(super) fn policy(&self) -> GroupPolicy {
-        self.policy_in(&self.state.lock())
+        self.state.lock().policy
     }
 }
 
@@ -368,12 +376,6 @@ impl State {
     /// What was given back of a partition and is not answered yet.
     pub(super) fn failed_keys(&self, partition: u32) -> Vec<FailedKey> {
         self.failed_keys.get(&partition).into_iter().flatten().flatten().cloned().collect()
-    }
-
-    /// What a record that is given back takes along.
-    fn mode(&self) -> v1::GroupMode {
-        let policy = self.member.as_ref().and_then(|joined| joined.policy.as_ref());
-        policy.map_or(v1::GroupMode::Ordered, |policy| policy.mode())
     }
 
     /// The broker has answered one message that gave records back.

@@ -220,7 +220,7 @@ async fn a_key_is_parked_as_a_whole_until_its_letters_are_redriven() {
         publish_one(&client, ["a", "b"][number % 2]).await;
     }
     let whole_keys = RetryPolicy { on_exhausted: Some(OnExhausted::ParkKey), ..quick(1) };
-    let mut member = billing(&client).retry(whole_keys.clone()).build().await.expect("a member");
+    let mut member = billing(&client).retry(whole_keys).build().await.expect("a member");
     refuse_a(&mut member, 3).await;
     let offsets = |letters: Vec<DeadLetter>| letters.iter().map(|letter| letter.death.offset).collect::<Vec<_>>();
     assert_eq!(offsets(letters(&client, 3).await), [0, 2, 4], "what follows was parked without being tried");

@@ -2,4 +2,4 @@
 
 mod command_line;
 mod kills;
-mod lateness;
+mod never_early;

@@ -284,7 +284,7 @@ impl Coordinator {
                 continue;
             }
             let key = PositionKey { group: group.clone(), topic: *topic, partition };
-            self.state.advance(&key, &progress);
+            self.state.advance(&key, progress);
             self.journal.moved(key);
         }
         self.moved.send_replace(());

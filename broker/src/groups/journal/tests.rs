@@ -270,7 +270,7 @@ async fn make_group(journal: &mut Journal, state: &mut State) {
 type Answer = tokio::sync::oneshot::Receiver<Result<(), JournalError>>;
 
 fn commit(journal: &mut Journal, state: &mut State, partition: u32, offset: Offset) -> Answer {
-    state.advance(&key(partition), &Progress::at(offset));
+    state.advance(&key(partition), Progress::at(offset));
     journal.moved(key(partition));
     let (told, answer) = tokio::sync::oneshot::channel();
     journal.when_durable(Box::new(move |outcome| drop(told.send(outcome))));
@@ -424,7 +424,7 @@ async fn random_lives_keep_what_was_durable() {
                     let durable = Arc::new(AtomicBool::new(false));
                     let told = Arc::clone(&durable);
                     let mut wanted = state.clone();
-                    wanted.advance(&key, &progress);
+                    wanted.advance(&key, progress);
                     journal.moved(key);
                     journal.when_durable(Box::new(move |outcome| told.store(outcome.is_ok(), Ordering::Relaxed)));
                     journal.flush(&wanted);

@@ -8,14 +8,17 @@
 //! Where a group wants it, a key that has a dead letter is *parked*: whatever was published after that letter goes there as
 //! well, in order.
 
+mod chain;
+
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     ops::Range,
 };
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
+use self::chain::{At, Chain, InRetry};
 use super::Stop;
 use crate::groups::{assignment::MemberId, state::REDRIVEN};
 
@@ -76,38 +79,6 @@ enum Sight {
     Whole,
     /// What was in retry when the group began is still being looked through: nobody knows which key has something there.
     Partial,
-}
-
-#[derive(Debug, Default)]
-struct Chain {
-    /// With whom it is, if any of it is open.
-    seat: MemberId,
-    /// With the member, out of the partition.
-    open: VecDeque<Offset>,
-    /// Read, and passed over for now. Empty unless something is open.
-    waiting: VecDeque<Offset>,
-    /// By the offsets at which they were published.
-    retry: VecDeque<InRetry>,
-    /// How many of those are with the member: the first ones, mostly.
-    lent: usize,
-    /// The first in retry is not due before.
-    held_until: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct InRetry {
-    origin: Offset,
-    at: At,
-}
-
-/// Where a record is among the retries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    /// On its way there, or there and not read yet.
-    Moving,
-    Waiting(Offset),
-    /// With the member of its chain.
-    Lent(Offset),
 }
 
 /// Whether a new record may be delivered.
@@ -486,35 +457,6 @@ impl Keys {
             self.chains.remove(&id);
         } else if chain.held_until.is_none() && self.sight == Sight::Whole && !self.fresh.contains(&id) {
             self.ready.extend(chain.retry.iter().map_while(InRetry::waiting_at).take(LENT_MAX));
-        }
-    }
-}
-
-impl Chain {
-    /// Takes an open record out, and what is open behind it, which waits, and is returned. `None` if it is not open: it was
-    /// taken back with another.
-    fn take_back(&mut self, offset: Offset) -> Option<Vec<Offset>> {
-        let at = self.open.binary_search(&offset).ok()?;
-        let followers: Vec<Offset> = self.open.split_off(at).into_iter().skip(1).collect();
-        followers.iter().rev().for_each(|follower| self.waiting.push_front(*follower));
-        Some(followers)
-    }
-
-    /// Whether the record at `index`, which is at `at` among the retries, may go to `seat`. A client has records of a key in
-    /// the order of a log, so one that was moved is not lent together with what follows it.
-    fn may_lend(&self, index: usize, at: Offset, seat: MemberId) -> bool {
-        let mut before = self.retry.iter().take(index);
-        let is_before = |known: &InRetry| matches!(known.at, At::Lent(lent) if lent < at);
-        let is_free = self.open.is_empty() && self.held_until.is_none() && self.lent < LENT_MAX;
-        is_free && before.all(is_before) && (self.lent == 0 || self.seat == seat)
-    }
-}
-
-impl InRetry {
-    fn waiting_at(&self) -> Option<Offset> {
-        match self.at {
-            At::Waiting(at) => Some(at),
-            At::Moving | At::Lent(_) => None,
         }
     }
 }

@@ -1,6 +1,14 @@
 //! An event in the hands of a handler.
 
-use std::{any::Any, fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    future::{Future, poll_fn},
+    ops::Deref,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::sleep};
 
@@ -74,7 +82,16 @@ pub(super) enum Outcome {
     Panicked { text: String },
 }
 
-/// Handles `job`, but for no longer than `timeout` after it was last extended.
+impl Outcome {
+    fn of(result: Result<(), impl Into<Failure>>) -> Self {
+        match result {
+            Ok(()) => Self::Handled,
+            Err(error) => Self::Failed(error.into()),
+        }
+    }
+}
+
+/// Handles `job`, but for no longer than `timeout` after it first had to wait, or was last extended.
 pub(super) async fn attempt<F, E>(handler: &impl Fn(Job) -> F, job: Job, timeout: Duration) -> Outcome
 where
     F: Future<Output = Result<(), E>>,
@@ -82,13 +99,14 @@ where
 {
     let extended = Arc::clone(&job.extended);
     let mut handling = std::pin::pin!(handler(job));
+    // Many handlers never wait: no timer is made for them.
+    if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
+        return Outcome::of(result);
+    }
     loop {
         tokio::select! {
             biased;
-            result = &mut handling => return match result {
-                Ok(()) => Outcome::Handled,
-                Err(error) => Outcome::Failed(error.into()),
-            },
+            result = &mut handling => return Outcome::of(result),
             () = extended.notified() => {}
             () = sleep(timeout) => return Outcome::TimedOut { after: timeout },
         }

@@ -6,6 +6,7 @@ use std::{
     num::NonZeroUsize,
     pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,6 +26,8 @@ use crate::{
     error::ConsumeError,
 };
 
+/// Deliveries and ends of handlers that are looked after before anything else is asked.
+const STEPS_MAX: usize = 128;
 /// For tasks that were stopped to come to their next `await`.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -89,22 +92,34 @@ where
     async fn handle(&mut self, mut shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), ConsumeError> {
         let mut tick = Box::pin(sleep(self.tick()));
         loop {
-            let takes = self.running.len() < self.terms.concurrency.get() && self.lanes.have_room();
-            let lanes = &self.lanes;
-            let consumer = &mut self.consumer;
-            let next = poll_fn(|cx| consumer.poll_delivery(cx, |claim| lanes.is_free(claim.partition)));
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 () = &mut tick => self.keep(&mut tick),
-                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
-                next = next, if takes => match next {
-                    None => return Ok(()),
-                    Some(Ok(delivery)) => self.enter(delivery),
-                    Some(Err(error)) => self.pass_over(error)?,
-                },
+                end = poll_fn(|cx| self.poll_work(cx)) => return end,
             }
         }
+    }
+
+    /// Settles what has been handled, and begins what has arrived. Ready when nothing more comes.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConsumeError>> {
+        for _ in 0..STEPS_MAX {
+            if let Poll::Ready(Some(ended)) = self.tasks.poll_join_next_with_id(cx) {
+                self.ended(ended);
+                continue;
+            }
+            if self.running.len() >= self.terms.concurrency.get() || !self.lanes.have_room() {
+                return Poll::Pending;
+            }
+            let lanes = &self.lanes;
+            match ready!(self.consumer.poll_delivery(cx, |claim| lanes.is_free(claim.partition))) {
+                None => return Poll::Ready(Ok(())),
+                Some(Ok(delivery)) => self.enter(delivery),
+                Some(Err(error)) => self.pass_over(error)?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Lets running handlers end; stops them when the grace is over.

@@ -1,7 +1,11 @@
 //! From records that leave the window to where they go: some are on their way at a time, and what waits for them is nobody
 //! but the committed offset.
 
-use std::{collections::HashMap, ops::Range, time::Duration};
+use std::{
+    collections::HashMap,
+    ops::{Bound, Range},
+    time::Duration,
+};
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
@@ -42,6 +46,8 @@ pub(in crate::groups::member) enum Survey {
 #[derive(Default)]
 pub(super) struct Leavings {
     under_way: bool,
+    /// Of which partition the last ones were that were moved: the others come first.
+    moved_last: u32,
     pub(super) retry_at: Option<Instant>,
     /// Clients that want to know when theirs have left.
     awaiting: Vec<AwaitingExit>,
@@ -95,12 +101,16 @@ impl Session {
             return None;
         }
         self.leaving.retry_at = None;
-        let next = self.held.iter().find_map(|(&partition, held)| {
-            let exits = held.window.next_exits(MOVED_RECORDS);
-            (!exits.is_empty()).then_some((PartitionGeneration { partition, generation: held.generation }, exits))
+        let last = self.leaving.moved_last;
+        let in_turn = self.held.range((Bound::Excluded(last), Bound::Unbounded)).chain(self.held.range(..=last));
+        let mut next = in_turn.map(|(&partition, held)| {
+            let at = PartitionGeneration { partition, generation: held.generation };
+            (at, held.window.next_exits(MOVED_RECORDS))
         });
-        self.leaving.under_way = next.is_some();
-        next
+        let (at, exits) = next.find(|(_, exits)| !exits.is_empty())?;
+        self.leaving.moved_last = at.partition;
+        self.leaving.under_way = true;
+        Some((at, exits))
     }
 
     /// These records are where they were to go, or could not be moved there.

@@ -331,6 +331,30 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
 }
 
 #[test]
+fn no_partition_waits_while_another_one_has_failures_all_the_time() {
+    let now = Instant::now();
+    let mut session = session(now);
+    session.target(&target((0..2).map(|partition| grant(partition, Standing::Held))));
+    (0..2).for_each(|partition| session.queue(partition));
+    for _ in 0..2 {
+        drain(&mut session, now);
+        deliver(&mut session, 0, now);
+    }
+    let mut order = Vec::new();
+    for offset in 0..4 {
+        for partition in 0..2 {
+            let settle = Settle { partition, ..settle(1, 10 + u64::from(partition), offset..offset + 1) };
+            session.request(ME, Request::Park { settle, reason: "nonsense".to_owned() }, now);
+        }
+        let (at, exits) = session.next_exits(now).expect("something is to be moved");
+        let ranges = exits.into_iter().map(|exit| exit.range).collect();
+        session.left(at, Ok(Departed { ranges, parked: 1, ..Departed::default() }), now);
+        order.push(at.partition);
+    }
+    assert_eq!(order, [1, 0, 1, 0]);
+}
+
+#[test]
 fn a_halted_partition_is_reported_and_what_is_open_can_still_be_settled() {
     let now = Instant::now();
     let mut session = session(now);
