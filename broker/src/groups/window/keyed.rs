@@ -38,7 +38,9 @@ impl KeyedWindow {
     }
 
     pub(super) fn has_room(&self, keys: &Keys) -> bool {
-        self.records.has_again() || (self.records.has_room_ahead() && keys.have_room())
+        // What waits for this partition to be read again must not wait for itself.
+        let has_room_behind = keys.have_room() || keys.is_awaited(self.partition);
+        self.records.has_again() || (self.records.has_room_ahead() && has_room_behind)
     }
 
     /// Why nothing further is delivered, or not of some keys.
@@ -46,7 +48,11 @@ impl KeyedWindow {
         if self.has_room(keys) {
             return keys.waiting_of(self.partition);
         }
-        Some(if keys.have_room() { self.records.too_far_ahead() } else { keys.too_many_in_retry() })
+        Some(if keys.have_room() || !self.records.has_room_ahead() {
+            self.records.too_far_ahead()
+        } else {
+            keys.too_many_in_retry()
+        })
     }
 
     /// `belongs` is said of the batch's records, by offset.
@@ -80,6 +86,7 @@ impl KeyedWindow {
             }
         }
         self.records.looked_at(from..reached);
+        keys.read_up_to(self.partition, self.records.cursor);
         let ranges = runs(lent);
         self.records.loans.lend(&ranges, lending.loan);
         if ranges.is_empty() { Vec::new() } else { vec![Portion { ranges, attempt: 1 }] }
@@ -159,6 +166,7 @@ impl KeyedWindow {
         self.hashes.noted_in(&lost).into_iter().for_each(|offset| self.settle(offset, keys));
         // Some of it has just been set free.
         self.records.again.remove(lost.clone());
+        keys.read_up_to(self.partition, self.records.cursor);
         lost
     }
 

@@ -60,6 +60,15 @@ pub(crate) struct Keys {
     parked: HashMap<KeyId, Offset>,
     /// Of records that are on their way there because their keys are parked.
     parking: BTreeSet<(KeyId, Offset)>,
+    /// Of these keys the first dead letter is in retry again, and still unsettled: nothing behind it is judged.
+    redriven: HashMap<KeyId, Offset>,
+    /// Given back while a later record of their key is in retry: nothing later is tried until they are there, too.
+    given_back: BTreeSet<(KeyId, Offset)>,
+    /// How far partitions were read.
+    cursors: HashMap<u32, Offset>,
+    /// Up to where they are to be read before something in retry is tried: a group that begins again may find something
+    /// before it.
+    awaited: HashMap<u32, Offset>,
     scope: Scope,
 }
 
@@ -125,20 +134,16 @@ impl Keys {
 
     /// `seat` would get the record at `offset`, which is in no chain.
     pub(super) fn admit(&mut self, id: KeyId, offset: Offset, seat: MemberId) -> Admission {
-        if self.is_parked(id, offset) && self.chains.get(&id).is_none_or(|chain| chain.retry.is_empty()) {
+        self.given_back.remove(&(id, offset));
+        let has_retries = self.chains.get(&id).is_some_and(|chain| !chain.retry.is_empty());
+        let is_parked = self.is_parked(id, offset);
+        if is_parked && !has_retries && !self.redriven.contains_key(&id) {
             self.parking.insert((id, offset));
             return Admission::Parks;
         }
         let chain = self.chains.entry(id).or_default();
-        if !chain.retry.is_empty() {
-            return match chain.retry.binary_search_by_key(&offset, |known| known.origin) {
-                Ok(_) => Admission::Settled,
-                Err(at) => {
-                    chain.retry.insert(at, InRetry { origin: offset, at: At::Moving });
-                    self.in_retry += 1;
-                    Admission::Follows
-                }
-            };
+        if (has_retries || is_parked) && chain.waiting.is_empty() {
+            return self.follow(id, offset);
         }
         if chain.open.is_empty() {
             chain.seat = seat;
@@ -152,6 +157,26 @@ impl Keys {
         Admission::Waits
     }
 
+    /// Something earlier is in retry, or may be.
+    fn follow(&mut self, id: KeyId, offset: Offset) -> Admission {
+        let is_new = self.move_into_retry(id, offset);
+        if !is_new {
+            // It may have been what the next one was waiting for.
+            self.go_on(id);
+            return Admission::Settled;
+        }
+        Admission::Follows
+    }
+
+    /// Whether it was not there before.
+    fn move_into_retry(&mut self, id: KeyId, origin: Offset) -> bool {
+        let chain = self.chains.entry(id).or_default();
+        let Err(at) = chain.retry.binary_search_by_key(&origin, |known| known.origin) else { return false };
+        chain.insert(at, InRetry { origin, at: At::Moving });
+        self.in_retry += 1;
+        true
+    }
+
     /// What waits of a partition for earlier ones of its keys, if anything does. Looks at all chains.
     pub(super) fn waiting_of(&self, partition: u32) -> Option<Stop> {
         let chains = || self.chains.iter().filter(|(id, _)| id.partition == partition).map(|(_, chain)| &chain.waiting);
@@ -162,6 +187,7 @@ impl Keys {
 
     /// The record needs no delivery any more; returns what may be delivered to anybody with that.
     pub(super) fn settled(&mut self, id: KeyId, offset: Offset) -> Vec<Offset> {
+        self.given_back.remove(&(id, offset));
         let Some(chain) = self.chains.get_mut(&id) else { return Vec::new() };
         // In order, mostly.
         if chain.open.front() == Some(&offset) {
@@ -185,17 +211,17 @@ impl Keys {
     pub(super) fn fail(&mut self, id: KeyId, offset: Offset) -> Option<GivenBack> {
         let chain = self.chains.get_mut(&id)?;
         let followers = chain.take_back(offset)?;
-        if let Err(at) = chain.retry.binary_search_by_key(&offset, |known| known.origin) {
-            chain.retry.insert(at, InRetry { origin: offset, at: At::Moving });
-            self.in_retry += 1;
-        }
+        self.move_into_retry(id, offset);
         Some(GivenBack { followers, freed: self.freed(id) })
     }
 
     /// With nothing of it open, what waits of a chain goes to whoever comes first.
     fn freed(&mut self, id: KeyId) -> Vec<Offset> {
         let Some(chain) = self.chains.get_mut(&id).filter(|chain| chain.open.is_empty()) else { return Vec::new() };
-        let waiting = std::mem::take(&mut chain.waiting).into();
+        let waiting: Vec<Offset> = std::mem::take(&mut chain.waiting).into();
+        if !chain.retry.is_empty() {
+            self.given_back.extend(waiting.iter().map(|offset| (id, *offset)));
+        }
         self.go_on(id);
         waiting
     }
@@ -212,10 +238,11 @@ impl Keys {
         Stop::TooManyInRetry { records: self.in_retry }
     }
 
-    /// What is in retry and waits, for its time or for an earlier one of its key, if anything does. Looks at all chains.
+    /// What is in the log of retries and waits, for its time or for an earlier one of its key, if anything does. Looks at all
+    /// chains.
     pub(super) fn waiting_in_retry(&self) -> Option<Stop> {
         let in_retry = self.chains.values().flat_map(|chain| &chain.retry);
-        let records = in_retry.filter(|known| matches!(known.at, At::Moving | At::Waiting(_))).count();
+        let records = in_retry.filter(|known| known.waiting_at().is_some()).count();
         (records > 0).then(|| Stop::InRetry { records, until: self.next_pause() })
     }
 
@@ -224,6 +251,9 @@ impl Keys {
     pub(super) fn admit_again(&mut self, again: Again, at: Offset, seat: MemberId, now: Instant) -> Turn {
         let Again { id, origin, .. } = again;
         let later = |superseded| Turn { is_due: Due::Later, superseded };
+        if self.parked.get(&id) == Some(&origin) {
+            self.redriven.insert(id, origin);
+        }
         let chain = self.chains.entry(id).or_default();
         let Ok(index) = chain.retry.binary_search_by_key(&origin, |known| known.origin) else {
             self.note(id, InRetry { origin, at: At::Waiting(at) });
@@ -252,18 +282,18 @@ impl Keys {
     fn note(&mut self, id: KeyId, seen: InRetry) {
         let chain = self.chains.entry(id).or_default();
         let index = chain.retry.partition_point(|known| known.origin < seen.origin);
-        chain.retry.insert(index, seen);
+        chain.insert(index, seen);
         self.in_retry += 1;
         self.fresh.insert(id);
-        if index == 0 {
-            // It has taken the place of whatever was held.
-            chain.held_until = None;
-        }
     }
 
     fn turn_of(&mut self, index: usize, again: Again, at: Offset, seat: MemberId, now: Instant) -> Due {
         let Again { id, origin, due } = again;
         let is_parked = self.is_parked(id, origin);
+        let is_judged = self.sight == Sight::Whole && !self.redriven.contains_key(&id);
+        if self.follows_unread(id, origin) || (is_parked && !is_judged) {
+            return Due::Later;
+        }
         let Some(chain) = self.chains.get_mut(&id) else { return Due::Later };
         if is_parked && chain.retry.iter().take(index).all(|known| known.at == At::Moving) {
             chain.retry[index].at = At::Moving;
@@ -285,6 +315,18 @@ impl Keys {
         chain.retry[index].at = At::Lent(at);
         chain.lent += 1;
         Due::Now
+    }
+
+    /// Whether something earlier of its key may be about to be read.
+    fn follows_unread(&mut self, id: KeyId, origin: Offset) -> bool {
+        if self.cursors.get(&id.partition).is_some_and(|cursor| *cursor <= origin) {
+            self.awaited
+                .entry(id.partition)
+                .and_modify(|up_to| *up_to = (origin + 1).max(*up_to))
+                .or_insert(origin + 1);
+            return true;
+        }
+        self.given_back.range((id, 0)..(id, origin)).next().is_some()
     }
 
     /// The retries were read up to their end.
@@ -319,7 +361,7 @@ impl Keys {
         chain.retry[index].at = to;
         let mut followers = Vec::new();
         for known in chain.retry.iter_mut().skip(index + 1) {
-            let At::Lent(at) = known.at else { break };
+            let At::Lent(at) = known.at else { continue };
             known.at = At::Waiting(at);
             followers.push(at);
         }
@@ -345,6 +387,7 @@ impl Keys {
     /// Exactly these have dead letters; of each, where the first of them was published. What was redriven of the others is
     /// to be seen before anything else of them is tried.
     pub(crate) fn set_parked(&mut self, parked: HashMap<KeyId, Offset>) {
+        self.redriven.retain(|id, origin| parked.get(id) == Some(origin));
         self.parked = parked;
         self.fresh.extend(self.chains.keys());
     }
@@ -359,6 +402,7 @@ impl Keys {
     /// A record of this key is a dead letter now.
     pub(super) fn has_letter(&mut self, id: KeyId, origin: Offset) {
         self.parking.remove(&(id, origin));
+        self.redriven.remove(&id);
         if self.scope == Scope::Key {
             self.parked.entry(id).and_modify(|letter| *letter = origin.min(*letter)).or_insert(origin);
         }
@@ -368,6 +412,7 @@ impl Keys {
 
     /// A record that was to move into retry has gone elsewhere.
     pub(super) fn gone(&mut self, id: KeyId, origin: Offset) {
+        self.parking.remove(&(id, origin));
         let Some(chain) = self.chains.get_mut(&id) else { return };
         if let Ok(index) = chain.retry.binary_search_by_key(&origin, |known| known.origin)
             && chain.retry[index].at == At::Moving
@@ -433,11 +478,30 @@ impl Keys {
         self.sight == Sight::Whole
     }
 
+    /// The partition was read up to `cursor`, or is read from there.
+    pub(crate) fn read_up_to(&mut self, partition: u32, cursor: Offset) {
+        self.cursors.insert(partition, cursor);
+        if self.awaited.get(&partition).is_some_and(|up_to| *up_to <= cursor) {
+            self.awaited.remove(&partition);
+            self.all_go_on();
+        }
+    }
+
+    /// Whether what is in retry of this partition waits for it.
+    pub(super) fn is_awaited(&self, partition: u32) -> bool {
+        self.awaited.contains_key(&partition)
+    }
+
     /// The partition is delivered by somebody else from now on.
     pub(crate) fn forget(&mut self, partition: u32) {
         if partition == REDRIVEN {
+            self.parking.clear();
             return self.lost(&(0..Offset::MAX));
         }
+        self.cursors.remove(&partition);
+        self.awaited.remove(&partition);
+        self.parking.retain(|(id, _)| id.partition != partition);
+        self.given_back.retain(|(id, _)| id.partition != partition);
         self.chains.retain(|id, _| id.partition != partition);
         self.in_retry = self.chains.values().map(|chain| chain.retry.len()).sum();
     }

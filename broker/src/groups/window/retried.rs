@@ -149,6 +149,9 @@ impl RetriedWindow {
     }
 
     pub(super) fn skip_to(&mut self, next: Offset, keys: &mut Keys) -> Range<Offset> {
+        for (_, RetriedLeaving { again, .. }) in self.records.leaving.within(&(self.records.next_read()..next)) {
+            again.into_iter().for_each(|Again { id, origin, .. }| keys.gone(id, origin));
+        }
         let lost = self.records.skip_to(next);
         keys.lost(&lost);
         self.open.retain(|offset, _| !lost.contains(offset));
@@ -204,23 +207,28 @@ impl RetriedWindow {
     fn fail(&mut self, offset: Offset, fault: &Fault, pause: Pause, keys: &mut Keys) {
         let Some(again) = self.open.remove(&offset) else { return };
         let way = if again.is_some() { Way::RetryInOrder(pause) } else { Way::Retry(pause) };
-        self.leave(offset, again, fault, way, keys);
+        self.leave(offset, again, fault, way);
+        self.block(offset, again, keys);
     }
 
     /// Parks a record that is with nobody any more. What follows goes on, unless its key is parked, too.
     fn give_up(&mut self, offset: Offset, fault: &Fault, keys: &mut Keys) {
         let Some(again) = self.open.remove(&offset) else { return };
-        let blocks = again.filter(|_| keys.scope() == Scope::Key);
-        if let (Some(again), None) = (again, blocks) {
-            keys.settled_again(again.id, offset);
+        self.leave(offset, again, fault, Way::Park);
+        match (again, keys.scope()) {
+            (Some(again), Scope::Record) => keys.settled_again(again.id, offset),
+            (_, Scope::Key) => self.block(offset, again, keys),
+            (None, Scope::Record) => {}
         }
-        self.leave(offset, blocks, fault, Way::Park, keys);
     }
 
-    /// What follows in the order of its key waits for where it goes.
-    fn leave(&mut self, offset: Offset, again: Option<Again>, fault: &Fault, way: Way, keys: &mut Keys) {
+    fn leave(&mut self, offset: Offset, again: Option<Again>, fault: &Fault, way: Way) {
         let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way };
         self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
+    }
+
+    /// What follows in the order of its key waits for where the record goes.
+    fn block(&mut self, offset: Offset, again: Option<Again>, keys: &mut Keys) {
         if let Some(again) = again {
             let followers = keys.fail_again(again.id, offset);
             self.taken_back(&followers);

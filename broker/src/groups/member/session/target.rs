@@ -102,6 +102,9 @@ impl Session {
             self.looking_through = LookingThrough::UnderWay;
             self.keys.look_through();
         }
+        if partition != REDRIVEN && self.keeps_keys() {
+            self.keys.read_up_to(partition, window.cursor());
+        }
         Held { generation: grant.generation, window, flow, queued: false }
     }
 

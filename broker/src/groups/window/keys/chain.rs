@@ -43,6 +43,15 @@ pub(super) enum At {
 }
 
 impl Chain {
+    /// Something more is in retry, at this place.
+    pub(super) fn insert(&mut self, index: usize, known: InRetry) {
+        self.retry.insert(index, known);
+        if index == 0 {
+            // It has taken the place of whatever was held.
+            self.held_until = None;
+        }
+    }
+
     /// Takes an open record out, and what is open behind it, which waits, and is returned. `None` if it is not open: it was
     /// taken back with another.
     pub(super) fn take_back(&mut self, offset: Offset) -> Option<Vec<Offset>> {

@@ -68,6 +68,8 @@ struct Stage {
     /// What each member works on, oldest first; a record that was taken back may still be there.
     inboxes: BTreeMap<MemberId, Vec<(u32, Offset)>>,
     handled: BTreeSet<Origin>,
+    /// A redrive that has copied open letters and not settled them yet: so many.
+    redriving: usize,
     handled_twice: usize,
     restarts: usize,
 }
@@ -88,6 +90,7 @@ impl Stage {
             keys: Keys::default(),
             inboxes: BTreeMap::new(),
             handled: BTreeSet::new(),
+            redriving: 0,
             handled_twice: 0,
             restarts: 0,
         };
@@ -103,6 +106,9 @@ impl Stage {
         self.keys = Keys::default();
         self.keys.set_scope(self.scope);
         self.keys.look_through();
+        for (partition, window) in (0..).zip(&self.main) {
+            self.keys.read_up_to(partition, window.records.cursor);
+        }
         self.survey();
         self.inboxes = (1..5).map(|seat| (seat, Vec::new())).collect();
     }
@@ -130,19 +136,34 @@ impl Stage {
         self.keys.set_parked(parked);
     }
 
-    /// All dead letters are redriven, or a few are discarded, by somebody else.
+    /// All dead letters are discarded, or all or the first of them redriven, by somebody else: copied first, settled later.
     fn settle_letters(&mut self) {
-        let fate = if self.random.u8(0..4) == 0 { Fate::Discarded } else { Fate::Redriven };
-        let letters = self.disk.letters.iter_mut().filter(|letter| letter.fate == Fate::Open);
-        let letters = letters.map(|letter| {
-            letter.fate = fate;
-            Copied { origin: letter.origin, tried: 0, due: self.now }
-        });
-        let copies: Vec<Copied> = letters.collect();
-        if fate == Fate::Redriven {
-            self.disk.retries.extend(Some(copies).filter(|copies| !copies.is_empty()));
+        if self.redriving > 0 {
+            return self.settle_redriven();
         }
+        let open: Vec<Origin> = self.open_letters().map(|letter| letter.origin).collect();
+        if self.random.u8(0..4) == 0 {
+            self.open_letters().for_each(|letter| letter.fate = Fate::Discarded);
+            return self.survey();
+        }
+        let redriven = if self.random.bool() { open.len() } else { self.random.usize(0..=open.len()) };
+        let copies: Vec<Copied> =
+            open[..redriven].iter().map(|&origin| Copied { origin, tried: 0, due: self.now }).collect();
+        self.disk.retries.extend(Some(copies).filter(|copies| !copies.is_empty()));
+        self.redriving = redriven;
+        if self.random.bool() {
+            self.settle_redriven();
+        }
+    }
+
+    fn settle_redriven(&mut self) {
+        let redriven = std::mem::take(&mut self.redriving);
+        self.open_letters().take(redriven).for_each(|letter| letter.fate = Fate::Redriven);
         self.survey();
+    }
+
+    fn open_letters(&mut self) -> impl Iterator<Item = &mut Letter> {
+        self.disk.letters.iter_mut().filter(|letter| letter.fate == Fate::Open)
     }
 
     /// Whether nobody is to handle it before what comes after it.
@@ -174,20 +195,27 @@ impl Stage {
         self.check_inboxes();
         let seat = self.random.u64(1..5);
         let first = self.inboxes[&seat].first().copied();
+        // A program may look at several at once, and give up on a later one.
+        let any = self.random.choice(&self.inboxes[&seat]).copied();
+        let given_back = if self.random.bool() { any } else { first };
         match (self.random.u8(0..40), first) {
             (0..7, _) => self.deliver_retries(seat),
             (7..14, _) => {
                 let partition = self.random.u32(0..PARTITIONS);
                 self.deliver(partition, seat);
             }
-            (14..18, Some((partition, offset))) => self.nack(seat, partition, offset),
+            (14..18, Some(_)) => {
+                given_back.into_iter().for_each(|(partition, offset)| self.nack(seat, partition, offset))
+            }
             (18, _) => self.each_window(
                 |main, keys, fault| main.abandon(seat, fault, keys),
                 |retried, keys, fault| {
                     retried.abandon(seat, fault, keys);
                 },
             ),
-            (19, Some((partition, offset))) => self.release(seat, partition, offset),
+            (19, Some(_)) => {
+                given_back.into_iter().for_each(|(partition, offset)| self.release(seat, partition, offset))
+            }
             (20, _) => self.each_window(
                 |main, keys, _| main.vacate(seat, keys),
                 |retried, keys, _| {
