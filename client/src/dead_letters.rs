@@ -128,7 +128,7 @@ pub struct Retry {
     pub death: Death,
     /// How often it was tried since it was published or last redriven.
     pub tried: u32,
-    /// Not before then. `None` for a record that came there when it was due.
+    /// Not before then. `None` for a record that came there when it was due, was redriven, or follows one that failed.
     pub due: Option<Timestamp>,
 }
 

@@ -139,8 +139,8 @@ impl Groups {
             let appended_us = log.append_time_at(oldest).await.ok().flatten();
             let age = appended_us.map(|time_us| elapsed_since(time_us, self.topics.clock().now_us()));
             behind = age.unwrap_or_default();
-            let retention = Retention { age: meta.retention_age, bytes: meta.retention_bytes };
-            loss = retention.loss(OldestUnread { age, shelter: log.shelter(oldest) }, pace.bytes_in);
+            loss =
+                Retention::of(&meta, partition).loss(OldestUnread { age, shelter: log.shelter(oldest) }, pace.bytes_in);
         }
         let catch_up = pace.catch_up(unread);
         let known_risk = trend.as_ref().map(Trend::risk).unwrap_or_default();

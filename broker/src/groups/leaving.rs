@@ -178,9 +178,12 @@ impl Carrier {
     }
 
     fn decide(&self, partition: u32, event: &Event, exit: &Exit, policy: RetryPolicy, collected: &mut Collected) {
-        let behind = Failure::behind(self.clock.now_us());
-        let failure = if exit.way == Way::ParkBehind { &behind } else { &exit.failure };
-        let this_time = self.death(&event.topic, partition, event.offset, failure);
+        let failure = match exit.way {
+            Way::ParkBehind => Failure::behind(self.clock.now_us()),
+            Way::Follow => Failure::waiting(self.clock.now_us()),
+            Way::Park | Way::Retry(_) | Way::RetryInOrder(_) => exit.failure.clone(),
+        };
+        let this_time = self.death(&event.topic, partition, event.offset, &failure);
         let before = (partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
         let (record, death, tried) = match before {
             Some(Retry { event, death, tried, .. }) => {

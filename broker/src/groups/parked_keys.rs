@@ -26,6 +26,7 @@ pub(super) async fn parked_keys(handle: &Handle, sources: &Sources) -> Result<Ha
     let position = PositionKey { group: sources.group.clone(), topic: lie_in.meta().id, partition: 0 };
     let progress = handle.ask(move |coordinator| Ok(coordinator.progress(&position).unwrap_or_default())).await?;
     let window = *log.watch().borrow();
+    let since_us = sources.topic.meta().created_us;
     for mut unsettled in progress.unacked_in(&(window.log_start..window.high_watermark)) {
         while !unsettled.is_empty() {
             let found = first_batch(&*log, &unsettled).await.map_err(|source| GroupError::Read {
@@ -37,7 +38,7 @@ pub(super) async fn parked_keys(handle: &Handle, sources: &Sources) -> Result<Ha
                 Found::Lost(up_to) => up_to,
                 Found::Batch(batch) => {
                     let next = batch.header.next_offset();
-                    for (id, origin) in keys_of(batch, &unsettled) {
+                    for (id, origin) in keys_of(batch, &unsettled, since_us) {
                         keys.entry(id).and_modify(|first| *first = origin.min(*first)).or_insert(origin);
                     }
                     next
@@ -48,11 +49,13 @@ pub(super) async fn parked_keys(handle: &Handle, sources: &Sources) -> Result<Ha
     Ok(keys)
 }
 
-/// Those of the letters in `range`. One that cannot be read, or has no key, parks nothing.
-fn keys_of(batch: Batch, range: &Range<Offset>) -> Vec<(KeyId, Offset)> {
+/// Those of the letters in `range`. One that cannot be read, has no key, or failed before `since_us`, when there was another
+/// topic of that name, parks nothing.
+fn keys_of(batch: Batch, range: &Range<Offset>, since_us: i64) -> Vec<(KeyId, Offset)> {
     let Ok(unpacked) = unpack(&Arc::default(), 0, batch) else { return Vec::new() };
     let events = unpacked.events().map_while(Result::ok).filter(|event| range.contains(&event.offset));
     let letters = events.filter_map(DeadLetter::from_event);
+    let letters = letters.filter(|letter| letter.death.first_failed.as_micros() >= since_us);
     let key = |letter: DeadLetter| {
         let hash = murmur2(letter.event.record.key.as_ref()?);
         Some((KeyId { partition: letter.death.partition, hash }, letter.death.offset))

@@ -157,6 +157,11 @@ impl Failure {
         Self { attempts: 0, first_error: Arc::clone(&error), last_error: error, first_failed_us: 0, last_failed_us: 0 }
     }
 
+    /// As [`none`](Self::none), since then.
+    pub(crate) fn waiting(since_us: i64) -> Self {
+        Self { first_failed_us: since_us, last_failed_us: since_us, ..Self::none() }
+    }
+
     /// As [`none`](Self::none), where that one is not waited for any more.
     pub(crate) fn behind(now_us: i64) -> Self {
         let error: Arc<str> = "it was not tried: an earlier record of its key is a dead letter".into();

@@ -57,6 +57,8 @@ pub(crate) enum WaitCause {
         /// When the first of them is due; `None`: what they follow is with a member, or on its way.
         until_us: Option<i64>,
     },
+    /// Keyed: it is not known yet which keys have something in retry, or dead letters.
+    LookingThrough,
     /// No member takes anything now.
     MembersBusy,
     /// Its log cannot be read.
@@ -108,6 +110,10 @@ impl fmt::Display for WaitCause {
                 "{records} records have failed, or follow one of their key that has, and wait for their time or that one; \
                  other keys go on"
             ),
+            Self::LookingThrough => f.write_str(
+                "what is tried again, or among the dead letters, is looked through first, so that every key stays in order: it \
+                 goes on by itself, and the broker's log says why if it does not",
+            ),
             Self::MembersBusy => f.write_str(
                 "no member takes more for now: let them settle what they have and read their streams, or add members",
             ),
@@ -130,6 +136,7 @@ impl PartitionWait {
             WaitCause::TooFarAhead { .. }
             | WaitCause::TooManyInRetry { .. }
             | WaitCause::OutsideHours
+            | WaitCause::LookingThrough
             | WaitCause::MembersBusy => {
                 let log = source.and_then(|source| source.log(self.partition).ok());
                 log.is_some_and(|log| self.next < log.watch().borrow().high_watermark)

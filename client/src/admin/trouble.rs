@@ -45,6 +45,8 @@ pub enum WaitReason {
     MembersBusy,
     /// Its log cannot be read.
     OutOfService,
+    /// Keyed: it is not known yet which keys have failed records or dead letters. It goes on by itself.
+    LookingThrough,
 }
 
 impl WaitReason {
@@ -59,6 +61,7 @@ impl WaitReason {
             Self::Keys => "keys",
             Self::MembersBusy => "members-busy",
             Self::OutOfService => "out-of-service",
+            Self::LookingThrough => "looking-through",
         }
     }
 }
@@ -68,7 +71,7 @@ impl WaitReason {
 pub struct WaitingRetries {
     /// Where they come from.
     pub topic: String,
-    /// Due, and not settled; letters that were redriven are among them.
+    /// Due, and not settled; letters that were redriven are among them, and in a keyed group without members all that wait.
     pub due: u64,
     /// Wait for their time. A record on its way may be counted here and as due.
     pub later: u64,
@@ -117,6 +120,7 @@ impl From<v1::PartitionWait> for PartitionWait {
             v1::WaitReason::Keys => Some(WaitReason::Keys),
             v1::WaitReason::MembersBusy => Some(WaitReason::MembersBusy),
             v1::WaitReason::OutOfService => Some(WaitReason::OutOfService),
+            v1::WaitReason::LookingThrough => Some(WaitReason::LookingThrough),
         };
         Self {
             topic: wait.topic,

@@ -41,11 +41,19 @@ impl Omission {
         }
     }
 
+    /// Within which it is to say something.
+    fn heartbeat(self) -> Duration {
+        match self {
+            Self::Reading | Self::Heartbeats => HEARTBEAT,
+            Self::Settling => 20 * HEARTBEAT,
+        }
+    }
+
     fn policy(self, mode: v1::GroupMode) -> v1::GroupPolicy {
         let retry = v1::RetryPolicy { backoff_min_ms: 1, backoff_max_ms: 1, ..v1::RetryPolicy::default() };
         let ack_timeout_ms = match self {
             Self::Reading | Self::Heartbeats => 600_000,
-            Self::Settling => 300,
+            Self::Settling => 700,
         };
         v1::GroupPolicy { mode: mode.into(), ack_timeout_ms, retry: Some(retry), ..v1::GroupPolicy::default() }
     }
@@ -73,7 +81,7 @@ async fn sleeper(broker: &BrokerProcess, omission: Omission, mode: v1::GroupMode
         member_name: "sleeper".to_owned(),
         policy: Some(omission.policy(mode)),
         credit: Some(v1::Credit { bytes: u64::MAX, records: u64::MAX }),
-        heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).expect("it is short"),
+        heartbeat_ms: u32::try_from(omission.heartbeat().as_millis()).expect("it is short"),
         ..v1::Join::default()
     };
     let member = Member::join(&mut raw, join).await.expect("a stream");

@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    keys::{self, Among, KeyedBatch, Unpacker},
+    keys::{self, Among, KeyedBatch, Retries, Unpacker},
     lines::Lines,
     message::Loss,
     session::{Session, Turn, WallClock},
@@ -109,10 +109,11 @@ impl Feeds {
                 }
                 Some(outcome) => {
                     let read = Plain { turn, allowance, outcome, high_watermark }.measured(&feed.partition);
-                    match read.keyed_at_once(session, among(turn, &self.clock)) {
+                    match read.keyed_at_once(session, among(turn, &self.sources, &self.clock)) {
                         Ok(read) => self.hand_over(read, session, lines),
                         Err(read) => {
-                            self.reading = Some(read.keyed(among(turn, &self.clock), self.unpacker.clone()).boxed())
+                            self.reading =
+                                Some(read.keyed(among(turn, &self.sources, &self.clock), self.unpacker.clone()).boxed())
                         }
                     }
                 }
@@ -123,7 +124,7 @@ impl Feeds {
                 None => {
                     let read = feed.log.read(turn.cursor, allowance.bytes());
                     let partition = Arc::clone(&feed.partition);
-                    let (keeps_keys, among) = (session.keeps_keys(), among(turn, &self.clock));
+                    let (keeps_keys, among) = (session.keeps_keys(), among(turn, &self.sources, &self.clock));
                     let unpacker = self.unpacker.clone();
                     let read = async move {
                         let outcome = read.await;
@@ -240,9 +241,12 @@ impl Measured {
 }
 
 /// Where the records of `turn` are, as of now.
-fn among(turn: Turn, clock: &Clock) -> Among {
+fn among(turn: Turn, sources: &Sources, clock: &Clock) -> Among {
     match turn.partition {
-        REDRIVEN => Among::Retries(WallClock { at: clock.now(), at_us: clock.now_us() }),
+        REDRIVEN => {
+            let now = WallClock { at: clock.now(), at_us: clock.now_us() };
+            Among::Retries(Retries { now, since_us: sources.topic.meta().created_us })
+        }
         _ => Among::Published,
     }
 }

@@ -35,8 +35,17 @@ impl From<Batch> for KeyedBatch {
 pub(super) enum Among {
     /// Records of the topic.
     Published,
-    /// Records that the group tries again, as of that moment.
-    Retries(WallClock),
+    /// Records that the group tries again.
+    Retries(Retries),
+}
+
+/// How records that the group tries again are taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retries {
+    /// As of then.
+    pub(super) now: WallClock,
+    /// When the topic was made: what failed before was published to another one of that name, in whose order nothing is left.
+    pub(super) since_us: i64,
 }
 
 /// Whether finding the keys of `batches` takes no longer than a walk through their bytes.
@@ -47,7 +56,7 @@ pub(super) fn is_quick(batches: &[Batch]) -> bool {
 pub(super) fn with_keys(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {
     let belongs = |batch: &Batch| match among {
         Among::Published => keys_of(batch),
-        Among::Retries(now) => retries_of(batch, now),
+        Among::Retries(retries) => retries_of(batch, retries),
     };
     batches.into_iter().map(|batch| KeyedBatch { belongs: belongs(&batch), batch }).collect()
 }
@@ -93,13 +102,13 @@ fn keys_of(batch: &Batch) -> Vec<Belongs> {
 }
 
 /// The same for records that were published elsewhere, as their headers tell.
-fn retries_of(batch: &Batch, now: WallClock) -> Vec<Belongs> {
+fn retries_of(batch: &Batch, retries: Retries) -> Vec<Belongs> {
     let nowhere: Arc<str> = Arc::default();
     let Ok(unpacked) = unpack(&nowhere, 0, batch.clone()) else { return Vec::new() };
     let mut belongs = Vec::with_capacity(batch.header.record_count as usize);
     for event in unpacked.events() {
         belongs.push(match event {
-            Ok(event) => in_retry(event, now).map_or(Belongs::Alone, Belongs::InRetry),
+            Ok(event) => in_retry(event, retries).map_or(Belongs::Alone, Belongs::InRetry),
             Err(DecodeError::Malformed { .. }) => Belongs::Alone,
             Err(_) => break,
         });
@@ -107,9 +116,12 @@ fn retries_of(batch: &Batch, now: WallClock) -> Vec<Belongs> {
     belongs
 }
 
-fn in_retry(event: Event, now: WallClock) -> Option<Again> {
+fn in_retry(event: Event, Retries { now, since_us }: Retries) -> Option<Again> {
     let hash = murmur2(event.record.key.as_ref()?);
     let Retry { death, due, .. } = Retry::from_event(event)?;
+    if death.first_failed.as_micros() < since_us {
+        return None;
+    }
     let id = KeyId { partition: death.partition, hash };
     let due = due.map_or(now.at, |due| after(now, due.as_micros()));
     Some(Again { id, origin: death.offset, due })
@@ -160,15 +172,20 @@ mod tests {
             due(Record::new("never").key("a"), i64::MAX),
             Death { redriven: 1, ..death.clone() }.mark(Record::new("redriven").key("a")),
             Retry::mark(Record::new("no key"), &death, 1),
+            Retry::mark(
+                Record::new("of an earlier topic").key("a"),
+                &Death { first_failed: Timestamp::from_micros(0), ..death.clone() },
+                1,
+            ),
             Record::new("published").key("a"),
         ];
-        let belongs = retries_of(&pack(&records).expect("it packs"), now);
+        let belongs = retries_of(&pack(&records).expect("it packs"), Retries { now, since_us: 1 });
         let id = KeyId { partition: 3, hash: murmur2(b"a") };
         let in_retry = |pause| Belongs::InRetry(Again { id, origin: 1042, due: now.at + pause });
         let zero = Duration::ZERO;
         let expected = [in_retry(Duration::from_millis(2500)), in_retry(zero), in_retry(HELD_MAX), in_retry(zero)];
         assert_eq!(belongs[..4], expected);
-        assert_eq!(belongs[4..], [Belongs::Alone, Belongs::Alone]);
+        assert_eq!(belongs[4..], [Belongs::Alone; 3]);
     }
 
     #[tokio::test]

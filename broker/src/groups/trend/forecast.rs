@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use crate::engine::Shelter;
+use aqueduct_storage::TopicMeta;
+
+use crate::{engine::Shelter, groups::state::REDRIVEN};
 
 /// Less than this share of the retention left is too little to leave the group to itself: an operator needs time as well.
 const NEAR_SHARE: f64 = 0.2;
@@ -73,6 +75,14 @@ pub(crate) struct RetentionLoss {
 }
 
 impl Retention {
+    /// What a group's partition of a topic is kept by: what is tried again is kept until it is settled.
+    pub(crate) fn of(topic: &TopicMeta, partition: u32) -> Self {
+        match partition {
+            REDRIVEN => Self::default(),
+            _ => Self { age: topic.retention_age, bytes: topic.retention_bytes },
+        }
+    }
+
     /// When the oldest unread record may be removed, by whichever limit is sooner; `None` if neither does it.
     pub(crate) fn loss(&self, oldest: OldestUnread, bytes_in: Option<f64>) -> Option<RetentionLoss> {
         let by_age = self.age.zip(oldest.age).map(|(limit, age)| {

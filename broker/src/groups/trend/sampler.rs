@@ -82,7 +82,6 @@ impl Groups {
     /// Takes what was found into the trends, and gives the risks that are news: worse than any that the group ran on this
     /// topic, so that partitions which follow one another are not told one by one.
     async fn judge(&self, of: &Consumption, topic: &TopicMeta, found: &[Found]) -> Vec<NewRisk> {
-        let retention = Retention { age: topic.retention_age, bytes: topic.retention_bytes };
         let now_us = self.topics.clock().now_us();
         let mut news = Vec::new();
         let mut known = Risk::None;
@@ -94,6 +93,7 @@ impl Groups {
                     .entry(found.partition)
                     .and_modify(|trend| trend.observe(found.sample))
                     .or_insert_with(|| Trend::begin(found.sample));
+                let retention = Retention::of(topic, found.partition);
                 let loss = trend.loss(retention, found.shelter, now_us);
                 if trend.needs_append_time(retention, loss) {
                     return true;
@@ -110,7 +110,7 @@ impl Groups {
             news.extend(self.trends.update(of, |trends| {
                 let trend = trends.get_mut(&found.partition)?;
                 trend.appended = time_us.map(|time_us| Appended { offset, time_us });
-                let risk = trend.judge(trend.loss(retention, found.shelter, now_us))?;
+                let risk = trend.judge(trend.loss(Retention::of(topic, found.partition), found.shelter, now_us))?;
                 Some(NewRisk { partition: found.partition, ..risk })
             }));
         }

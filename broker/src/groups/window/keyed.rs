@@ -260,43 +260,46 @@ impl KeyedWindow {
     }
 }
 
-/// The hashes of keys of the records in a window, by offset.
+/// The hashes of keys of the records in a window, by offset; few are missing between the first and the last, mostly.
 #[derive(Debug, Default)]
-struct Hashes {
-    base: Offset,
-    hashes: VecDeque<Option<u32>>,
-}
+struct Hashes(VecDeque<(Offset, u32)>);
 
 impl Hashes {
     fn note(&mut self, offset: Offset, hash: u32) {
-        if self.hashes.is_empty() {
-            self.base = offset;
+        let index = self.first_from(offset);
+        match self.0.get_mut(index) {
+            Some(known) if known.0 == offset => known.1 = hash,
+            Some(_) => self.0.insert(index, (offset, hash)),
+            None => self.0.push_back((offset, hash)),
         }
-        let Some(index) = self.index(offset) else { return };
-        if index >= self.hashes.len() {
-            self.hashes.resize(index + 1, None);
-        }
-        self.hashes[index] = Some(hash);
     }
 
     fn of(&self, offset: Offset) -> Option<u32> {
-        self.hashes.get(self.index(offset)?).copied().flatten()
+        let known = self.0.get(self.first_from(offset))?;
+        (known.0 == offset).then_some(known.1)
     }
 
     fn noted_in(&self, range: &Range<Offset>) -> Vec<Offset> {
-        let end = self.base + self.hashes.len() as Offset;
-        let offsets = range.start.max(self.base)..range.end.min(end);
-        offsets.filter(|offset| self.of(*offset).is_some()).collect()
+        let end = self.first_from(range.end);
+        self.0.range(self.first_from(range.start).min(end)..end).map(|known| known.0).collect()
     }
 
     fn forget_below(&mut self, offset: Offset) {
-        let below = self.index(offset).unwrap_or(0).min(self.hashes.len());
-        self.hashes.drain(..below);
-        self.base += below as Offset;
+        self.0.drain(..self.first_from(offset));
     }
 
-    fn index(&self, offset: Offset) -> Option<usize> {
-        usize::try_from(offset.checked_sub(self.base)?).ok()
+    /// The index of the first that is not below `offset`.
+    fn first_from(&self, offset: Offset) -> usize {
+        let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else { return 0 };
+        if offset > last.0 {
+            return self.0.len();
+        }
+        // With nothing missing it is as far from the first as its offset is.
+        let distance = usize::try_from(offset.saturating_sub(first.0)).unwrap_or(usize::MAX);
+        if self.0.get(distance).is_some_and(|known| known.0 == offset) {
+            return distance;
+        }
+        self.0.partition_point(|known| known.0 < offset)
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn wait(
         WaitCause::OutsideHours => (v1::WaitReason::Hours, None, closed_until_us, None),
         WaitCause::Keys { first, .. } => (v1::WaitReason::Keys, Some(first), None, None),
         WaitCause::InRetry { until_us, .. } => (v1::WaitReason::Keys, None, until_us, None),
+        WaitCause::LookingThrough => (v1::WaitReason::LookingThrough, None, None, None),
         WaitCause::MembersBusy => (v1::WaitReason::MembersBusy, None, None, only_one()),
         WaitCause::OutOfService => (v1::WaitReason::OutOfService, None, None, None),
     };

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::failure::Failure;
 use crate::{consumer::Delivery, dead_letters::Death, record::Event};
@@ -91,13 +94,14 @@ impl Outcome {
     }
 }
 
-/// Handles `job`, but for no longer than `timeout` after it first had to wait, or was last extended.
+/// Handles `job`, but for no longer than `timeout` after it began or was last extended.
 pub(super) async fn attempt<F, E>(handler: &impl Fn(Job) -> F, job: Job, timeout: Duration) -> Outcome
 where
     F: Future<Output = Result<(), E>>,
     E: Into<Failure>,
 {
     let extended = Arc::clone(&job.extended);
+    let mut until = Instant::now() + timeout;
     let mut handling = std::pin::pin!(handler(job));
     // Many handlers never wait: no timer is made for them.
     if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
@@ -107,8 +111,8 @@ where
         tokio::select! {
             biased;
             result = &mut handling => return Outcome::of(result),
-            () = extended.notified() => {}
-            () = sleep(timeout) => return Outcome::TimedOut { after: timeout },
+            () = extended.notified() => until = Instant::now() + timeout,
+            () = sleep_until(until) => return Outcome::TimedOut { after: timeout },
         }
     }
 }

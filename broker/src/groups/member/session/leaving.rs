@@ -66,7 +66,7 @@ impl Session {
         parked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
     }
 
-    /// The client could not handle records. Where something has to wait for them, they come again from the window.
+    /// The client could not handle records. In order they come again from the window; otherwise they leave it.
     pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, failed: &Failed) {
         let nacked = self.applied(seat, &settle, |window, ranges, keys| window.nack(seat, ranges, failed, keys));
         match (self.policy.mode, nacked) {

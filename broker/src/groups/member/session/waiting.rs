@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::{Flow, Held, Session};
 use crate::groups::{
+    state::REDRIVEN,
     waits::{PartitionWait, WaitCause},
     window::Stop,
 };
@@ -12,12 +13,12 @@ impl Session {
     /// By partition. One that goes on is not among them; what may be delivered of the others is not known here.
     pub(in crate::groups::member) fn waits(&self, now: Instant) -> Vec<PartitionWait> {
         let wait = |(&partition, held): (&u32, &Held)| {
-            Some(PartitionWait { partition, cause: self.wait_of(held, now)?, next: held.window.cursor() })
+            Some(PartitionWait { partition, cause: self.wait_of(partition, held, now)?, next: held.window.cursor() })
         };
         self.held.iter().filter_map(wait).collect()
     }
 
-    fn wait_of(&self, held: &Held, now: Instant) -> Option<WaitCause> {
+    fn wait_of(&self, partition: u32, held: &Held, now: Instant) -> Option<WaitCause> {
         match held.flow {
             Flow::Running => {}
             Flow::Failed => return Some(WaitCause::OutOfService),
@@ -37,12 +38,15 @@ impl Session {
             if self.opening.is_closed() {
                 return Some(WaitCause::OutsideHours);
             }
+            if partition != REDRIVEN && !self.keys.know_all() {
+                return Some(WaitCause::LookingThrough);
+            }
             // What is queued may have something to deliver.
             (held.queued && self.seats.next_in_turn().is_none()).then_some(WaitCause::MembersBusy)
         };
         match of_window {
             // These do not stop the others.
-            Some(keys @ (WaitCause::Keys { .. } | WaitCause::InRetry { .. })) => of_session().or(Some(keys)),
+            Some(keys @ WaitCause::Keys { .. }) => of_session().or(Some(keys)),
             Some(cause) => Some(cause),
             None => of_session(),
         }

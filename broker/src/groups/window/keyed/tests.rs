@@ -210,3 +210,37 @@ fn what_is_in_retry_already_is_not_delivered_once_more() {
     assert_eq!(stage.deliver(1, NO_LIMIT), [0; 0]);
     assert_eq!((stage.committed(), stage.leaving()), (1, vec![(1, Way::Follow)]));
 }
+
+#[test]
+fn hashes_are_found_however_far_apart_their_offsets_are() {
+    for seed in 0..50 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut hashes, mut model) = (Hashes::default(), std::collections::BTreeMap::new());
+        let mut offset = random.u64(0..10);
+        for _ in 0..200 {
+            match random.u8(0..10) {
+                0 => offset += random.u64(0..1 << 40),
+                1 => {
+                    let from = offset.saturating_sub(random.u64(0..20));
+                    hashes.forget_below(from);
+                    model.retain(|known, _| *known >= from);
+                }
+                2 => {
+                    let again = offset.saturating_sub(random.u64(0..20));
+                    hashes.note(again, 7);
+                    model.insert(again, 7);
+                }
+                _ => {
+                    offset += 1;
+                    hashes.note(offset, random.u32(..));
+                    model.insert(offset, hashes.of(offset).expect("just noted"));
+                }
+            }
+            let looked_at = offset.saturating_sub(25)..offset + 2;
+            let found: Vec<_> = looked_at.clone().map(|at| hashes.of(at)).collect();
+            assert_eq!(found, looked_at.clone().map(|at| model.get(&at).copied()).collect::<Vec<_>>(), "seed {seed}");
+            let noted: Vec<_> = model.range(looked_at.clone()).map(|(at, _)| *at).collect();
+            assert_eq!(hashes.noted_in(&looked_at), noted, "seed {seed}");
+        }
+    }
+}
