@@ -213,7 +213,9 @@ fn recover_unclean(
     // must not go before it is there to stay.
     place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
     let bases: Vec<Offset> = segments.iter().map(|segment| segment.base).collect();
-    let last_append_time_us = outcome.last_append_time_us.or(state.and_then(|state| state.last_append_time_us));
+    // The last segment may hold nothing, and what was saved be older than the one before it.
+    let saved_time_us = state.and_then(|state| state.last_append_time_us);
+    let last_append_time_us = outcome.last_append_time_us.max(links.last_append_time_us).max(saved_time_us);
     let new_state = State {
         epoch,
         log_start,
