@@ -227,7 +227,8 @@ fn recover_unclean(
         age,
     };
     let state_file = save(place, known.map(|(file, _)| file), &new_state)?;
-    for leftover in leftovers {
+    let dropped = live.iter().filter(|listed| !bases.contains(&listed.base));
+    for leftover in leftovers.iter().chain(dropped) {
         remove_segment(&**place.disk, &Segment::sealed(place.dir, leftover.base, leftover.bytes))?;
     }
     remove_strays(place, &bases)?;
@@ -263,7 +264,8 @@ fn remove_strays(place: Place<'_>, bases: &[Offset]) -> Result<(), StorageError>
     Ok(())
 }
 
-/// The segments as the log goes on with them, after a fresh one was begun where the old one must not be touched.
+/// The segments as the log goes on with them, after a fresh one was begun where the old one must not be touched. One that is
+/// not among them is to be removed.
 fn settle(
     place: Place<'_>,
     live: &[Listed],
@@ -302,14 +304,11 @@ fn settle(
                     segments.push(Arc::new(Segment::new(place.dir, base, base, HEADER_BYTES)));
                     Some(active(base, HEADER_BYTES))
                 }
-                before => {
-                    remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
-                    before.map(|before| LastSegment {
-                        base: before.base,
-                        position: before.bytes,
-                        kind: SegmentKind::Sealed,
-                    })
-                }
+                before => before.map(|before| LastSegment {
+                    base: before.base,
+                    position: before.bytes,
+                    kind: SegmentKind::Sealed,
+                }),
             }
         }
     };

@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 
-use aqueduct_storage::sim::SimDisk;
+use aqueduct_storage::sim::{OpKind, SimDisk};
 use aqueduct_storage::{Durability, PartitionLog};
 use support::model::{Action, Ended, Model, prove_usable};
 use support::{ID, append, log_dir, open, small_options};
@@ -169,6 +169,20 @@ fn the_last_append_time_outlives_a_last_segment_that_holds_nothing() {
         let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
         assert_eq!((report.log_end, log.last_append_time_us()), (4, Some(last_us)));
     }
+}
+
+#[test]
+fn a_last_segment_that_holds_nothing_goes_when_the_rest_is_there_to_stay() {
+    let (disk, _) = rolled();
+    let disk = disk.after_kill();
+    let path = log_dir().join("00000000000000000004.log");
+    disk.overwrite(&path, &[]).expect("without a header");
+    drop(open(&disk.shared(), &log_dir()).expect("open"));
+    let done = disk.operations();
+    let removed = done.iter().position(|done| done.op == OpKind::Remove && done.path == path).expect("removed");
+    let (before, after) = done.split_at(removed);
+    assert!(before.iter().any(|done| done.op == OpKind::SyncDir), "{before:?}");
+    assert!(after.iter().all(|done| matches!(done.op, OpKind::Remove | OpKind::List)), "it goes last: {after:?}");
 }
 
 #[test]
