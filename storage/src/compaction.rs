@@ -172,8 +172,8 @@ impl LogReader {
     }
 
     /// Whether the active segment, which is never compacted, is to be [sealed](crate::PartitionLog::roll) before a
-    /// compaction: a quiet log would hold there what is superseded for ever. Two small reads for each sealed segment, and
-    /// one more.
+    /// compaction: a quiet log may never fill it, and what is superseded there would stay. It stays while there is not enough
+    /// to do with that segment, either: that bounds the room it takes. Two small reads for each sealed segment, and one more.
     ///
     /// # Errors
     /// [`CompactionError`].

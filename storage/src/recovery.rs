@@ -213,7 +213,9 @@ fn recover_unclean(
     // must not go before it is there to stay.
     place.disk.sync_dir(place.dir).map_err(|error| StorageError::io("sync", place.dir, error))?;
     let bases: Vec<Offset> = segments.iter().map(|segment| segment.base).collect();
-    let last_append_time_us = outcome.last_append_time_us.or(state.and_then(|state| state.last_append_time_us));
+    // The last segment may hold nothing, and what was saved be older than the one before it.
+    let saved_time_us = state.and_then(|state| state.last_append_time_us);
+    let last_append_time_us = outcome.last_append_time_us.max(links.last_append_time_us).max(saved_time_us);
     let new_state = State {
         epoch,
         log_start,
@@ -225,7 +227,8 @@ fn recover_unclean(
         age,
     };
     let state_file = save(place, known.map(|(file, _)| file), &new_state)?;
-    for leftover in leftovers {
+    let dropped = live.iter().filter(|listed| !bases.contains(&listed.base));
+    for leftover in leftovers.iter().chain(dropped) {
         remove_segment(&**place.disk, &Segment::sealed(place.dir, leftover.base, leftover.bytes))?;
     }
     remove_strays(place, &bases)?;
@@ -261,7 +264,8 @@ fn remove_strays(place: Place<'_>, bases: &[Offset]) -> Result<(), StorageError>
     Ok(())
 }
 
-/// The segments as the log goes on with them, after a fresh one was begun where the old one must not be touched.
+/// The segments as the log goes on with them, after a fresh one was begun where the old one must not be touched. One that is
+/// not among them is to be removed.
 fn settle(
     place: Place<'_>,
     live: &[Listed],
@@ -300,14 +304,11 @@ fn settle(
                     segments.push(Arc::new(Segment::new(place.dir, base, base, HEADER_BYTES)));
                     Some(active(base, HEADER_BYTES))
                 }
-                before => {
-                    remove_segment(&**place.disk, &Segment::sealed(place.dir, base, 0))?;
-                    before.map(|before| LastSegment {
-                        base: before.base,
-                        position: before.bytes,
-                        kind: SegmentKind::Sealed,
-                    })
-                }
+                before => before.map(|before| LastSegment {
+                    base: before.base,
+                    position: before.bytes,
+                    kind: SegmentKind::Sealed,
+                }),
             }
         }
     };

@@ -2,14 +2,18 @@
 
 mod support;
 
-use aqueduct_storage::Durability;
-use aqueduct_storage::sim::SimDisk;
+use std::path::Path;
+
+use aqueduct_storage::sim::{OpKind, SimDisk};
+use aqueduct_storage::{Durability, PartitionLog};
 use support::model::{Action, Ended, Model, prove_usable};
+use support::{ID, append, log_dir, open, small_options};
 
 /// Rolls three times, trims, retains, raises the epoch and reopens, with as few operations as that takes.
 fn workload() -> Vec<Action> {
     vec![
         Action::Append(vec![10]),
+        Action::Roll,
         Action::Append(vec![100, 1200, 600]),
         Action::Append(vec![1500]),
         Action::Append(vec![900, 20]),
@@ -125,4 +129,71 @@ fn a_crash_at_any_operation_of_recovery_converges_however_often() {
             }
         }
     }
+}
+
+/// Two batches and a roll: the last segment is empty, and nothing was saved since the log was made.
+fn rolled() -> (SimDisk, i64) {
+    let disk = SimDisk::new();
+    disk.shared().create_dir(&log_dir()).expect("a directory");
+    disk.shared().sync_dir(Path::new("/")).expect("synced");
+    let mut log = PartitionLog::create(disk.shared(), &log_dir(), ID, small_options()).expect("create");
+    append(&mut log, &[100]).expect("append");
+    append(&mut log, &[200]).expect("append");
+    log.roll().expect("rolled");
+    (disk, log.last_append_time_us().expect("appended to"))
+}
+
+#[test]
+fn the_last_append_time_outlives_a_kill_or_a_power_loss_behind_a_roll() {
+    let (disk, last_us) = rolled();
+    let power_losses = (0..8).map(|seed| (format!("power loss, seed {seed}"), disk.after_power_loss(seed)));
+    for (context, disk) in power_losses.chain([("kill".to_owned(), disk.after_kill())]) {
+        for state in ["kept", "lost"] {
+            let disk = disk.after_kill();
+            if state == "lost" {
+                disk.shared().remove_file(&log_dir().join("partition.state")).expect("removed");
+            }
+            let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
+            assert_eq!(report.log_end, 4, "{context}, state {state}");
+            assert_eq!(log.last_append_time_us(), Some(last_us), "{context}, state {state}");
+        }
+    }
+}
+
+#[test]
+fn the_last_append_time_outlives_a_last_segment_that_holds_nothing() {
+    for content in [Vec::new(), vec![0; 64]] {
+        let (disk, last_us) = rolled();
+        let disk = disk.after_kill();
+        disk.overwrite(&log_dir().join("00000000000000000004.log"), &content).expect("a torn header");
+        let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
+        assert_eq!((report.log_end, log.last_append_time_us()), (4, Some(last_us)));
+    }
+}
+
+#[test]
+fn a_last_segment_that_holds_nothing_goes_when_the_rest_is_there_to_stay() {
+    let (disk, _) = rolled();
+    let disk = disk.after_kill();
+    let path = log_dir().join("00000000000000000004.log");
+    disk.overwrite(&path, &[]).expect("without a header");
+    drop(open(&disk.shared(), &log_dir()).expect("open"));
+    let done = disk.operations();
+    let removed = done.iter().position(|done| done.op == OpKind::Remove && done.path == path).expect("removed");
+    let (before, after) = done.split_at(removed);
+    assert!(before.iter().any(|done| done.op == OpKind::SyncDir), "{before:?}");
+    assert!(after.iter().all(|done| matches!(done.op, OpKind::Remove | OpKind::List)), "it goes last: {after:?}");
+}
+
+#[test]
+fn the_last_append_time_is_that_of_the_batches_where_a_trailer_is_missing() {
+    let (disk, last_us) = rolled();
+    let disk = disk.after_kill();
+    let path = log_dir().join("00000000000000000000.log");
+    let mut superseded = disk.contents(&path).expect("a segment");
+    superseded.truncate(superseded.len() - 64);
+    disk.overwrite(&path, &superseded).expect("without its trailer");
+    let (log, report) = open(&disk.shared(), &log_dir()).expect("open");
+    assert_eq!((report.log_end, report.damage.len()), (4, 0));
+    assert_eq!(log.last_append_time_us(), Some(last_us));
 }

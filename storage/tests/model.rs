@@ -21,6 +21,7 @@ fn random_action(rng: &mut Rng) -> Action {
         78..84 => Action::Retain(rng.u64(..20_000)),
         84..88 => Action::RaiseEpoch,
         88..92 => Action::Reopen,
+        92..95 => Action::Roll,
         _ => Action::Heal,
     }
 }

@@ -243,17 +243,22 @@ fn what_was_opened_after_a_kill_is_whole_after_a_power_loss() {
     for crash_at in 0..=operations_in(Durability::Fsync) {
         let killed = SimDisk::new();
         killed.crash_at(crash_at);
-        drop(Model::new(Durability::Fsync).run(&killed, &workload()));
+        let mut model = Model::new(Durability::Fsync);
+        drop(model.run(&killed, &workload()));
         let disk = killed.after_kill();
-        if open(&disk.shared(), &log_dir()).is_err() {
-            continue; // it was never made
-        }
+        let context = format!("kill at operation {crash_at}");
+        let Some(log) = model.reopen(&disk, &context) else { continue };
+        drop(log);
+        model.created = true;
         for seed in 0..6 {
-            let findings = verified(&disk.after_power_loss(seed));
+            let context = format!("{context}, then power loss, seed {seed}");
+            let disk = disk.after_power_loss(seed);
+            let findings = verified(&disk);
             let of_no_evidence = |finding: &&Finding| matches!(finding.fact, Fact::Index(_) | Fact::StateSlot);
             let named: Vec<&Finding> =
                 damage(&findings).into_iter().filter(|finding| !of_no_evidence(finding)).collect();
-            assert!(named.is_empty(), "kill at operation {crash_at}, then power loss, seed {seed}: {named:?}");
+            assert!(named.is_empty(), "{context}: {named:?}");
+            model.clone().reopen(&disk, &context).expect("it was open before");
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::{clock::Clock, engine::Compacted, error::TopicError};
 /// number of times, and what is superseded takes at most about as much room as what is not.
 const WHEN_HALF_IS_NEW: Urgency = Urgency::Due { new_percent_min: 50, new_bytes_min: 1 };
 
-/// Superseded records wait for this long, at most, in a segment that still grows; then it is sealed, if with it half of what
-/// can be compacted is new. A busy topic fills its segments before, a quiet one would keep what is superseded for ever.
+/// What is superseded in a segment that still grows is looked at after this long: if with that segment half of what can be
+/// compacted is new, it is sealed, and compacted when the topic's lag allows it. If not, it stays; so it takes less room than
+/// what is kept, and no more than one segment. A busy topic fills its segments before, a quiet one may never.
 const ACTIVE_AGE_MAX: Duration = Duration::from_secs(3600);
 
 impl Topics {

@@ -19,7 +19,16 @@ pub(super) struct Links {
     pub(super) damage: Vec<DamagedRange>,
     /// The highest epoch seen.
     pub(super) epoch: u32,
+    /// Append time of the last batch in them: all that knows it, if the last segment holds none.
+    pub(super) last_append_time_us: Option<i64>,
     pub(super) scanned_bytes: u64,
+}
+
+impl Links {
+    fn see(&mut self, epoch: u32, append_time_us: Option<i64>) {
+        self.epoch = self.epoch.max(epoch);
+        self.last_append_time_us = self.last_append_time_us.max(append_time_us);
+    }
 }
 
 /// Checks that the segments in `live` follow each other without a gap, from the one that holds `log_start` on. One
@@ -56,7 +65,7 @@ fn check_link(place: Place<'_>, segment: Listed, next_base: Offset, links: &mut 
     let path = place.dir.join(file_name(segment.base));
     match read_trailer(place, segment)? {
         Some(trailer) if trailer.end >= next_base => {
-            links.epoch = links.epoch.max(trailer.epoch);
+            links.see(trailer.epoch, trailer.append_time_us());
             Ok(())
         }
         Some(trailer) => Err(OpenError::MissingSegment { from: trailer.end, to: next_base, after: path }),
@@ -122,7 +131,7 @@ fn walk_to(
     let mut end_of_damage = None;
     loop {
         match walk.step()? {
-            Step::Batch { stored, .. } => links.epoch = links.epoch.max(stored.header.epoch),
+            Step::Batch { stored, .. } => links.see(stored.header.epoch, Some(stored.header.append_time_us)),
             Step::Damage { position, from, to, what } => {
                 end_of_damage = Some(to.unwrap_or(next_base));
                 links.damage.push(damage(from..to.unwrap_or(next_base), &path, position, what));

@@ -108,7 +108,7 @@ pub(super) fn recover(place: Place<'_>, last: Listed, state: Option<&State>) -> 
         outcome.end = trailer.end;
         outcome.ending = Ending::Sealed { bytes: last.bytes };
         outcome.epoch = trailer.epoch;
-        outcome.last_append_time_us = Some(trailer.last_append_time_us).filter(|_| trailer.end > trailer.base);
+        outcome.last_append_time_us = trailer.append_time_us();
         return Ok(outcome);
     }
     TailRecovery::new(place, last, proven, outcome)?.run(state)

@@ -92,6 +92,11 @@ impl SegmentHeader {
 }
 
 impl Trailer {
+    /// Append time of the last batch, if there is one.
+    pub(crate) fn append_time_us(&self) -> Option<i64> {
+        Some(self.last_append_time_us).filter(|_| self.end > self.base)
+    }
+
     pub(crate) fn encode(&self, id: LogId) -> [u8; BLOCK_BYTES] {
         let mut out = block(TRAILER_MAGIC);
         put(&mut out, self.epoch.to_le_bytes());

@@ -184,7 +184,8 @@ fn random_action(rng: &mut Rng) -> Action {
         77..85 => Action::Retain(rng.u64(..12_000)),
         85..87 => Action::RaiseEpoch,
         87..90 => Action::Reopen,
-        90..94 => Action::Heal,
+        90..93 => Action::Heal,
+        93 => Action::Roll,
         _ => Action::Compact(random_pass(rng)),
     }
 }

@@ -34,8 +34,10 @@ fn workload(world: &mut World, mut log: PartitionLog) {
     if !fill(world, &mut log, 20) || !pass(world, &mut log, 4) || !pass(world, &mut log, 4) {
         return;
     }
-    world.log_start_max = 20;
-    if log.trim(20).is_err() || !fill(world, &mut log, 14) || log.roll().is_err() || !pass(world, &mut log, 1 << 16) {
+    if !world.trim(&mut log, 20) || !fill(world, &mut log, 14) {
+        return;
+    }
+    if log.roll().is_err() || !pass(world, &mut log, 1 << 16) {
         return;
     }
     drop(log.close());
@@ -86,7 +88,6 @@ fn operations() -> Vec<u64> {
 /// The log on `disk` holds what it must, as it is and after another compaction, and goes on.
 fn prove_whole(mut world: World, disk: &SimDisk, context: &str) {
     let mut log = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
-    world.log_start_max = world.log_start_max.max(log.window().log_start.min(20));
     world.check(&log, context);
     world.compact(&mut log).unwrap_or_else(|error| panic!("{context}: {error}"));
     world.check(&log, &format!("{context}, compacted again"));
@@ -131,13 +132,12 @@ fn a_kill_at_any_operation_keeps_the_latest_of_every_key() {
 /// A log whose first segment is split behind a part that is trimmed already: from then on nobody reads that.
 fn split_behind_what_is_trimmed(disk: &SimDisk, crash_after: u64) -> World {
     let mut world = World::default();
-    world.log_start_max = 6;
     let mut log = create(disk);
     let filler = "x".repeat(300);
     for key in 0..16 {
         assert!(world.append(&mut log, &[&format!("k{key}={filler}")]));
     }
-    log.trim(6).expect("trimmed");
+    assert!(world.trim(&mut log, 6));
     disk.crash_at(disk.operation_count() + crash_after);
     let few = CompactionPolicy { keys_max: 4, ..policy(world.now_us) };
     drop(world.compact_with(&mut log, few));

@@ -23,8 +23,10 @@ pub(crate) const TOMBSTONE_RETENTION: Duration = Duration::from_secs(1000);
 pub(crate) struct World {
     pub(crate) keyed: Keyed,
     pub(crate) now_us: i64,
-    /// Trimmed, or asked to be.
-    pub(crate) log_start_max: Offset,
+    /// The log start that was acknowledged or seen.
+    log_start: Offset,
+    /// The log start that was asked for.
+    log_start_max: Offset,
     sequence: u64,
     /// Installations after which there were fewer segments, and more.
     pub(crate) merges: usize,
@@ -136,10 +138,19 @@ impl World {
         Ok(pass)
     }
 
+    pub(crate) fn trim(&mut self, log: &mut PartitionLog, before: Offset) -> bool {
+        self.log_start_max = self.log_start_max.max(before);
+        let trimmed = log.trim(before);
+        self.log_start = trimmed.as_ref().map_or(self.log_start, |log_start| *log_start);
+        trimmed.is_ok()
+    }
+
     /// See [`Keyed::check`].
     pub(crate) fn check(&mut self, log: &PartitionLog, context: &str) -> Vec<Line> {
         let window = log.window();
-        assert!(window.log_start <= self.log_start_max, "{context}");
+        let asked_for = self.log_start..=self.log_start_max;
+        assert!(asked_for.contains(&window.log_start), "{context}: {window:?}, and {asked_for:?} was asked for");
+        self.log_start = window.log_start;
         self.keyed.check(window, &read_all(&log.reader()), context)
     }
 

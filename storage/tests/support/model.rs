@@ -31,6 +31,8 @@ pub(crate) enum Action {
     /// Retention with this many bytes.
     Retain(u64),
     RaiseEpoch,
+    /// Seal the active segment, and begin an empty one.
+    Roll,
     /// Close, and open again.
     Reopen,
     /// Recover in the process, if the log has failed.
@@ -188,6 +190,7 @@ impl Model {
                 }
             }
             Action::RaiseEpoch => drop(log.raise_epoch()),
+            Action::Roll => drop(log.roll()),
             Action::Reopen => {
                 let is_failed = log.is_failed();
                 let closed = log.close();
@@ -362,7 +365,7 @@ impl Model {
             keyed.check(window, &found, context);
             let mut all: Vec<Batch> = self.certain.drain(..).chain(self.maybe.drain(..)).collect();
             all.retain(|batch| batch.header.base_offset < window.high_watermark);
-            self.accept(log, all);
+            self.accept(log, all, context);
             return;
         }
         let all: Vec<Batch> = self.certain.iter().chain(&self.maybe).cloned().collect();
@@ -388,12 +391,15 @@ impl Model {
             }
         }
         found.iter().for_each(|batch| self.see(batch, context));
-        self.accept(log, all[..first].iter().cloned().chain(found).collect());
+        self.accept(log, all[..first].iter().cloned().chain(found).collect(), context);
     }
 
     /// What the log shows is certain from now on.
-    fn accept(&mut self, log: &PartitionLog, certain: Vec<Batch>) {
+    fn accept(&mut self, log: &PartitionLog, certain: Vec<Batch>, context: &str) {
         let window = log.window();
+        let last_us = certain.last().map(|last| last.header.append_time_us);
+        let known_us = log.last_append_time_us();
+        assert!(known_us >= last_us, "{context}: {known_us:?} is taken for the last append time, {last_us:?} is");
         self.certain = certain;
         self.maybe.clear();
         self.log_start = window.log_start;

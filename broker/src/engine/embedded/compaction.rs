@@ -29,8 +29,17 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// One compaction of a log at a time, until the log is closed.
 #[derive(Clone, Default)]
 pub(super) struct Turn {
-    running: Arc<tokio::sync::Mutex<()>>,
+    running: Arc<tokio::sync::Mutex<LastPass>>,
     is_over: Arc<AtomicBool>,
+}
+
+/// What has become of the last pass over a log.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum LastPass {
+    #[default]
+    GotThrough,
+    /// It failed, its caller went away, or it is still running.
+    Unfinished,
 }
 
 impl Turn {
@@ -53,7 +62,7 @@ pub(super) struct Job {
 struct Work {
     compaction: Option<Compaction>,
     pacer: Pacer,
-    _running: OwnedMutexGuard<()>,
+    last_pass: OwnedMutexGuard<LastPass>,
 }
 
 impl Job {
@@ -61,52 +70,85 @@ impl Job {
     pub(super) async fn run(
         self,
         roll: impl FnOnce() -> BoxFuture<'static, Result<(), EngineError>> + Send,
-        install: impl Fn(Rewritten) -> BoxFuture<'static, Result<Installed, EngineError>> + Send,
+        install: impl Fn(Rewritten) -> BoxFuture<'static, Result<Installed, EngineError>> + Send + Sync,
     ) -> Result<Compacted, EngineError> {
-        let running = Arc::clone(&self.turn.running).lock_owned().await;
-        let Self { reader, policy, segment_bytes, turn } = self;
-        let (log, wanted) = (reader.clone(), policy.clone());
-        if blocking(move || log.is_roll_due(&wanted)).await? {
+        let last_pass = Arc::clone(&self.turn.running).lock_owned().await;
+        let pacer = Pacer { begun: Instant::now(), bytes: 0, is_over: Arc::clone(&self.turn.is_over) };
+        let mut work = Work { compaction: None, pacer, last_pass };
+        let mut compacted = Compacted::default();
+        if *work.last_pass == LastPass::Unfinished {
+            // Where no pass gets through, sealing would only make segments, one each time, and nothing would merge them.
+            work = self.pass(work, &install, &mut compacted).await?;
+        }
+        let (log, policy) = (self.reader.clone(), self.policy.clone());
+        let (came_back, is_roll_due) = work.on_a_thread(move |_| log.is_roll_due(&policy)).await?;
+        work = came_back;
+        if is_roll_due {
+            work.check_is_not_over().map_err(failed)?;
             roll().await?;
         }
-        let pacer = Pacer { begun: Instant::now(), bytes: 0, is_over: turn.is_over };
-        let mut work = Work { compaction: None, pacer, _running: running };
-        work = blocking(move || {
-            work.compaction =
-                reader.compact(policy, segment_bytes, &RecordSets, &mut |bytes| work.pacer.pace(bytes))?;
-            Ok(work)
-        })
-        .await?;
-        let mut compacted = Compacted::default();
+        drop(self.pass(work, &install, &mut compacted).await?);
+        Ok(compacted)
+    }
+
+    /// Compacts what there is, and adds what that has come to.
+    async fn pass(
+        &self,
+        mut work: Work,
+        install: &(impl Fn(Rewritten) -> BoxFuture<'static, Result<Installed, EngineError>> + Sync),
+        compacted: &mut Compacted,
+    ) -> Result<Work, EngineError> {
+        *work.last_pass = LastPass::Unfinished;
+        let (reader, policy, segment_bytes) = (self.reader.clone(), self.policy.clone(), self.segment_bytes);
+        let begin = move |Work { compaction, pacer, .. }: &mut Work| {
+            *compaction = reader.compact(policy, segment_bytes, &RecordSets, &mut |bytes| pacer.pace(bytes))?;
+            Ok(())
+        };
+        (work, ()) = work.on_a_thread(begin).await?;
         loop {
-            let (came_back, rewritten) = blocking(move || {
-                let Work { compaction, pacer, .. } = &mut work;
-                let rewritten = match compaction {
-                    Some(compaction) => compaction.next(&RecordSets, &mut |bytes| pacer.pace(bytes))?,
-                    None => None,
-                };
-                Ok((work, rewritten))
-            })
-            .await?;
+            let next = |Work { compaction, pacer, .. }: &mut Work| match compaction {
+                Some(compaction) => compaction.next(&RecordSets, &mut |bytes| pacer.pace(bytes)),
+                None => Ok(None),
+            };
+            let (came_back, rewritten) = work.on_a_thread(next).await?;
             work = came_back;
-            let Some(rewritten) = rewritten else { return Ok(compacted) };
+            let Some(rewritten) = rewritten else { break };
             match install(rewritten).await? {
                 Installed::InPlace { bytes_freed, records_removed } => {
                     compacted.bytes_freed += bytes_freed;
                     compacted.records_removed += records_removed;
                 }
                 // What comes after builds on what was not put in place.
-                Installed::Overtaken => return Ok(compacted),
+                Installed::Overtaken => break,
             }
         }
+        *work.last_pass = LastPass::GotThrough;
+        Ok(work)
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, CompactionError> + Send + 'static,
-) -> Result<T, EngineError> {
-    let done = spawn_blocking(work).await.map_err(|panic| EngineError(panic.to_string()))?;
-    done.map_err(|error| EngineError(error.to_string()))
+impl Work {
+    /// Does `step` on a thread that may block, unless the turn is over.
+    async fn on_a_thread<T: Send + 'static>(
+        mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, CompactionError> + Send + 'static,
+    ) -> Result<(Self, T), EngineError> {
+        let work = move || {
+            self.check_is_not_over()?;
+            let done = step(&mut self)?;
+            Ok((self, done))
+        };
+        let done = spawn_blocking(work).await.map_err(|panic| EngineError(panic.to_string()))?;
+        done.map_err(failed)
+    }
+
+    fn check_is_not_over(&self) -> Result<(), CompactionError> {
+        if self.pacer.is_over.load(Ordering::Relaxed) { Err(CompactionError::Stopped) } else { Ok(()) }
+    }
+}
+
+fn failed(error: CompactionError) -> EngineError {
+    EngineError(error.to_string())
 }
 
 /// Keeps the work to [`BYTES_PER_SECOND`].
@@ -130,3 +172,6 @@ impl Pacer {
         ControlFlow::Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests;
