@@ -193,7 +193,8 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
     let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
     let (handle, clients, task) = (Handle(Ok(mailbox)), Arc::default(), Mutex::new(None));
     let (trends, runtime) = (Trends::default(), RUNTIME.handle().clone());
-    (Arc::new(Groups { topics, delays, handle, trends, moved, clients, task, runtime }), coordinator)
+    let unpacking = Arc::new(FairSemaphore::new(1));
+    (Arc::new(Groups { topics, delays, unpacking, handle, trends, moved, clients, task, runtime }), coordinator)
 }
 
 impl Stage {
