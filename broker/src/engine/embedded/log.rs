@@ -350,9 +350,13 @@ impl Shared {
     }
 
     fn publish_window(&self) {
+        let window = self.reader.window();
         self.window.send_if_modified(|current| {
-            // Looked at in here: of two threads that publish, none can put back what the other has moved.
-            let window = self.reader.window();
+            // Both only move forward: of two threads that publish, none puts back what the other has moved.
+            let window = Window {
+                log_start: window.log_start.max(current.log_start),
+                high_watermark: window.high_watermark.max(current.high_watermark),
+            };
             std::mem::replace(current, window) != window
         });
     }
