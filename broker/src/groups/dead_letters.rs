@@ -13,8 +13,8 @@ use crate::{
     services::pack,
 };
 
-/// One batch comes whatever the bound, and no more than one is wanted.
-const READ_BYTES: usize = 1;
+/// One batch comes whatever the bound.
+pub(super) const ONE_BATCH: usize = 1;
 
 /// Publishes records of the broker's own.
 ///
@@ -29,12 +29,17 @@ pub(super) async fn append(partition: &Partition, records: &[Record]) -> Result<
     stored.map_err(|error| failed(error.to_string()))
 }
 
-/// What there is of the first record of `range`.
+/// What there is of the first record of `range`, and about `bytes_max` of what follows, wherever the range ends.
 ///
 /// # Errors
 /// What the log says, but for what is lost.
-pub(super) async fn read(sources: &Sources, partition: u32, range: &Range<Offset>) -> Result<Found, GroupError> {
-    match first_batch(&*sources.log(partition)?, range).await {
+pub(super) async fn read(
+    sources: &Sources,
+    partition: u32,
+    range: &Range<Offset>,
+    bytes_max: usize,
+) -> Result<Found<Vec<Batch>>, GroupError> {
+    match batches(&*sources.log(partition)?, range, bytes_max).await {
         Err(ReadError::OutOfRange { window, .. }) if range.start < window.log_start => {
             Ok(Found::Lost(range.end.min(window.log_start)))
         }
@@ -48,9 +53,21 @@ pub(super) async fn read(sources: &Sources, partition: u32, range: &Range<Offset
 ///
 /// # Errors
 /// What the log says, but for damage: what is damaged is lost.
-pub(super) async fn first_batch(log: &dyn PartitionLog, range: &Range<Offset>) -> Result<Found, ReadError> {
-    match log.read(range.start, READ_BYTES).await {
-        Ok(batches) => Ok(batches.into_iter().next().map_or(Found::Lost(range.end), Found::Batch)),
+pub(super) async fn first_batch(log: &dyn PartitionLog, range: &Range<Offset>) -> Result<Found<Batch>, ReadError> {
+    Ok(match batches(log, range, ONE_BATCH).await? {
+        Found::There(batches) => batches.into_iter().next().map_or(Found::Lost(range.end), Found::There),
+        Found::Lost(up_to) => Found::Lost(up_to),
+    })
+}
+
+async fn batches(
+    log: &dyn PartitionLog,
+    range: &Range<Offset>,
+    bytes_max: usize,
+) -> Result<Found<Vec<Batch>>, ReadError> {
+    match log.read(range.start, bytes_max).await {
+        Ok(batches) if batches.is_empty() => Ok(Found::Lost(range.end)),
+        Ok(batches) => Ok(Found::There(batches)),
         Err(ReadError::Damaged { to, .. } | ReadError::Lost { to, .. }) if to > range.start => {
             Ok(Found::Lost(range.end.min(to)))
         }
@@ -59,8 +76,8 @@ pub(super) async fn first_batch(log: &dyn PartitionLog, range: &Range<Offset>) -
 }
 
 /// What there is of a record.
-pub(super) enum Found {
-    Batch(Batch),
+pub(super) enum Found<T> {
+    There(T),
     /// Nothing, up to this offset: retention took it, or it is damaged.
     Lost(Offset),
 }

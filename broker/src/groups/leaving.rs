@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::{
     Handle,
     coordinator::{Command, Retries},
-    dead_letters::{Found, append, read},
+    dead_letters::{Found, ONE_BATCH, append, read},
     error::GroupError,
     member::Departed,
     parked_keys::parked_keys,
@@ -39,6 +39,8 @@ use crate::{
 
 /// About the most that is held of records to be moved.
 const MOVED_BYTES: usize = 1024 * 1024;
+/// The least that is read at once where more than one batch is.
+const READ_BYTES_MIN: usize = 256 * 1024;
 /// The most of one append, but for a single record.
 const APPEND_BYTES: usize = 256 * 1024;
 /// The same for records that wait for their keys: they are taken out of their batch a few at a time.
@@ -137,15 +139,26 @@ impl Carrier {
     async fn collect(&self, partition: u32, exits: Vec<Exit>, policy: RetryPolicy) -> Result<Collected, GroupError> {
         let mut collected = Collected::default();
         let mut rest = VecDeque::from(exits);
+        let mut bytes_max = ONE_BATCH;
         while let Some(first) = rest.front().filter(|_| collected.bytes < MOVED_BYTES) {
-            match read(&self.sources, partition, &first.range).await? {
+            match read(&self.sources, partition, &first.range, bytes_max).await? {
                 // There is nothing left of it that could be kept.
                 Found::Lost(up_to) => {
                     collected.departed.ranges.extend(split_off(&mut rest, up_to).map(|exit| exit.range))
                 }
-                Found::Batch(batch) => {
-                    let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
-                    self.sort(partition, &batch, &of_batch, policy, &mut collected);
+                Found::There(batches) => {
+                    let read = batches.len();
+                    let mut used = 0;
+                    for batch in batches {
+                        let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
+                        if !of_batch.is_empty() {
+                            used += 1;
+                            self.sort(partition, &batch, &of_batch, policy, &mut collected);
+                        }
+                    }
+                    // Each read is a hand-over to a thread: where every batch has something, more of them come at once.
+                    bytes_max =
+                        if used == read { (bytes_max * 4).clamp(READ_BYTES_MIN, MOVED_BYTES) } else { ONE_BATCH };
                 }
             }
         }

@@ -36,7 +36,7 @@ pub(super) async fn parked_keys(handle: &Handle, sources: &Sources) -> Result<Ha
             })?;
             unsettled.start = match found {
                 Found::Lost(up_to) => up_to,
-                Found::Batch(batch) => {
+                Found::There(batch) => {
                     let next = batch.header.next_offset();
                     for (id, origin) in keys_of(batch, &unsettled, since_us) {
                         keys.entry(id).and_modify(|first| *first = origin.min(*first)).or_insert(origin);

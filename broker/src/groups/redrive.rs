@@ -173,7 +173,7 @@ async fn redrive_some(sources: &Sources, log: &dyn PartitionLog, range: Range<Of
     let topic: Arc<str> = sources.dead_letters_name().into();
     let read_error = |source| GroupError::Read { topic: topic.to_string(), partition: 0, source };
     let batch = match first_batch(log, &range).await.map_err(read_error)? {
-        Found::Batch(batch) => batch,
+        Found::There(batch) => batch,
         Found::Lost(up_to) => return Ok(Moved { up_to, at: None }),
     };
     let up_to = range.end.min(batch.header.next_offset());
