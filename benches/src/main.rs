@@ -62,7 +62,7 @@ enum What {
     Partitions,
     /// Members of a group with a long backlog.
     Groups,
-    /// Groups in which one record in a hundred fails: fails itself if too little is left for the others.
+    /// Groups in which one record in a hundred fails: fails itself if too little is left for the others at a steady rate.
     Failing,
     /// Handlers of events beside events that are taken one by one.
     Handlers,
