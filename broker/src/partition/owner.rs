@@ -4,10 +4,10 @@
 //! waiting for earlier ones, and answers in order as the engine resolves. After an unknown outcome it answers
 //! everything in flight, takes a new lease and goes on; until then it refuses with the reason.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use aqueduct_storage::{Batch, Offset};
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -53,20 +53,6 @@ struct Answer {
     _permit: crate::budget::Permit,
 }
 
-/// Groups at the engine. It answers in order, so that only the first is ever waited for: a collection that polls them all
-/// costs an allocation for each, and wakes its task once more whenever it has polled the last.
-#[derive(Default)]
-struct InFlight(VecDeque<BoxFuture<'static, Group>>);
-
-impl InFlight {
-    /// The first one, once it is answered. Cancel-safe.
-    async fn next(&mut self) -> Option<Group> {
-        let group = self.0.front_mut()?.await;
-        self.0.pop_front();
-        Some(group)
-    }
-}
-
 /// What ended the pipeline's normal course.
 enum Trouble {
     /// Nothing at or above this offset was written; the lease is good.
@@ -79,22 +65,22 @@ struct Owner {
     shared: Arc<Shared>,
     log: Arc<dyn PartitionLog>,
     sequencer: Sequencer,
-    in_flight: InFlight,
+    in_flight: FuturesOrdered<BoxFuture<'static, Group>>,
     bytes_since_checkpoint: u64,
 }
 
 /// Runs until the mailbox is closed and everything in it is answered.
 pub(super) async fn run(shared: Arc<Shared>, log: Arc<dyn PartitionLog>, mut mailbox: mpsc::Receiver<Box<Request>>) {
     let Some(sequencer) = start(&shared, &*log, &mut mailbox).await else { return };
-    let mut owner = Owner { shared, log, sequencer, in_flight: InFlight::default(), bytes_since_checkpoint: 0 };
+    let mut owner = Owner { shared, log, sequencer, in_flight: FuturesOrdered::new(), bytes_since_checkpoint: 0 };
     let mut requests = Vec::new();
     loop {
         tokio::select! {
             biased;
-            Some(group) = owner.in_flight.next(), if !owner.in_flight.0.is_empty() => {
+            Some(group) = owner.in_flight.next(), if !owner.in_flight.is_empty() => {
                 owner.settle(group, &mut mailbox).await;
             }
-            received = mailbox.recv_many(&mut requests, ADMIT_MAX), if owner.in_flight.0.len() < IN_FLIGHT_MAX => {
+            received = mailbox.recv_many(&mut requests, ADMIT_MAX), if owner.in_flight.len() < IN_FLIGHT_MAX => {
                 if received == 0 {
                     break;
                 }
@@ -143,12 +129,12 @@ impl Owner {
     fn append(&mut self, waiters: Vec<Waiter>, batches: Vec<Batch>, bytes: u64) {
         let group = move |base_offset, outcome| Group { waiters, base_offset, bytes, outcome };
         let Some(first) = batches.first() else {
-            self.in_flight.0.push_back(futures_util::future::ready(group(Offset::MAX, Ok(()))).boxed());
+            self.in_flight.push_back(futures_util::future::ready(group(Offset::MAX, Ok(()))).boxed());
             return;
         };
         let base_offset = first.header.base_offset;
         let append = self.log.append(self.sequencer.lease(), base_offset, batches);
-        self.in_flight.0.push_back(append.map(move |outcome| group(base_offset, outcome)).boxed());
+        self.in_flight.push_back(append.map(move |outcome| group(base_offset, outcome)).boxed());
     }
 
     /// Answers a group; on trouble also everything behind it in the pipeline.

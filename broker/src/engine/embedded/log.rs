@@ -84,29 +84,7 @@ struct Append {
     lease: Lease,
     expected_offset: Offset,
     batches: Vec<Batch>,
-    done: oneshot::Sender<Settled>,
-}
-
-/// What has become of an append, and the word to whoever watches the window, which goes out when this is dropped: at the
-/// latest before the answer is told.
-///
-/// So that is said by the task that waits for the answer, where the watchers are, and not by the thread that writes: from
-/// there every watcher costs a wake-up of the runtime of its own, 10 µs each, before the answer is even sent.
-struct Settled {
-    outcome: Result<(), AppendError>,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Settled {
-    fn drop(&mut self) {
-        self.shared.publish_window();
-    }
-}
-
-impl Settled {
-    fn told(mut self) -> Result<(), AppendError> {
-        std::mem::replace(&mut self.outcome, Ok(()))
-    }
+    done: oneshot::Sender<Result<(), AppendError>>,
 }
 
 impl EmbeddedLog {
@@ -171,8 +149,7 @@ impl PartitionLog for EmbeddedLog {
         }
         async move {
             // The writer is dropped without an answer only by a panic, in the middle of whatever it was doing.
-            let stopped = |_| Err(AppendError::Unknown("the writer of the log has stopped".into()));
-            answer.await.map_or_else(stopped, Settled::told)
+            answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has stopped".into())))
         }
         .boxed()
     }
@@ -351,14 +328,7 @@ impl Shared {
 
     fn publish_window(&self) {
         let window = self.reader.window();
-        self.window.send_if_modified(|current| {
-            // Both only move forward: of two threads that publish, none puts back what the other has moved.
-            let window = Window {
-                log_start: window.log_start.max(current.log_start),
-                high_watermark: window.high_watermark.max(current.high_watermark),
-            };
-            std::mem::replace(current, window) != window
-        });
+        self.window.send_if_modified(|current| std::mem::replace(current, window) != window);
     }
 }
 
@@ -413,15 +383,11 @@ impl WriterTurn {
         let mut tail = writer.log_end();
         let mut waiters = Vec::with_capacity(group.len());
         let mut batches = Vec::with_capacity(group.iter().map(|append| append.batches.len()).sum());
-        let settle = |done: oneshot::Sender<Settled>, outcome| {
-            // Nobody waits for it any more: then it is dropped here.
-            let _ = done.send(Settled { outcome, shared: Arc::clone(&self.shared) });
-        };
         for append in group {
             if append.lease.epoch != writer.epoch() {
-                settle(append.done, Err(AppendError::Fenced { epoch: writer.epoch() }));
+                let _ = append.done.send(Err(AppendError::Fenced { epoch: writer.epoch() }));
             } else if append.expected_offset != tail || writer.is_failed() {
-                settle(append.done, Err(AppendError::TailMoved { tail }));
+                let _ = append.done.send(Err(AppendError::TailMoved { tail }));
             } else {
                 tail = append.batches.last().map_or(tail, |batch| batch.header.next_offset());
                 batches.extend(append.batches);
@@ -429,12 +395,15 @@ impl WriterTurn {
             }
         }
         if batches.is_empty() {
-            waiters.into_iter().for_each(|done| settle(done, Ok(())));
+            waiters.into_iter().for_each(|done| drop(done.send(Ok(()))));
             return;
         }
         let outcome = writer.append_group(&batches).map_err(AppendError::from);
-        // Whoever holds an acknowledgement can fetch the record: `Settled` moves the window first.
-        waiters.into_iter().for_each(|done| settle(done, outcome.clone()));
+        // Whoever holds an acknowledgement can fetch the record: the window moves first.
+        self.shared.publish_window();
+        for done in waiters {
+            let _ = done.send(outcome.clone());
+        }
     }
 
     fn execute(&mut self, command: Command) {
