@@ -22,7 +22,7 @@ use self::chain::{At, Chain, InRetry};
 use super::Stop;
 use crate::groups::{assignment::MemberId, state::REDRIVEN};
 
-/// New records wait while so many are in retry: each takes 24 bytes, and each key about 200.
+/// New records wait while so many are in retry, however many letters are redriven: each takes 24 bytes, and each key about 200.
 pub(crate) const IN_RETRY_MAX: usize = 1 << 20;
 /// Records of one key that are in retry and with a member at once.
 const LENT_MAX: usize = 64;
