@@ -4,6 +4,7 @@
 //! whatever follows it; [free](free), every record is settled by itself; [keyed](keyed), only what follows of its key waits,
 //! and it waits [in retry](retried), together with what has failed.
 
+mod by_key;
 mod free;
 mod keyed;
 mod keys;
@@ -18,7 +19,10 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
-use self::{free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records, retried::RetriedWindow};
+use self::{
+    by_key::ByKey as _, free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records,
+    retried::RetriedWindow,
+};
 pub(crate) use self::{
     keys::{Again, KeyId, Keys, Scope},
     loans::Loan,

@@ -7,7 +7,8 @@ use std::{collections::VecDeque, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 
 use super::{
-    Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Stop, Way, Whereabouts,
+    Belongs, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Stop, Way, Whereabouts,
+    by_key::ByKey,
     keys::{Admission, GivenBack, KeyId, Keys, Scope},
     records::Records,
     settle_holes,
@@ -63,6 +64,7 @@ impl KeyedWindow {
         lending: Lending,
         keys: &mut Keys,
     ) -> Vec<Portion> {
+        self.hashes.forget_below(self.records.progress.committed());
         let from = self.records.next_read();
         settle_holes(&mut self.records.progress, from, header);
         let span = from.max(header.base_offset)..header.next_offset();
@@ -92,68 +94,12 @@ impl KeyedWindow {
         if ranges.is_empty() { Vec::new() } else { vec![Portion { ranges, attempt: 1 }] }
     }
 
-    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        for part in self.records.take(ranges, seat) {
-            self.records.progress.ack(part.clone());
-            part.for_each(|offset| self.settle(offset, keys));
-        }
-        self.hashes.forget_below(self.records.progress.committed());
-        self.records.check_settled(ranges)
-    }
-
-    /// `seat` could not handle what it has of `ranges`.
-    pub(super) fn nack(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        Failed { fault, pause }: &Failed,
-        keys: &mut Keys,
-    ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| window.fail(offset, fault, *pause, keys))
-    }
-
-    /// `seat` gives up what it has of `ranges`.
-    pub(super) fn park(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        fault: &Fault,
-        keys: &mut Keys,
-    ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| window.give_up(offset, fault, keys))
-    }
-
-    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        let parts = self.records.take(ranges, seat);
-        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
-        Ok(())
-    }
-
-    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault, keys: &mut Keys) {
-        let parts = self.records.loans.take_all(seat);
-        self.take_back(parts, fault, keys);
-    }
-
-    pub(super) fn vacate(&mut self, seat: MemberId, keys: &mut Keys) {
-        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
-    }
-
-    pub(super) fn expire(&mut self, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
-        let expired = self.records.loans.take_expired(fault.at);
-        let seats = expired.keys().copied().collect();
-        expired.into_values().for_each(|parts| self.take_back(parts, fault, keys));
-        seats
-    }
-
     pub(super) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         for (part, KeyedLeaving { id, .. }) in self.records.left(range) {
             let Some(id) = id else { continue };
             whereabouts.in_letters.within(&part).into_iter().flatten().for_each(|offset| keys.has_letter(id, offset));
             whereabouts.in_retry.missing_in(&part).into_iter().flatten().for_each(|offset| keys.gone(id, offset));
         }
-        self.hashes.forget_below(self.records.progress.committed());
     }
 
     /// Nothing up to `next` can be read. What is lost keeps nothing of its key waiting.
@@ -176,29 +122,30 @@ impl KeyedWindow {
         keys.admit(KeyId { partition: self.partition, hash }, offset, seat)
     }
 
-    /// Lets what `seat` has of `ranges` go.
-    fn let_go(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        mut each: impl FnMut(&mut Self, Offset),
-    ) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        let unsettled = self.records.staying_in(ranges);
-        let parts = self.records.take(ranges, seat);
-        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        parts.into_iter().flatten().for_each(|offset| each(self, offset));
-        if taken == unsettled { Ok(()) } else { Err(Refusal::TakenBack) }
+    fn leave(&mut self, offset: Offset, failure: Failure, way: Way) {
+        let leaving = KeyedLeaving { leaving: Leaving { failure, way }, id: self.id_of(offset) };
+        self.records.leaving.insert(offset..offset + 1, leaving);
     }
 
-    /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
-    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault, keys: &mut Keys) {
-        for (index, offset) in parts.into_iter().flatten().enumerate() {
-            match index {
-                0 => self.fail(offset, fault, Pause::Backoff, keys),
-                _ => self.give_back(offset, keys),
-            }
-        }
+    fn taken_back(&mut self, GivenBack { followers, freed }: GivenBack) {
+        followers.into_iter().for_each(|follower| self.records.loans.take_from_anybody(follower));
+        self.come_again(freed);
+    }
+
+    fn come_again(&mut self, offsets: Vec<Offset>) {
+        runs(offsets).into_iter().for_each(|run| self.records.again.insert(run));
+    }
+
+    fn id_of(&self, offset: Offset) -> Option<KeyId> {
+        self.hashes.of(offset).map(|hash| KeyId { partition: self.partition, hash })
+    }
+}
+
+impl ByKey for KeyedWindow {
+    type Leaving = KeyedLeaving;
+
+    fn records(&mut self) -> &mut Records<KeyedLeaving> {
+        &mut self.records
     }
 
     /// Moves a record away that is with nobody any more.
@@ -225,11 +172,6 @@ impl KeyedWindow {
         }
     }
 
-    fn leave(&mut self, offset: Offset, failure: Failure, way: Way) {
-        let leaving = KeyedLeaving { leaving: Leaving { failure, way }, id: self.id_of(offset) };
-        self.records.leaving.insert(offset..offset + 1, leaving);
-    }
-
     fn settle(&mut self, offset: Offset, keys: &mut Keys) {
         if let Some(id) = self.id_of(offset) {
             self.come_again(keys.settled(id, offset));
@@ -244,19 +186,6 @@ impl KeyedWindow {
             }
             None => self.records.again.insert(offset..offset + 1),
         }
-    }
-
-    fn taken_back(&mut self, GivenBack { followers, freed }: GivenBack) {
-        followers.into_iter().for_each(|follower| self.records.loans.take_from_anybody(follower));
-        self.come_again(freed);
-    }
-
-    fn come_again(&mut self, offsets: Vec<Offset>) {
-        runs(offsets).into_iter().for_each(|run| self.records.again.insert(run));
-    }
-
-    fn id_of(&self, offset: Offset) -> Option<KeyId> {
-        self.hashes.of(offset).map(|hash| KeyId { partition: self.partition, hash })
     }
 }
 

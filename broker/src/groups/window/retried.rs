@@ -9,13 +9,14 @@ use std::{collections::HashMap, ops::Range};
 use aqueduct_storage::{BatchHeader, Offset};
 
 use super::{
-    Again, Belongs, Failed, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Refusal, Way, Whereabouts,
+    Again, Belongs, Fault, Leaving, Lending, PORTIONS_MAX, Pause, Portion, Way, Whereabouts,
+    by_key::ByKey,
     keyed::{of_record, runs},
     keys::{Due, Keys, Scope, Turn},
     records::Records,
     settle_holes,
 };
-use crate::groups::{assignment::MemberId, progress::Progress, retry::Failure};
+use crate::groups::{progress::Progress, retry::Failure};
 
 /// See the [module](self).
 ///
@@ -82,60 +83,6 @@ impl RetriedWindow {
         if ranges.is_empty() { Vec::new() } else { vec![Portion { ranges, attempt: 1 }] }
     }
 
-    pub(super) fn ack(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        for part in self.records.take(ranges, seat) {
-            self.records.progress.ack(part.clone());
-            part.for_each(|offset| self.settle(offset, keys));
-        }
-        self.records.check_settled(ranges)
-    }
-
-    /// `seat` could not handle what it has of `ranges`.
-    pub(super) fn nack(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        Failed { fault, pause }: &Failed,
-        keys: &mut Keys,
-    ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| window.fail(offset, fault, *pause, keys))
-    }
-
-    /// `seat` gives up what it has of `ranges`.
-    pub(super) fn park(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        fault: &Fault,
-        keys: &mut Keys,
-    ) -> Result<(), Refusal> {
-        self.let_go(seat, ranges, |window, offset| window.give_up(offset, fault, keys))
-    }
-
-    pub(super) fn release(&mut self, seat: MemberId, ranges: &[Range<Offset>], keys: &mut Keys) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        let parts = self.records.take(ranges, seat);
-        parts.into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
-        Ok(())
-    }
-
-    pub(super) fn abandon(&mut self, seat: MemberId, fault: &Fault, keys: &mut Keys) {
-        let parts = self.records.loans.take_all(seat);
-        self.take_back(parts, fault, keys);
-    }
-
-    pub(super) fn vacate(&mut self, seat: MemberId, keys: &mut Keys) {
-        self.records.loans.take_all(seat).into_iter().flatten().for_each(|offset| self.give_back(offset, keys));
-    }
-
-    pub(super) fn expire(&mut self, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
-        let expired = self.records.loans.take_expired(fault.at);
-        let seats = expired.keys().copied().collect();
-        expired.into_values().for_each(|parts| self.take_back(parts, fault, keys));
-        seats
-    }
-
     pub(super) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         for (part, RetriedLeaving { again, .. }) in self.records.left(range) {
             let Some(Again { id, origin, .. }) = again else { continue };
@@ -178,29 +125,32 @@ impl RetriedWindow {
         is_due
     }
 
-    /// Lets what `seat` has of `ranges` go.
-    fn let_go(
-        &mut self,
-        seat: MemberId,
-        ranges: &[Range<Offset>],
-        mut each: impl FnMut(&mut Self, Offset),
-    ) -> Result<(), Refusal> {
-        self.records.check(ranges)?;
-        let unsettled = self.records.staying_in(ranges);
-        let parts = self.records.take(ranges, seat);
-        let taken: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        parts.into_iter().flatten().for_each(|offset| each(self, offset));
-        if taken == unsettled { Ok(()) } else { Err(Refusal::TakenBack) }
+    fn leave(&mut self, offset: Offset, again: Option<Again>, fault: &Fault, way: Way) {
+        let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way };
+        self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
     }
 
-    /// One member's records come again. It counts as an attempt at the first, which is the one that it was working on.
-    fn take_back(&mut self, parts: Vec<Range<Offset>>, fault: &Fault, keys: &mut Keys) {
-        for (index, offset) in parts.into_iter().flatten().enumerate() {
-            match index {
-                0 => self.fail(offset, fault, Pause::Backoff, keys),
-                _ => self.give_back(offset, keys),
-            }
+    /// What follows in the order of its key waits for where the record goes.
+    fn block(&mut self, offset: Offset, again: Option<Again>, keys: &mut Keys) {
+        if let Some(again) = again {
+            let followers = keys.fail_again(again.id, offset);
+            self.taken_back(&followers);
         }
+    }
+
+    fn taken_back(&mut self, followers: &[Offset]) {
+        for follower in followers {
+            self.open.remove(follower);
+            self.records.loans.take_from_anybody(*follower);
+        }
+    }
+}
+
+impl ByKey for RetriedWindow {
+    type Leaving = RetriedLeaving;
+
+    fn records(&mut self) -> &mut Records<RetriedLeaving> {
+        &mut self.records
     }
 
     /// Moves a record away that is with nobody any more, unless it was taken back with an earlier one.
@@ -222,19 +172,6 @@ impl RetriedWindow {
         }
     }
 
-    fn leave(&mut self, offset: Offset, again: Option<Again>, fault: &Fault, way: Way) {
-        let leaving = Leaving { failure: Failure::first(&fault.error, fault.at_us), way };
-        self.records.leaving.insert(offset..offset + 1, RetriedLeaving { leaving, again });
-    }
-
-    /// What follows in the order of its key waits for where the record goes.
-    fn block(&mut self, offset: Offset, again: Option<Again>, keys: &mut Keys) {
-        if let Some(again) = again {
-            let followers = keys.fail_again(again.id, offset);
-            self.taken_back(&followers);
-        }
-    }
-
     fn settle(&mut self, offset: Offset, keys: &mut Keys) {
         if let Some(again) = self.open.remove(&offset).flatten() {
             keys.settled_again(again.id, offset);
@@ -250,13 +187,6 @@ impl RetriedWindow {
             }
             Some(None) => self.come_again(vec![offset]),
             None => {}
-        }
-    }
-
-    fn taken_back(&mut self, followers: &[Offset]) {
-        for follower in followers {
-            self.open.remove(follower);
-            self.records.loans.take_from_anybody(*follower);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    super::{Again, Exit, Loan, next_exits},
+    super::{Again, Exit, Failed, Loan, Refusal, next_exits},
     *,
 };
 

@@ -6,10 +6,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    super::{Exit, KeyId, Loan, keyed::KeyedWindow, next_exits},
+    super::{Exit, Failed, KeyId, Loan, keyed::KeyedWindow, next_exits},
     *,
 };
-use crate::groups::state::REDRIVEN;
+use crate::groups::{assignment::MemberId, state::REDRIVEN};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_ATTEMPTS: u32 = 4;
