@@ -39,7 +39,7 @@ struct Args {
     #[arg(long, default_value_t = 10_000_000)]
     backlog: u64,
     /// Records a second in the steady load of `failing`.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 400_000)]
     rate: u64,
     /// How often loads on one partition and on many take turns, for `partitions`.
     #[arg(long, default_value_t = 3)]

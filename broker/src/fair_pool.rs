@@ -17,7 +17,6 @@ pub(crate) const SHARE_BYTES_MIN: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtLeast {
     /// [`SHARE_BYTES_MIN`].
-    #[cfg(any(feature = "server", test))]
     Little,
     /// What it needs: it cannot be had in smaller pieces.
     OneWhole,
@@ -48,13 +47,11 @@ pub(crate) struct Grant {
 }
 
 impl Pool {
-    #[cfg(any(feature = "server", test))]
     pub(crate) fn new(bytes_max: u64) -> Arc<Self> {
         Arc::new(Self { bytes_max, used: Mutex::new(0), freed: Notify::new() })
     }
 
     /// A part for another holder.
-    #[cfg(any(feature = "server", test))]
     pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
         Arc::new(Share { pool: Arc::clone(self), used: Mutex::new(0), freed: Notify::new() })
     }
@@ -67,7 +64,6 @@ impl Share {
         let mut used = self.used.lock();
         let due = self.pool.bytes_max.saturating_sub(*pool_used).saturating_sub(*used);
         let without_anything = match at_least {
-            #[cfg(any(feature = "server", test))]
             AtLeast::Little => SHARE_BYTES_MIN,
             AtLeast::OneWhole => least,
         };

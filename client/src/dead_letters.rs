@@ -3,9 +3,12 @@
 //! The topic of a group's dead letters is named `<topic>~<group>~dlq`. A dead letter is the record as it was, with the
 //! headers named here behind its own. They are text, so that any client and any eye can read them.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
+
+use bytes::Bytes;
 
 use crate::{
+    codec::RecordRef,
     record::{Event, Header, Record},
     types::{Offset, Timestamp},
 };
@@ -56,19 +59,25 @@ pub struct Death {
 impl Death {
     /// `record`, as a dead letter.
     #[must_use]
-    pub fn mark(&self, mut record: Record) -> Record {
-        let mut add = |name: &str, value: &dyn std::fmt::Display| add_header(&mut record, name, value);
-        add(ORIGIN_TOPIC, &self.topic);
-        add(ORIGIN_PARTITION, &self.partition);
-        add(ORIGIN_OFFSET, &self.offset);
-        add(GROUP, &self.group);
-        add(ATTEMPTS, &self.attempts);
-        add(REDRIVEN, &self.redriven);
-        add(FIRST_ERROR, &self.first_error);
-        add(LAST_ERROR, &self.last_error);
-        add(FIRST_FAILED_US, &self.first_failed.as_micros());
-        add(LAST_FAILED_US, &self.last_failed.as_micros());
-        record
+    pub fn mark(&self, record: Record) -> Record {
+        self.mark_with(record, &[])
+    }
+
+    fn mark_with(&self, record: Record, more: &[Told<'_>]) -> Record {
+        let (first_failed_us, last_failed_us) = (self.first_failed.as_micros(), self.last_failed.as_micros());
+        let death: [Told<'_>; 10] = [
+            (ORIGIN_TOPIC, &self.topic),
+            (ORIGIN_PARTITION, &self.partition),
+            (ORIGIN_OFFSET, &self.offset),
+            (GROUP, &self.group),
+            (ATTEMPTS, &self.attempts),
+            (REDRIVEN, &self.redriven),
+            (FIRST_ERROR, &self.first_error),
+            (LAST_ERROR, &self.last_error),
+            (FIRST_FAILED_US, &first_failed_us),
+            (LAST_FAILED_US, &last_failed_us),
+        ];
+        tell(record, death.iter().chain(more))
     }
 
     /// This death and the `next` one of the same record, which was redriven in between, or had not failed before.
@@ -136,17 +145,13 @@ impl Retry {
     /// `record`, to be tried again.
     #[must_use]
     pub fn mark(record: Record, death: &Death, tried: u32) -> Record {
-        let mut record = death.mark(record);
-        add_header(&mut record, TRIED, &tried);
-        record
+        death.mark_with(record, &[(TRIED, &tried)])
     }
 
     /// As [`mark`](Self::mark), for a record that waits among the retries until it is due.
     #[must_use]
     pub fn mark_due(record: Record, death: &Death, tried: u32, due: Timestamp) -> Record {
-        let mut record = Self::mark(record, death, tried);
-        add_header(&mut record, DUE_US, &due.as_micros());
-        record
+        death.mark_with(record, &[(TRIED, &tried), (DUE_US, &due.as_micros())])
     }
 
     /// Reads what its headers tell. A record that was redriven was not tried since. `None` for an event that has never
@@ -161,11 +166,62 @@ impl Retry {
     }
 }
 
-fn add_header(record: &mut Record, name: &str, value: &dyn std::fmt::Display) {
-    let mut text = String::new();
-    // Writing into a `String` does not fail.
-    let _ = write!(text, "{value}");
-    record.headers.push(Header { name: name.to_owned(), value: text.into() });
+/// What of a [`Retry`] decides when its turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPlace {
+    /// The partition in which it was published.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: Offset,
+    /// When the first attempt ended, by the broker's clock.
+    pub first_failed: Timestamp,
+    /// When it is due, if it waits among the retries.
+    pub due: Option<Timestamp>,
+}
+
+impl RetryPlace {
+    /// Reads what the headers of a record tell, as [`Retry::from_event`] does, without a copy of anything.
+    pub fn of(record: &RecordRef<'_>) -> Option<Self> {
+        let (mut partition, mut offset, mut first_failed, mut due) = (None, None, None, None);
+        for (name, value) in record.headers() {
+            let number = || std::str::from_utf8(value).ok()?.parse::<i64>().ok();
+            match name {
+                // The last ones count.
+                ORIGIN_TOPIC => (partition, offset, first_failed, due) = (None, None, None, None),
+                ORIGIN_PARTITION => partition = number(),
+                ORIGIN_OFFSET => offset = number(),
+                FIRST_FAILED_US => first_failed = number(),
+                DUE_US => due = number(),
+                _ => {}
+            }
+        }
+        Some(Self {
+            partition: u32::try_from(partition?).ok()?,
+            offset: Offset::try_from(offset?).ok()?,
+            first_failed: Timestamp::from_micros(first_failed?),
+            due: due.map(Timestamp::from_micros),
+        })
+    }
+}
+
+/// The name of a header, and its value.
+type Told<'a> = (&'static str, &'a dyn std::fmt::Display);
+
+/// `record` with these headers. Their values share one buffer.
+fn tell<'a>(mut record: Record, told: impl Iterator<Item = &'a Told<'a>> + Clone) -> Record {
+    let (mut text, mut ends) = (String::with_capacity(128), Vec::with_capacity(12));
+    for (_, value) in told.clone() {
+        // Writing into a `String` does not fail.
+        let _ = write!(text, "{value}");
+        ends.push(text.len());
+    }
+    let (mut text, mut begin) = (Bytes::from(text), 0);
+    record.headers.reserve(ends.len());
+    for ((name, _), end) in told.zip(ends) {
+        record.headers.push(Header { name: Cow::Borrowed(name), value: text.split_to(end - begin) });
+        begin = end;
+    }
+    record
 }
 
 /// Takes the headers out that tell how a record has failed. The last ones count: a dead letter may itself have been one

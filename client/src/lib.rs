@@ -62,7 +62,7 @@ pub use codec::{DecodeError, EncodeError, EventBatch, Events, EventsAt, HeaderRe
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerControl, ConsumerItem, ConsumerStats, Delivery, Failure, Job, Run, RunSummary,
 };
-pub use dead_letters::{DeadLetter, Death, Retry, dead_letter_topic};
+pub use dead_letters::{DeadLetter, Death, Retry, RetryPlace, dead_letter_topic};
 #[cfg(feature = "json")]
 pub use error::JsonError;
 pub use error::{

@@ -1,6 +1,6 @@
 //! Records as programs make and see them.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ pub struct Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// May repeat within a record.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Any bytes.
     pub value: Bytes,
 }
@@ -50,7 +50,7 @@ impl Record {
 
     /// Adds a header after those it has.
     #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Bytes>) -> Self {
         self.headers.push(Header { name: name.into(), value: value.into() });
         self
     }

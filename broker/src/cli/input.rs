@@ -258,7 +258,7 @@ mod tests {
     fn key_and_headers_are_added_to_every_record() {
         let decoder = Decoder {
             key: Some("k".into()),
-            headers: vec![Header { name: "h".to_owned(), value: "1".into() }],
+            headers: vec![Header { name: "h".into(), value: "1".into() }],
             ..decoder(InputFormat::Lines)
         };
         let mut cutter = Cutter::new(&decoder);

@@ -109,7 +109,7 @@ impl PublishArgs {
 fn parse_header(text: &str) -> Result<Header, String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => {
-            Ok(Header { name: name.to_owned(), value: Bytes::from(value.to_owned()) })
+            Ok(Header { name: name.to_owned().into(), value: Bytes::from(value.to_owned()) })
         }
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }

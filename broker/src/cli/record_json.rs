@@ -185,7 +185,7 @@ impl<'de> Deserialize<'de> for GivenHeaders {
                     let value = exclusive("value", header.value, header.value_base64)
                         .and_then(|value| value.flatten().ok_or_else(|| "it has no \"value\"".to_owned()))
                         .map_err(|error| de::Error::custom(format!("header {:?}: {error}", header.name)))?;
-                    headers.push(Header { name: header.name, value });
+                    headers.push(Header { name: header.name.into(), value });
                 }
                 Ok(GivenHeaders(headers))
             }
@@ -193,7 +193,7 @@ impl<'de> Deserialize<'de> for GivenHeaders {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<GivenHeaders, A::Error> {
                 let mut headers = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    headers.push(Header { name, value: value.into() });
+                    headers.push(Header { name: name.into(), value: value.into() });
                 }
                 Ok(GivenHeaders(headers))
             }

@@ -1,11 +1,11 @@
 //! What a tier's log holds: records with their time and their destination, as protobuf messages of our own.
 
-use aqueduct_client::{Record, codec::encode_record_set};
 use aqueduct_storage::{Batch, BatchHeader, Offset, ProducerSequence, payload_crc};
 use bytes::Bytes;
 use prost::Message;
 
 use super::{Delayed, Destination};
+use crate::services::{Encoded, joined_records};
 
 /// A record that waits, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,16 +14,12 @@ pub(super) struct Entry {
     pub(super) put: u64,
     pub(super) due_us: i64,
     pub(super) to: Destination,
-    pub(super) timestamp_us: Option<i64>,
-    /// A `RecordSet` that holds just this record: such sets, one after the other, are the set of all of them.
-    pub(super) record: Bytes,
+    pub(super) record: Encoded,
 }
 
 impl Entry {
-    pub(super) fn new(put: u64, to: Destination, delayed: &Delayed) -> Self {
-        let Delayed { due_us, record } = delayed;
-        let timestamp_us = record.timestamp.map(|time| time.as_micros());
-        Self { put, due_us: *due_us, to, timestamp_us, record: encode_record_set([record as &Record]) }
+    pub(super) fn new(put: u64, to: Destination, Delayed { due_us, record }: Delayed) -> Self {
+        Self { put, due_us, to, record }
     }
 }
 
@@ -41,7 +37,9 @@ pub(super) fn tier_batch<'a>(
 ) -> Batch {
     let record_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     let stored = StoredEntries { entries: entries.map(StoredEntry::from).collect() };
-    batch_of(stored.encode_to_vec().into(), record_count, 0, producer)
+    let payload = Bytes::from(stored.encode_to_vec());
+    let payload_crc = payload_crc(&payload);
+    Batch { header: BatchHeader { record_count, payload_crc, producer, ..BatchHeader::default() }, payload }
 }
 
 /// The batch that delivers `entries`.
@@ -49,19 +47,9 @@ pub(super) fn delivery<'a>(
     entries: impl ExactSizeIterator<Item = &'a Entry> + Clone,
     producer: ProducerSequence,
 ) -> Batch {
-    let record_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-    let max_timestamp_us = entries.clone().filter_map(|entry| entry.timestamp_us).max().unwrap_or(0);
-    let mut payload = Vec::with_capacity(entries.clone().map(|entry| entry.record.len()).sum());
-    entries.for_each(|entry| payload.extend_from_slice(&entry.record));
-    batch_of(payload.into(), record_count, max_timestamp_us, Some(producer))
-}
-
-fn batch_of(payload: Bytes, record_count: u32, max_timestamp_us: i64, producer: Option<ProducerSequence>) -> Batch {
-    let payload_crc = payload_crc(&payload);
-    Batch {
-        header: BatchHeader { record_count, max_timestamp_us, payload_crc, producer, ..BatchHeader::default() },
-        payload,
-    }
+    let mut batch = joined_records(entries.map(|entry| &entry.record));
+    batch.header.producer = Some(producer);
+    batch
 }
 
 /// The entries of a tier's batch; `None` if it holds something else.
@@ -98,14 +86,14 @@ struct StoredEntry {
 
 impl From<&Entry> for StoredEntry {
     fn from(entry: &Entry) -> Self {
-        let Entry { put, due_us, to, timestamp_us, record } = entry;
+        let Entry { put, due_us, to, record } = entry;
         Self {
             put: *put,
             due_us: *due_us,
             topic: Bytes::copy_from_slice(&to.topic),
             partition: to.partition,
-            timestamp_us: *timestamp_us,
-            record: record.clone(),
+            timestamp_us: record.timestamp_us,
+            record: record.set.clone(),
         }
     }
 }
@@ -119,21 +107,21 @@ impl TryFrom<StoredEntry> for Entry {
     fn try_from(stored: StoredEntry) -> Result<Self, NoTopic> {
         let StoredEntry { put, due_us, topic, partition, timestamp_us, record } = stored;
         let topic = <[u8; 16]>::try_from(&topic[..]).map_err(|_| NoTopic)?;
-        Ok(Self { put, due_us, to: Destination { topic, partition }, timestamp_us, record })
+        let record = Encoded { timestamp_us, set: record };
+        Ok(Self { put, due_us, to: Destination { topic, partition }, record })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use aqueduct_client::{Timestamp, codec::decode_record_set};
+    use aqueduct_client::{Record, Timestamp, codec::decode_record_set};
 
     use super::*;
 
     fn entry(put: u64) -> Entry {
         let record = Record::new(format!("value {put}")).key("k").header("h", "v");
         let record = record.timestamp(Timestamp::from_micros(put.cast_signed()));
-        let delayed = Delayed { due_us: -5, record };
-        Entry::new(put, Destination { topic: [3; 16], partition: 9 }, &delayed)
+        Entry::new(put, Destination { topic: [3; 16], partition: 9 }, Delayed::new(-5, &record))
     }
 
     #[test]

@@ -59,6 +59,7 @@ use self::{
 use crate::{
     engine::{EngineError, MetaStore},
     error::PublishError,
+    services::Encoded,
     to_the_end::to_the_end,
     topics::Topics,
 };
@@ -91,7 +92,13 @@ pub(crate) struct Delayed {
     /// By the wall clock. One that has passed is due now.
     pub(crate) due_us: i64,
     /// As it is to be delivered.
-    pub(crate) record: Record,
+    pub(crate) record: Encoded,
+}
+
+impl Delayed {
+    pub(crate) fn new(due_us: i64, record: &Record) -> Self {
+        Self { due_us, record: Encoded::from(record) }
+    }
 }
 
 /// Durable, and on its way.
@@ -185,8 +192,7 @@ impl Delays {
         let first_due_us = records.iter().map(|delayed| delayed.due_us).min().ok_or_else(nothing)?;
         let shared = Arc::clone(&self.start().await?.shared);
         let id = shared.next_put.fetch_add(records.len() as u64, Ordering::Relaxed);
-        let entries: Vec<Entry> = (id..).zip(&records).map(|(put, delayed)| Entry::new(put, to, delayed)).collect();
-        drop(records);
+        let entries: Vec<Entry> = (id..).zip(records).map(|(put, delayed)| Entry::new(put, to, delayed)).collect();
         // Somebody who stops waiting leaves records behind that must be seen all the same.
         to_the_end(async move {
             let outcome = shared.put(&entries, first_due_us).await;

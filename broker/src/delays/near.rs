@@ -52,7 +52,7 @@ impl Near {
         let (bytes, to) = (entry.record.len(), entry.to);
         // A copy: views would keep whatever was stored with it.
         let cached = (self.cached_bytes + bytes <= self.cached_bytes_max)
-            .then(|| Entry { record: bytes::Bytes::copy_from_slice(&entry.record), ..entry });
+            .then(|| Entry { record: entry.record.detached(), ..entry });
         self.cached_bytes += cached.as_ref().map_or(0, |_| bytes);
         self.by_turn.insert(turn, Pointer { offset, to, bytes, cached });
         if self.by_turn.len() > self.entries_max
@@ -102,12 +102,12 @@ mod tests {
     use fastrand::Rng;
 
     use super::*;
-    use crate::delays::Destination;
+    use crate::{delays::Destination, services::Encoded};
 
     fn placed(offset: Offset, due_us: i64) -> Placed {
         let to = Destination { topic: [0; 16], partition: 0 };
         let record = Bytes::from_static(b"0123456789");
-        Placed { offset, entry: Entry { put: offset, due_us, to, timestamp_us: None, record } }
+        Placed { offset, entry: Entry { put: offset, due_us, to, record: Encoded { timestamp_us: None, set: record } } }
     }
 
     /// However small the memory, what is due comes out exactly once, in order, if tier 0 is read again when asked.

@@ -60,5 +60,5 @@ fn destination(core: &BrokerCore, partition: u32) -> Destination {
 }
 
 fn delayed(due_us: i64, value: impl Into<Bytes>) -> Delayed {
-    Delayed { due_us, record: Record::new(value) }
+    Delayed::new(due_us, &Record::new(value))
 }

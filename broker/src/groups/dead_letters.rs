@@ -1,8 +1,7 @@
 //! Reading records that are to be moved from one log to another, and storing them there.
 
-use std::ops::Range;
+use std::{future::Future, ops::Range};
 
-use aqueduct_client::Record;
 use aqueduct_storage::{Batch, Offset};
 
 use super::{error::GroupError, sources::Sources};
@@ -10,23 +9,27 @@ use crate::{
     budget::Permit,
     engine::{PartitionLog, ReadError},
     partition::{Appended, Partition},
-    services::pack,
 };
 
 /// One batch comes whatever the bound.
 pub(super) const ONE_BATCH: usize = 1;
 
-/// Publishes records of the broker's own.
+/// Publishes a batch of the broker's own, and returns what resolves once they are stored.
 ///
 /// # Errors
 /// [`GroupError::NotMoved`]; they may have been stored.
-pub(super) async fn append(partition: &Partition, records: &[Record]) -> Result<Appended, GroupError> {
-    let failed = |reason: String| GroupError::NotMoved { topic: partition.topic_name().to_owned(), reason };
-    let packed = pack(records).map_err(|error| failed(error.to_string()))?;
+pub(super) async fn append(
+    partition: &Partition,
+    batch: Batch,
+) -> Result<impl Future<Output = Result<Appended, GroupError>> + use<>, GroupError> {
+    let topic = partition.topic_name().to_owned();
+    let failed = move |reason: String| GroupError::NotMoved { topic: topic.clone(), reason };
     // No budget: whoever moves records does so one batch at a time, and must not wait for publishers.
-    let reply = partition.append(packed, Permit::default()).await.map_err(|error| failed(error.to_string()))?;
-    let stored = reply.await.map_err(|_| failed("the broker is shutting down".to_owned()))?;
-    stored.map_err(|error| failed(error.to_string()))
+    let reply = partition.append(batch, Permit::default()).await.map_err(|error| failed(error.to_string()))?;
+    Ok(async move {
+        let stored = reply.await.map_err(|_| failed("the broker is shutting down".to_owned()))?;
+        stored.map_err(|error| failed(error.to_string()))
+    })
 }
 
 /// What there is of the first record of `range`, and about `bytes_max` of what follows, wherever the range ends.

@@ -13,16 +13,15 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_client::{Death, Event, Header, Record, Retry, Timestamp};
+use aqueduct_client::{Death, Event, Record, Retry, Timestamp};
 use aqueduct_storage::{Batch, Offset};
-use bytes::Bytes;
 
 use super::{
     Handle,
-    coordinator::{Command, Retries},
+    coordinator::{Command, PartitionGeneration, Retries},
     dead_letters::{Found, ONE_BATCH, append, read},
     error::GroupError,
-    member::Departed,
+    member::{Departed, Exits, MOVED_BYTES, Moved, detached},
     parked_keys::parked_keys,
     retry::{Failure, RetryPolicy},
     sources::Sources,
@@ -33,12 +32,10 @@ use crate::{
     clock::Clock,
     delays::{Delayed, Delays, Destination},
     partition::Partition,
-    services::unpack,
+    services::{Encoded, joined_records, unpack},
     topics::Topic,
 };
 
-/// About the most that is held of records to be moved.
-const MOVED_BYTES: usize = 1024 * 1024;
 /// The least that is read at once where more than one batch is.
 const READ_BYTES_MIN: usize = 256 * 1024;
 /// The most of one append, but for a single record.
@@ -58,32 +55,32 @@ pub(super) struct Carrier {
     has_retries: Arc<AtomicBool>,
 }
 
-/// Records that were read, by where they go.
+/// Records that were read, by where they go. They are encoded at once: thousands that lie about in pieces are forgotten by the
+/// processor's caches before their turn comes, which was half of what a failure costs.
 #[derive(Default)]
 struct Collected {
-    departed: Departed,
-    letters: Vec<Record>,
+    letters: Vec<Encoded>,
     retries: Vec<Delayed>,
     /// They wait for their time where they are tried again, so that their keys stay in order.
-    in_order: Vec<Record>,
+    in_order: Vec<Encoded>,
     /// Of all those.
     bytes: usize,
 }
 
 impl Collected {
-    fn letter(&mut self, record: Record) {
-        self.bytes += record.encoded_len();
-        self.letters.push(record);
+    fn letter(&mut self, record: &Record) {
+        self.letters.push(Encoded::from(record));
+        self.bytes += self.letters.last().map_or(0, |letter| letter.len());
     }
 
-    fn retry_in_order(&mut self, record: Record) {
-        self.bytes += record.encoded_len();
-        self.in_order.push(record);
+    fn retry_in_order(&mut self, record: &Record) {
+        self.in_order.push(Encoded::from(record));
+        self.bytes += self.in_order.last().map_or(0, |record| record.len());
     }
 
-    fn retry(&mut self, retry: Delayed) {
-        self.bytes += retry.record.encoded_len();
-        self.retries.push(retry);
+    fn retry(&mut self, due_us: i64, record: &Record) {
+        self.retries.push(Delayed::new(due_us, record));
+        self.bytes += self.retries.last().map_or(0, |retry| retry.record.len());
     }
 }
 
@@ -92,29 +89,32 @@ impl Carrier {
         Self { handle, sources, delays: Arc::downgrade(delays), clock, has_retries: Arc::default() }
     }
 
-    /// Makes copies of the first of these records durable where they are to go, and says which those are.
-    ///
-    /// # Errors
-    /// Reading, or storing. Nothing has been moved that anybody counts on.
-    pub(super) async fn carry(
-        &self,
-        partition: u32,
-        exits: Vec<Exit>,
-        policy: RetryPolicy,
-    ) -> Result<Departed, GroupError> {
-        let Collected { departed, letters, retries, in_order, .. } = self.collect(partition, exits, policy).await?;
+    /// Makes copies of the first of these records durable where they are to go, and says which those are. Of a partition that
+    /// cannot be read, or if they cannot be stored, nothing has been moved that anybody counts on.
+    pub(super) async fn carry(&self, exits: Vec<Exits>, policy: RetryPolicy) -> Vec<Moved> {
+        let mut collected = Collected::default();
+        let mut moved = Vec::new();
+        for exits in exits {
+            moved.push(Moved { at: exits.at, outcome: self.collect(exits, policy, &mut collected).await });
+        }
+        if let Err(error) = self.store(collected).await {
+            moved.iter_mut().for_each(|moved| moved.outcome = Err(error.clone()));
+        }
+        moved
+    }
+
+    async fn store(&self, collected: Collected) -> Result<(), GroupError> {
+        let Collected { letters, retries, in_order, .. } = collected;
         if !letters.is_empty() {
-            let partition = self.sources.make_dead_letters().await?;
-            append_all(&partition, letters, APPEND_BYTES).await?;
+            append_all(&*self.sources.make_dead_letters().await?, letters, APPEND_BYTES).await?;
         }
         if !in_order.is_empty() {
-            let log = self.retries().await?.partition(0)?;
-            append_all(&log, in_order, IN_ORDER_BYTES).await?;
+            append_all(&*self.retries().await?.partition(0)?, in_order, IN_ORDER_BYTES).await?;
         }
         if !retries.is_empty() {
             self.put_off(retries).await?;
         }
-        Ok(departed)
+        Ok(())
     }
 
     /// The keys that have dead letters.
@@ -136,24 +136,43 @@ impl Carrier {
         }
     }
 
-    async fn collect(&self, partition: u32, exits: Vec<Exit>, policy: RetryPolicy) -> Result<Collected, GroupError> {
-        let mut collected = Collected::default();
+    /// Takes up what is to leave one partition, as far as there is room. What comes before damage or a failed read goes without
+    /// the rest.
+    async fn collect(
+        &self,
+        exits: Exits,
+        policy: RetryPolicy,
+        collected: &mut Collected,
+    ) -> Result<Departed, GroupError> {
+        let Exits { at: PartitionGeneration { partition, .. }, exits, copies } = exits;
+        let topic: Arc<str> = self.sources.topic.meta().name.as_str().into();
+        let mut sorting = Sorting { carrier: self, topic, partition, policy, collected, departed: Departed::default() };
         let mut rest = VecDeque::from(exits);
+        let mut copies = copies.into_iter().peekable();
         let mut bytes_max = ONE_BATCH;
-        while let Some(first) = rest.front().filter(|_| collected.bytes < MOVED_BYTES) {
-            match read(&self.sources, partition, &first.range, bytes_max).await? {
+        while let Some(first) = rest.front().filter(|_| sorting.collected.bytes < MOVED_BYTES) {
+            let of_first = std::iter::from_fn(|| copies.next_if(|copy| copy.event.offset < first.range.end));
+            let events: Vec<Event> = of_first.map(|copy| copy.event).collect();
+            if events.len() as u64 == first.range.end - first.range.start {
+                sorting.sort(events, first);
+                rest.pop_front();
+                continue;
+            }
+            match read(&self.sources, partition, &first.range, bytes_max).await {
+                Err(error) if sorting.departed.ranges.is_empty() => return Err(error),
+                Err(_) => break,
                 // There is nothing left of it that could be kept.
-                Found::Lost(up_to) => {
-                    collected.departed.ranges.extend(split_off(&mut rest, up_to).map(|exit| exit.range))
+                Ok(Found::Lost(up_to)) => {
+                    sorting.departed.ranges.extend(split_off(&mut rest, up_to).map(|exit| exit.range))
                 }
-                Found::There(batches) => {
+                Ok(Found::There(batches)) => {
                     let read = batches.len();
                     let mut used = 0;
                     for batch in batches {
                         let of_batch: Vec<Exit> = split_off(&mut rest, batch.header.next_offset()).collect();
                         if !of_batch.is_empty() {
                             used += 1;
-                            self.sort(partition, &batch, &of_batch, policy, &mut collected);
+                            sorting.sort_batch(&batch, &of_batch);
                         }
                     }
                     // Each read is a hand-over to a thread: where every batch has something, more of them come at once.
@@ -162,103 +181,7 @@ impl Carrier {
                 }
             }
         }
-        Ok(collected)
-    }
-
-    /// Decides for the records of one batch. One that cannot be read is kept as the bytes of its whole batch, among the
-    /// dead letters.
-    fn sort(&self, partition: u32, batch: &Batch, exits: &[Exit], policy: RetryPolicy, collected: &mut Collected) {
-        let name: Arc<str> = self.sources.topic.meta().name.as_str().into();
-        let leaving = exits.iter().map(|exit| exit.range.clone());
-        let events: Result<Vec<Event>, _> =
-            unpack(&name, partition, batch.clone()).and_then(|unpacked| unpacked.events_at(leaving).collect());
-        let events = events.map(|events| events.into_iter().map(detached).collect::<Vec<_>>());
-        for exit in exits {
-            collected.departed.ranges.push(exit.range.clone());
-            let Ok(events) = &events else {
-                let death = self.death(&name, partition, exit.range.start, &exit.failure);
-                self.parked(&death, exit.range.end - exit.range.start, collected);
-                collected.departed.whereabouts.in_letters.insert(exit.range.clone());
-                collected.letter(death.mark(Record::new(batch.payload.clone())));
-                continue;
-            };
-            let begin = events.partition_point(|event| event.offset < exit.range.start);
-            let end = events.partition_point(|event| event.offset < exit.range.end);
-            for event in &events[begin..end] {
-                self.decide(partition, event, exit, policy, collected);
-            }
-        }
-    }
-
-    fn decide(&self, partition: u32, event: &Event, exit: &Exit, policy: RetryPolicy, collected: &mut Collected) {
-        let failure = match exit.way {
-            Way::ParkBehind => Failure::behind(self.clock.now_us()),
-            Way::Follow => Failure::waiting(self.clock.now_us()),
-            Way::Park | Way::Retry(_) | Way::RetryInOrder(_) => exit.failure.clone(),
-        };
-        let this_time = self.death(&event.topic, partition, event.offset, &failure);
-        let before = (partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten();
-        let (record, death, tried) = match before {
-            Some(Retry { event, death, tried, .. }) => {
-                (event.record, death.again(this_time), tried.saturating_add(failure.attempts))
-            }
-            None => (event.record.clone(), this_time, failure.attempts),
-        };
-        let due_us = |pause| {
-            let pause = match pause {
-                Pause::Backoff => policy.backoff(tried, event.offset),
-                Pause::Fixed(pause) => pause,
-            };
-            failure.last_failed_us.saturating_add(micros(pause))
-        };
-        match exit.way {
-            Way::Retry(pause) if !policy.is_exhausted(tried) => {
-                let due_us = due_us(pause);
-                collected.retry(Delayed { due_us, record: Retry::mark(record, &death, tried) });
-            }
-            Way::RetryInOrder(pause) if !policy.is_exhausted(tried) => {
-                let due = Timestamp::from_micros(due_us(pause));
-                collected.retry_in_order(Retry::mark_due(record, &death, tried, due));
-                collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
-            }
-            Way::Follow => {
-                collected.retry_in_order(Retry::mark(record, &death, 0));
-                collected.departed.whereabouts.in_retry.insert(event.offset..event.offset + 1);
-            }
-            Way::Retry(_) | Way::RetryInOrder(_) | Way::Park | Way::ParkBehind => {
-                collected.departed.whereabouts.in_letters.insert(event.offset..event.offset + 1);
-                self.parked(&death, 1, collected);
-                collected.letter(death.mark(record));
-            }
-        }
-    }
-
-    fn death(&self, topic: &str, partition: u32, offset: Offset, failure: &Failure) -> Death {
-        Death {
-            topic: topic.to_owned(),
-            partition,
-            offset,
-            group: self.sources.group.clone(),
-            attempts: failure.attempts,
-            redriven: 0,
-            first_error: failure.first_error.to_string(),
-            last_error: failure.last_error.to_string(),
-            first_failed: Timestamp::from_micros(failure.first_failed_us),
-            last_failed: Timestamp::from_micros(failure.last_failed_us),
-        }
-    }
-
-    fn parked(&self, death: &Death, records: u64, collected: &mut Collected) {
-        collected.departed.parked += records;
-        tracing::warn!(
-            topic = death.topic,
-            partition = death.partition,
-            offset = death.offset,
-            group = self.sources.group,
-            attempts = death.attempts,
-            error = death.last_error,
-            "parked: not delivered any more"
-        );
+        Ok(sorting.departed)
     }
 
     /// These come again when they are due, from a log of the group's own.
@@ -296,6 +219,122 @@ impl Carrier {
     }
 }
 
+/// Decides where records of one partition go.
+struct Sorting<'a> {
+    carrier: &'a Carrier,
+    topic: Arc<str>,
+    partition: u32,
+    policy: RetryPolicy,
+    collected: &'a mut Collected,
+    departed: Departed,
+}
+
+impl Sorting<'_> {
+    /// One that cannot be read is kept as the bytes of its whole batch, among the dead letters.
+    fn sort_batch(&mut self, batch: &Batch, exits: &[Exit]) {
+        let leaving = exits.iter().map(|exit| exit.range.clone());
+        let events: Result<Vec<Event>, _> = unpack(&self.topic, self.partition, batch.clone())
+            .and_then(|unpacked| unpacked.events_at(leaving).map(|event| event.map(detached)).collect());
+        let mut events = events.map(|events| events.into_iter().peekable());
+        for exit in exits {
+            let Ok(events) = &mut events else {
+                self.departed.ranges.push(exit.range.clone());
+                let death = self.death(exit.range.start, &exit.failure);
+                self.parked(&death, exit.range.end - exit.range.start);
+                self.departed.whereabouts.in_letters.insert(exit.range.clone());
+                self.collected.letter(&death.mark(Record::new(batch.payload.clone())));
+                continue;
+            };
+            let of_exit = std::iter::from_fn(|| events.next_if(|event| event.offset < exit.range.end));
+            self.sort(of_exit.collect(), exit);
+        }
+    }
+
+    /// `events` is what there is of the exit's records.
+    fn sort(&mut self, events: Vec<Event>, exit: &Exit) {
+        self.departed.ranges.push(exit.range.clone());
+        events.into_iter().for_each(|event| self.decide(event, exit));
+    }
+
+    fn decide(&mut self, event: Event, exit: &Exit) {
+        let now_us = || self.carrier.clock.now_us();
+        let offset = event.offset;
+        let failure = match exit.way {
+            Way::ParkBehind => Failure::behind(now_us()),
+            Way::Follow => Failure::waiting(now_us()),
+            Way::Park | Way::Retry(_) | Way::RetryInOrder(_) => exit.failure.clone(),
+        };
+        let this_time = self.death(offset, &failure);
+        let (record, death, tried) = match self.before(&event) {
+            Some(Retry { event, death, tried, .. }) => {
+                (event.record, death.again(this_time), tried.saturating_add(failure.attempts))
+            }
+            None => (event.record, this_time, failure.attempts),
+        };
+        let policy = self.policy;
+        let due_us = |pause| {
+            let pause = match pause {
+                Pause::Backoff => policy.backoff(tried, offset),
+                Pause::Fixed(pause) => pause,
+            };
+            failure.last_failed_us.saturating_add(micros(pause))
+        };
+        match exit.way {
+            Way::Retry(pause) if !policy.is_exhausted(tried) => {
+                let due_us = due_us(pause);
+                self.collected.retry(due_us, &Retry::mark(record, &death, tried));
+            }
+            Way::RetryInOrder(pause) if !policy.is_exhausted(tried) => {
+                let due = Timestamp::from_micros(due_us(pause));
+                self.collected.retry_in_order(&Retry::mark_due(record, &death, tried, due));
+                self.departed.whereabouts.in_retry.insert(offset..offset + 1);
+            }
+            Way::Follow => {
+                self.collected.retry_in_order(&Retry::mark(record, &death, 0));
+                self.departed.whereabouts.in_retry.insert(offset..offset + 1);
+            }
+            Way::Retry(_) | Way::RetryInOrder(_) | Way::Park | Way::ParkBehind => {
+                self.departed.whereabouts.in_letters.insert(offset..offset + 1);
+                self.parked(&death, 1);
+                self.collected.letter(&death.mark(record));
+            }
+        }
+    }
+
+    /// What the headers of a record tell that the group has tried before.
+    fn before(&self, event: &Event) -> Option<Retry> {
+        (self.partition == REDRIVEN).then(|| Retry::from_event(event.clone())).flatten()
+    }
+
+    fn death(&self, offset: Offset, failure: &Failure) -> Death {
+        Death {
+            topic: self.topic.to_string(),
+            partition: self.partition,
+            offset,
+            group: self.carrier.sources.group.clone(),
+            attempts: failure.attempts,
+            redriven: 0,
+            first_error: failure.first_error.to_string(),
+            last_error: failure.last_error.to_string(),
+            first_failed: Timestamp::from_micros(failure.first_failed_us),
+            last_failed: Timestamp::from_micros(failure.last_failed_us),
+        }
+    }
+
+    fn parked(&mut self, death: &Death, records: u64) {
+        self.departed.parked += records;
+        tracing::warn!(
+            topic = death.topic,
+            partition = death.partition,
+            offset = death.offset,
+            group = self.carrier.sources.group,
+            attempts = death.attempts,
+            error = death.last_error,
+            "parked: not delivered any more"
+        );
+    }
+}
+
 /// Takes out what of `exits` lies below `offset`.
 fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item = Exit> {
     std::iter::from_fn(move || {
@@ -309,28 +348,22 @@ fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item =
     })
 }
 
-/// A copy: a view would keep all of its batch in memory, and there may be one record of each of many.
-fn detached(event: Event) -> Event {
-    let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
-    let Record { key, value, headers, timestamp } = event.record;
-    let headers = headers.into_iter().map(|Header { name, value }| Header { name, value: copy(value) }).collect();
-    Event { record: Record { key: key.map(copy), value: value.map(copy), headers, timestamp }, ..event }
-}
-
-/// In pieces of about `bytes_max`.
-async fn append_all(partition: &Partition, records: Vec<Record>, bytes_max: usize) -> Result<(), GroupError> {
-    let (mut next, mut bytes) = (Vec::new(), 0);
-    for record in records {
-        let size = record.encoded_len();
-        if bytes + size > bytes_max && !next.is_empty() {
-            append(partition, &std::mem::take(&mut next)).await?;
-            bytes = 0;
-        }
-        bytes += size;
-        next.push(record);
+/// In pieces of about `bytes_max`, of which the disk takes several at once.
+async fn append_all(partition: &Partition, records: Vec<Encoded>, bytes_max: usize) -> Result<(), GroupError> {
+    let mut stored = Vec::new();
+    let mut rest = &records[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |record: &&Encoded| {
+            bytes += record.len();
+            bytes <= bytes_max
+        };
+        let (next, after) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        stored.push(append(partition, joined_records(next.iter())).await?);
+        rest = after;
     }
-    if !next.is_empty() {
-        append(partition, &next).await?;
+    for stored in stored {
+        stored.await?;
     }
     Ok(())
 }

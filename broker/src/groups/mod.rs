@@ -74,7 +74,7 @@ use self::{
     coordinator::{Command, Coordinator, Join, MAILBOX_COMMANDS, NewHub, Place, Reply, Settlement},
     journal::{Journal, SNAPSHOT_AFTER_BYTES},
     leaving::Carrier,
-    member::{Means, Newcomer, Unpacker},
+    member::{Means, Newcomer, Unpacker, copies_pool},
     sources::Sources,
     state::TopicId,
     trend::Trends,
@@ -84,6 +84,7 @@ use crate::{
     delays::Delays,
     engine::{EngineError, MetaStore},
     error::TopicError,
+    fair_pool::Pool,
     names,
     outgoing::Outgoing,
     topics::{Topic, Topics},
@@ -96,6 +97,8 @@ pub(crate) struct Groups {
     delays: Arc<Delays>,
     /// Of the broker: keys of compressed batches are looked for under it.
     unpacking: Arc<FairSemaphore>,
+    /// For copies of records that leave.
+    copies: Arc<Pool>,
     handle: Handle,
     /// How lag moves; see [trend].
     trends: Trends,
@@ -178,13 +181,24 @@ impl Groups {
     ) -> Result<Arc<Self>, EngineError> {
         let runtime = tokio::runtime::Handle::current();
         let (moves, moved) = watch::channel(());
-        let (clients, trends) = (Arc::default(), Trends::default());
+        let (clients, trends, copies) = (Arc::default(), Trends::default(), copies_pool());
         let (journal, state) = match Journal::open(meta, SNAPSHOT_AFTER_BYTES).await {
             Ok(opened) => opened,
             Err(damaged @ JournalError::Damaged(_)) => {
                 tracing::error!(error = %damaged, "consumer groups are out of service");
                 let (handle, task) = (Handle(Err(damaged)), Mutex::new(None));
-                return Ok(Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime }));
+                return Ok(Arc::new(Self {
+                    topics,
+                    delays,
+                    unpacking,
+                    copies,
+                    handle,
+                    trends,
+                    moved,
+                    clients,
+                    task,
+                    runtime,
+                }));
             }
             Err(error) => return Err(EngineError(error.to_string())),
         };
@@ -194,7 +208,8 @@ impl Groups {
         let task = tokio::spawn(coordinator.run(commands, is_dropped));
         let running = Running { task, _dropped: dropped };
         let (handle, task) = (Handle(Ok(mailbox)), Mutex::new(Some(running)));
-        let groups = Arc::new(Self { topics, delays, unpacking, handle, trends, moved, clients, task, runtime });
+        let groups =
+            Arc::new(Self { topics, delays, unpacking, copies, handle, trends, moved, clients, task, runtime });
         tokio::spawn(trend::sample(Arc::downgrade(&groups)));
         Ok(groups)
     }
@@ -335,7 +350,7 @@ impl Groups {
         let sources = Sources::new(&self.topics, topic, group);
         let carrier = Carrier::new(handle.clone(), sources.clone(), &self.delays, clock.clone());
         let unpacker = Unpacker::new(Arc::clone(&self.unpacking));
-        Means { handle, sources, carrier, unpacker, clock }
+        Means { handle, sources, carrier, unpacker, copies: self.copies.share(), clock }
     }
 
     async fn join(&self, join: &JoinRequest, topic: &Arc<Topic>) -> Result<Place, GroupError> {

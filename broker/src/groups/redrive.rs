@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::{PartitionLog, ReadError},
-    services::unpack,
+    services::{Encoded, joined_records, unpack},
     topics::Topic,
 };
 
@@ -185,12 +185,13 @@ async fn redrive_some(sources: &Sources, log: &dyn PartitionLog, range: Range<Of
             && let Some(DeadLetter { event, mut death }) = DeadLetter::from_event(event)
         {
             death.redriven = death.redriven.saturating_add(1);
-            records.push(death.mark(event.record));
+            records.push(Encoded::from(&death.mark(event.record)));
         }
     }
     if records.is_empty() {
         return Ok(Moved { up_to, at: None });
     }
-    let redriven = append(&*sources.make_redriven().await?.partition(0)?, &records).await?;
+    let redriven =
+        append(&*sources.make_redriven().await?.partition(0)?, joined_records(records.iter())).await?.await?;
     Ok(Moved { up_to, at: Some(redriven.base_offset) })
 }

@@ -5,6 +5,7 @@
 //! and it waits [in retry](retried), together with what has failed.
 
 mod by_key;
+mod exit;
 mod free;
 mod keyed;
 mod keys;
@@ -20,10 +21,15 @@ use aqueduct_storage::{BatchHeader, Offset};
 use tokio::time::Instant;
 
 use self::{
-    by_key::ByKey as _, free::FreeWindow, keyed::KeyedWindow, ordered::OrderedWindow, records::Records,
+    by_key::ByKey as _,
+    exit::{Leaving, Parking, next_exits},
+    free::FreeWindow,
+    keyed::KeyedWindow,
+    ordered::OrderedWindow,
     retried::RetriedWindow,
 };
 pub(crate) use self::{
+    exit::{Exit, Way, Whereabouts},
     keys::{Again, KeyId, Keys, Scope},
     loans::Loan,
     stop::Stop,
@@ -32,7 +38,6 @@ use super::{
     assignment::MemberId,
     policy::{Mode, Policy},
     progress::Progress,
-    ranges::RangeSet,
     retry::{Failure, RetryPolicy},
     state::REDRIVEN,
 };
@@ -98,15 +103,6 @@ pub(crate) struct Failed {
     pub(crate) pause: Pause,
 }
 
-/// Where records are that have left; what is in neither was lost.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Whereabouts {
-    /// They wait, in the order of their keys, where they are tried again.
-    pub(crate) in_retry: RangeSet,
-    /// They are dead letters.
-    pub(crate) in_letters: RangeSet,
-}
-
 /// On what terms records are delivered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lending {
@@ -122,44 +118,6 @@ pub(crate) enum Pause {
     Backoff,
     /// This long.
     Fixed(Duration),
-}
-
-/// A record, or neighbours with one history, to be moved to the dead letters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Parking {
-    range: Range<Offset>,
-    failure: Failure,
-}
-
-/// A record, or neighbours with one history, that leave the window without having been handled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) range: Range<Offset>,
-    /// Without an attempt for one that only follows.
-    pub(crate) failure: Failure,
-    pub(crate) way: Way,
-}
-
-/// Why a record leaves, and where to.
-#[derive(Debug, Clone)]
-struct Leaving {
-    failure: Failure,
-    way: Way,
-}
-
-/// Where a record goes that leaves the window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// To the dead letters.
-    Park,
-    /// It comes again after this pause, unless it is exhausted.
-    Retry(Pause),
-    /// The same, and what follows of its key comes after it.
-    RetryInOrder(Pause),
-    /// It has not failed, but an earlier one of its key: it comes after that.
-    Follow,
-    /// It has not failed, but an earlier one of its key was parked: it goes to the dead letters, too.
-    ParkBehind,
 }
 
 /// A settlement names offsets that were never delivered.
@@ -425,6 +383,17 @@ impl Window {
         }
     }
 
+    /// What of `range` is on its way out to where it is tried again, or to the dead letters.
+    pub(crate) fn leaving_in(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
+        match &self.0 {
+            // It is moved at once, and nothing goes on meanwhile.
+            Kind::Ordered(_) => Vec::new(),
+            Kind::Free(window) => window.records.leaving_in(range),
+            Kind::Keyed(window) => window.records.leaving_in(range),
+            Kind::Retried(window) => window.records.leaving_in(range),
+        }
+    }
+
     /// Takes back what is open beyond its time. It counts as an attempt at the first record of each member, which is the
     /// one that it was working on. Returns those members.
     pub(crate) fn expire(&mut self, owner: MemberId, fault: &Fault, keys: &mut Keys) -> Vec<MemberId> {
@@ -466,21 +435,6 @@ impl Window {
             Kind::Retried(window) => window.come_again(offsets),
         }
     }
-}
-
-/// The first of what leaves.
-fn next_exits<L: Clone>(records: &Records<L>, records_max: u64, leaving: impl Fn(&L) -> &Leaving) -> Vec<Exit> {
-    let mut room = records_max;
-    let mut exits = Vec::new();
-    for (range, known) in records.leaving.iter() {
-        if room == 0 {
-            break;
-        }
-        room = room.saturating_sub(range.end - range.start);
-        let Leaving { failure, way } = leaving(known).clone();
-        exits.push(Exit { range, failure, way });
-    }
-    exits
 }
 
 /// Offsets from `from` to the end of a batch that hold no record, because compaction took it, are nothing to wait for.

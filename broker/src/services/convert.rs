@@ -7,7 +7,8 @@ use aqueduct_client::{
     codec::{self, DecodeError, EventBatch},
 };
 use aqueduct_proto::v1;
-use aqueduct_storage::{Batch, BatchHeader, Cleanup, Codec, Durability, ProducerSequence, TopicMeta};
+use aqueduct_storage::{Batch, BatchHeader, Cleanup, Codec, Durability, ProducerSequence, TopicMeta, payload_crc};
+use bytes::Bytes;
 
 use crate::{
     backlog::{self, Backlog, Bounds, Mode},
@@ -40,22 +41,61 @@ pub(super) fn batch_to_wire(batch: Batch) -> v1::Batch {
     }
 }
 
-/// The records of a stored batch.
+/// The records of a stored batch. Its checksum was checked when it came in, or when it was read.
 ///
 /// # Errors
 /// [`DecodeError`] for bytes that are not what the batch says.
 pub(crate) fn unpack(topic: &Arc<str>, partition: u32, batch: Batch) -> Result<EventBatch, DecodeError> {
-    codec::decode_batch(topic, partition, batch_to_wire(batch))
+    codec::decode_checked_batch(topic, partition, batch_to_wire(batch))
 }
 
-/// A batch of records that the broker itself publishes.
+/// A batch of records.
 ///
 /// # Errors
 /// [`PublishError`] without records.
+#[cfg(test)]
 pub(crate) fn pack(records: &[Record]) -> Result<Batch, PublishError> {
     let packed = codec::encode_batch(records, ClientCodec::None)
         .map_err(|error| PublishError::Invalid { field: "records", reason: error.to_string() })?;
     batch_from_wire(packed)
+}
+
+/// A record as batches carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) timestamp_us: Option<i64>,
+    /// A `RecordSet` that holds just this record: such sets, one after the other, are the set of all of them.
+    pub(crate) set: Bytes,
+}
+
+impl Encoded {
+    /// In bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// A copy: a view would keep all of what it was read with in memory.
+    pub(crate) fn detached(&self) -> Self {
+        Self { set: Bytes::copy_from_slice(&self.set), ..*self }
+    }
+}
+
+impl From<&Record> for Encoded {
+    fn from(record: &Record) -> Self {
+        let timestamp_us = record.timestamp.map(|time| time.as_micros());
+        Self { timestamp_us, set: codec::encode_record_set([record]) }
+    }
+}
+
+/// A batch of records that the broker itself publishes.
+pub(crate) fn joined_records<'a>(records: impl ExactSizeIterator<Item = &'a Encoded> + Clone) -> Batch {
+    let record_count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+    let max_timestamp_us = records.clone().filter_map(|record| record.timestamp_us).max().unwrap_or(0);
+    let mut payload = Vec::with_capacity(records.clone().map(Encoded::len).sum());
+    records.for_each(|record| payload.extend_from_slice(&record.set));
+    let payload_crc = payload_crc(&payload);
+    let header = BatchHeader { record_count, max_timestamp_us, payload_crc, ..BatchHeader::default() };
+    Batch { header, payload: payload.into() }
 }
 
 /// A published batch. What the broker sets, offset, time and epoch, is left to it.
@@ -92,7 +132,7 @@ pub(super) fn record_to_wire(record: Record) -> v1::Record {
     v1::Record {
         key: record.key,
         value: record.value,
-        headers: headers.map(|header| v1::Header { name: header.name, value: header.value }).collect(),
+        headers: headers.map(|header| v1::Header { name: header.name.into_owned(), value: header.value }).collect(),
         timestamp_us: record.timestamp.map(|time| time.as_micros()),
     }
 }

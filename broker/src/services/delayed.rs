@@ -87,13 +87,13 @@ fn records(topic: &str, partition: u32, batch: Batch, due_us: i64) -> Result<Vec
         PublishError::Invalid { field: "records", reason }
     };
     let unpacked = unpack(&Arc::from(topic), partition, batch).map_err(|error| invalid(&error))?;
-    let mark = Header { name: DUE_HEADER.to_owned(), value: due_us.to_string().into() };
+    let mark = Header { name: DUE_HEADER.into(), value: due_us.to_string().into() };
     unpacked
         .events()
         .map(|event| {
             let mut record = event.map_err(|error| invalid(&error))?.record;
             record.headers.push(mark.clone());
-            Ok(Delayed { due_us, record })
+            Ok(Delayed::new(due_us, &record))
         })
         .collect()
 }

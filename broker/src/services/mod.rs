@@ -16,9 +16,11 @@ mod subscribe;
 mod topics;
 mod verify;
 
+#[cfg(test)]
+pub(crate) use self::convert::pack;
 pub(crate) use self::{
     admin::AdminService,
-    convert::{client_codec, pack, stored_codec, unpack},
+    convert::{Encoded, client_codec, joined_records, stored_codec, unpack},
     groups::GroupsService,
     log::LogService,
     topics::TopicsService,

@@ -36,15 +36,21 @@ pub struct EventBatch {
 
 impl EventBatch {
     pub(crate) fn new(topic: &Arc<str>, partition: u32, batch: v1::Batch) -> Result<Self, DecodeError> {
+        let computed = crc32fast::hash(&batch.records);
+        if computed != batch.crc32 {
+            let (from, to) = (batch.base_offset, next_offset(&batch));
+            return Err(DecodeError::Checksum { from, to, expected: batch.crc32, computed });
+        }
+        Self::checked(topic, partition, batch)
+    }
+
+    /// Of a batch whose checksum is known to be right.
+    pub(crate) fn checked(topic: &Arc<str>, partition: u32, batch: v1::Batch) -> Result<Self, DecodeError> {
         let offset = batch.base_offset;
         let next_offset = next_offset(&batch);
         if batch.attributes & ATTRIBUTES_REQUIRED != 0 {
             let attributes = batch.attributes & ATTRIBUTES_REQUIRED;
             return Err(DecodeError::UnknownAttributes { offset, attributes });
-        }
-        let computed = crc32fast::hash(&batch.records);
-        if computed != batch.crc32 {
-            return Err(DecodeError::Checksum { from: offset, to: next_offset, expected: batch.crc32, computed });
         }
         let deltas = batch.offset_deltas.len();
         if deltas != 0 && deltas != batch.record_count as usize {
@@ -178,9 +184,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next one at `from` or above.
+    /// The next one at `from` or above. What lies before is passed over unread.
     #[inline]
-    fn next_from(&mut self, from: Offset) -> Option<Result<Event, DecodeError>> {
+    pub fn next_from(&mut self, from: Offset) -> Option<Result<Event, DecodeError>> {
         if self.failed {
             return None;
         }

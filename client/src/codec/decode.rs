@@ -96,7 +96,10 @@ impl<'a> RecordRef<'a> {
         Record {
             key: self.key.map(view),
             value: self.value.map(view),
-            headers: self.headers().map(|(name, value)| Header { name: name.to_owned(), value: view(value) }).collect(),
+            headers: self
+                .headers()
+                .map(|(name, value)| Header { name: name.to_owned().into(), value: view(value) })
+                .collect(),
             timestamp: self.timestamp,
         }
     }

@@ -129,6 +129,14 @@ pub fn decode_batch(topic: &Arc<str>, partition: u32, batch: v1::Batch) -> Resul
     EventBatch::new(topic, partition, batch)
 }
 
+/// As [`decode_batch`], for a batch whose checksum was checked on its way here.
+///
+/// # Errors
+/// [`DecodeError`], as there.
+pub fn decode_checked_batch(topic: &Arc<str>, partition: u32, batch: v1::Batch) -> Result<EventBatch, DecodeError> {
+    EventBatch::checked(topic, partition, batch)
+}
+
 /// The record at `index` of an unpacked `RecordSet`, if it is there and can be read.
 pub(crate) fn record_at(bytes: &Bytes, index: usize) -> Option<Record> {
     let body = decode::Bodies::new(bytes).nth(index)?.ok()?;

@@ -24,7 +24,7 @@ fn to_proto(record: &Record) -> v1::Record {
         headers: record
             .headers
             .iter()
-            .map(|header| v1::Header { name: header.name.clone(), value: header.value.clone() })
+            .map(|header| v1::Header { name: header.name.clone().into_owned(), value: header.value.clone() })
             .collect(),
         timestamp_us: record.timestamp.map(Timestamp::as_micros),
     }

@@ -20,6 +20,10 @@ use crate::{
 
 /// Ack messages without an answer; while there are that many, further acks are collected.
 const ACKS_IN_FLIGHT_MAX: usize = 4;
+/// The same of nacks and parks, which are answered later: the broker moves their records first.
+const REFUSALS_IN_FLIGHT_MAX: usize = 8;
+/// So many messages that wait may be joined by another record.
+const REFUSALS_OPEN_MAX: usize = 8;
 
 /// Whom a delivery belongs to: its partition and the generation of the assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,11 +32,14 @@ pub(super) struct Claim {
     pub(super) generation: u64,
 }
 
-/// Somebody who waits for a durable ack.
+/// Tells whoever waits for a durable ack.
+pub(super) type Done = oneshot::Sender<Result<(), AckError>>;
+
+/// Somebody who waits for one.
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) offset: Offset,
-    pub(super) done: oneshot::Sender<Result<(), AckError>>,
+    pub(super) done: Done,
 }
 
 /// What has been settled, as the broker has answered.
@@ -56,6 +63,7 @@ pub(super) struct Settlements {
     in_flight: HashMap<u64, InFlight>,
     /// Of those, how many are acks. What is given back is answered later, and must not hold them up.
     acks_in_flight: usize,
+    refusals_in_flight: usize,
     next_id: u64,
     room: Room,
 }
@@ -75,11 +83,17 @@ pub(super) enum Refusal {
     Park,
 }
 
+/// And why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) refusal: Refusal,
+    pub(super) error: String,
+}
+
 #[derive(Debug)]
 struct Refused {
     claim: Claim,
-    refusal: Refusal,
-    error: String,
+    reason: Reason,
     offsets: RangeSet,
     waiters: Vec<Waiter>,
 }
@@ -109,38 +123,31 @@ impl Settlements {
             releases: BTreeMap::new(),
             in_flight: HashMap::new(),
             acks_in_flight: 0,
+            refusals_in_flight: 0,
             next_id: 1,
             room,
         }
     }
 
-    pub(super) fn ack(&mut self, claim: Claim, offset: Offset, done: Option<oneshot::Sender<Result<(), AckError>>>) {
+    pub(super) fn ack(&mut self, claim: Claim, offset: Offset, done: Option<Done>) {
         let acks = self.acks.entry(claim).or_default();
         acks.offsets.insert(offset);
         acks.waiters.extend(done.map(|done| Waiter { offset, done }));
     }
 
     /// Returns how many messages more that makes.
-    pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, refusal: Refusal, error: String) -> usize {
-        match self.refused.back_mut() {
-            Some(last) if last.claim == claim && last.refusal == refusal && last.error == error => {
-                last.offsets.insert(offset);
-                0
-            }
-            Some(_) | None => {
-                let mut offsets = RangeSet::default();
-                offsets.insert(offset);
-                self.refused.push_back(Refused { claim, refusal, error, offsets, waiters: Vec::new() });
-                1
-            }
+    pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, reason: Reason, done: Option<Done>) -> usize {
+        let waiter = done.map(|done| Waiter { offset, done });
+        let mut open = self.refused.iter_mut().rev().take(REFUSALS_OPEN_MAX);
+        if let Some(known) = open.find(|known| known.claim == claim && known.reason == reason) {
+            known.offsets.insert(offset);
+            known.waiters.extend(waiter);
+            return 0;
         }
-    }
-
-    /// Somebody waits for what was refused last.
-    pub(super) fn wait_for_refusal(&mut self, offset: Offset, done: Option<oneshot::Sender<Result<(), AckError>>>) {
-        if let Some(last) = self.refused.back_mut() {
-            last.waiters.extend(done.map(|done| Waiter { offset, done }));
-        }
+        let mut offsets = RangeSet::default();
+        offsets.insert(offset);
+        self.refused.push_back(Refused { claim, reason, offsets, waiters: waiter.into_iter().collect() });
+        1
     }
 
     pub(super) fn extend(&mut self, claim: Claim, offset: Offset) {
@@ -169,7 +176,8 @@ impl Settlements {
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
         let acks = !self.acks.is_empty() && self.acks_in_flight < ACKS_IN_FLIGHT_MAX;
-        acks || !self.refused.is_empty() || !self.extended.is_empty() || !self.releases.is_empty() || self.room.is_due()
+        let refusals = !self.refused.is_empty() && self.refusals_in_flight < REFUSALS_IN_FLIGHT_MAX;
+        acks || refusals || !self.extended.is_empty() || !self.releases.is_empty() || self.room.is_due()
     }
 
     /// Everything is sent, and acks and nacks are answered.
@@ -188,7 +196,10 @@ impl Settlements {
             let Claim { partition, generation } = claim;
             return Some(Event::Release(v1::Release { partition, generation, ranges: offsets.into_ranges() }));
         }
-        if let Some(refused) = self.refused.pop_front() {
+        if self.refusals_in_flight < REFUSALS_IN_FLIGHT_MAX
+            && let Some(refused) = self.refused.pop_front()
+        {
+            self.refusals_in_flight += 1;
             return Some(self.refusal(refused));
         }
         if let Some((claim, offsets)) = self.extended.pop_first() {
@@ -216,7 +227,7 @@ impl Settlements {
     }
 
     fn refusal(&mut self, refused: Refused) -> Event {
-        let Refused { claim, refusal, error, offsets, waiters } = refused;
+        let Refused { claim, reason: Reason { refusal, error }, offsets, waiters } = refused;
         let Claim { partition, generation } = claim;
         let records = offsets.records();
         let ranges = offsets.into_ranges();
@@ -242,8 +253,9 @@ impl Settlements {
     /// The broker's answer to an ack or nack.
     pub(super) fn answered(&mut self, settled: &v1::Settled) -> Answered {
         let Some(message) = self.in_flight.remove(&settled.ack_id) else { return Answered::default() };
-        if message.kind == Kind::Ack {
-            self.acks_in_flight -= 1;
+        match message.kind {
+            Kind::Ack => self.acks_in_flight -= 1,
+            Kind::Nack | Kind::Park => self.refusals_in_flight -= 1,
         }
         let Some(error) = settled.error.as_ref().map(BrokerError::from_proto) else {
             message.waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Ok(()))));
@@ -283,7 +295,10 @@ mod tests {
     use super::*;
 
     const CLAIM: Claim = Claim { partition: 1, generation: 7 };
-    const AT_ONCE: Refusal = Refusal::Nack { delay_ms: Some(0) };
+
+    fn at_once(error: &str) -> Reason {
+        Reason { refusal: Refusal::Nack { delay_ms: Some(0) }, error: error.to_owned() }
+    }
 
     fn settlements() -> Settlements {
         Settlements::new(Room::new(v1::Credit { bytes: 1_000, records: 10 }, u64::MAX))
@@ -341,8 +356,8 @@ mod tests {
     fn releases_and_nacks_do_not_wait_for_acks() {
         let mut settlements = settlements();
         settlements.ack(CLAIM, 1, None);
-        settlements.refuse(CLAIM, 2, AT_ONCE, "boom".into());
-        settlements.refuse(CLAIM, 3, AT_ONCE, "boom".into());
+        settlements.refuse(CLAIM, 2, at_once("boom"), None);
+        settlements.refuse(CLAIM, 3, at_once("boom"), None);
         settlements.release(CLAIM, &[v1::OffsetRange { from: 4, to: 9 }]);
         assert!(matches!(settlements.next(), Some(Event::Release(_))));
         let Some(Event::Nack(nack)) = settlements.next() else { panic!("a nack") };
@@ -354,20 +369,42 @@ mod tests {
     fn acks_do_not_wait_for_the_answers_to_nacks() {
         let mut settlements = settlements();
         for offset in 0..10 {
-            settlements.refuse(CLAIM, offset, AT_ONCE, format!("error {offset}"));
+            settlements.refuse(CLAIM, offset, at_once(&format!("error {offset}")), None);
         }
         let sent: Vec<_> = std::iter::from_fn(|| settlements.next()).collect();
-        assert_eq!(sent.len(), 10);
+        assert_eq!(sent.len(), REFUSALS_IN_FLIGHT_MAX);
         for offset in 10..20 {
             settlements.ack(CLAIM, offset, None);
             assert_eq!(matches!(settlements.next(), Some(Event::Ack(_))), offset < 14);
         }
-        for nack in 1..=10 {
+        for nack in 1..=8 {
             settlements.answered(&ok(nack));
         }
+        for _ in 8..10 {
+            assert!(matches!(settlements.next(), Some(Event::Nack(_))));
+        }
         assert!(!settlements.is_ready(), "acks wait for acks");
-        settlements.answered(&ok(11));
+        settlements.answered(&ok(9));
         assert!(matches!(settlements.next(), Some(Event::Ack(_))));
+    }
+
+    #[test]
+    fn nacks_are_collected_while_earlier_ones_wait_for_their_answer() {
+        let mut settlements = settlements();
+        let other = Claim { partition: 2, ..CLAIM };
+        for offset in 0..100 {
+            let messages = settlements.refuse(CLAIM, offset, at_once("boom"), None)
+                + settlements.refuse(other, offset, at_once("boom"), None)
+                + settlements.refuse(CLAIM, 1000 + offset, at_once("bang"), None);
+            assert_eq!(messages, if offset == 0 { 3 } else { 0 });
+        }
+        let offsets = |event| match event {
+            Event::Nack(nack) => (nack.partition, nack.ranges),
+            other => panic!("{other:?}"),
+        };
+        let range = |from, to| vec![v1::OffsetRange { from, to }];
+        let sent: Vec<_> = std::iter::from_fn(|| settlements.next()).map(offsets).collect();
+        assert_eq!(sent, [(1, range(0, 100)), (2, range(0, 100)), (1, range(1000, 1100))]);
     }
 
     #[test]
@@ -397,7 +434,7 @@ mod tests {
         let mut settlements = settlements();
         let (done, mut waiting) = oneshot::channel();
         settlements.ack(CLAIM, 5, Some(done));
-        settlements.refuse(CLAIM, 6, AT_ONCE, String::new());
+        settlements.refuse(CLAIM, 6, at_once(""), None);
         settlements.next();
         assert_eq!(settlements.lose(), 2);
         assert!(matches!(waiting.try_recv(), Ok(Err(AckError::SessionLost))));

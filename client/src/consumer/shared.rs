@@ -23,7 +23,7 @@ use super::{
     inbox::{FailedKey, HandedOut, Inbox, Note},
     pace::{Pace, Reader},
     room::Room,
-    settlements::{Claim, Refusal, Settlements},
+    settlements::{Claim, Reason, Refusal, Settlements},
 };
 use crate::{
     admin::{GroupMode, GroupPolicy},
@@ -179,7 +179,8 @@ impl Shared {
         match verdict {
             Verdict::Ack { done } => state.settlements.ack(claim, offset, done),
             Verdict::Nack { delay_ms, error, key } => {
-                let messages = state.settlements.refuse(claim, offset, Refusal::Nack { delay_ms }, error);
+                let reason = Reason { refusal: Refusal::Nack { delay_ms }, error };
+                let messages = state.settlements.refuse(claim, offset, reason, None);
                 match state.policy.mode {
                     Some(GroupMode::Keyed) => state.fail_key(claim, key.map(|key| FailedKey { key, offset }), messages),
                     Some(GroupMode::Shared) => {}
@@ -187,8 +188,7 @@ impl Shared {
                 }
             }
             Verdict::Park { reason, done } => {
-                state.settlements.refuse(claim, offset, Refusal::Park, reason);
-                state.settlements.wait_for_refusal(offset, done);
+                state.settlements.refuse(claim, offset, Reason { refusal: Refusal::Park, error: reason }, done);
             }
         }
         let waker = state.wake_requests();

@@ -123,13 +123,16 @@ fn owned(record: &RecordRef<'_>) -> Record {
     Record {
         key: record.key.map(copy),
         value: record.value.map(copy),
-        headers: record.headers().map(|(name, value)| Header { name: name.to_owned(), value: copy(value) }).collect(),
+        headers: record
+            .headers()
+            .map(|(name, value)| Header { name: name.to_owned().into(), value: copy(value) })
+            .collect(),
         timestamp: record.timestamp,
     }
 }
 
 fn from_proto(record: v1::Record) -> Record {
-    let headers = record.headers.into_iter().map(|header| Header { name: header.name, value: header.value });
+    let headers = record.headers.into_iter().map(|header| Header { name: header.name.into(), value: header.value });
     Record {
         key: record.key,
         value: record.value,

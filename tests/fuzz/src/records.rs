@@ -89,7 +89,7 @@ fn record(from: &mut Unstructured<'_>) -> arbitrary::Result<Record> {
     let timestamp = Option::<i64>::arbitrary(from)?.map(Timestamp::from_micros);
     let mut headers = Vec::new();
     while headers.len() < 4 && from.arbitrary()? {
-        headers.push(Header { name: String::arbitrary(from)?, value: bytes(from)? });
+        headers.push(Header { name: String::arbitrary(from)?.into(), value: bytes(from)? });
     }
     Ok(Record { key, value, headers, timestamp })
 }

@@ -58,7 +58,7 @@ impl Airport {
                 key: event.key.clone(),
                 value: Some(event.value.clone()),
                 headers: vec![Header {
-                    name: EVENT_ID.to_owned(),
+                    name: EVENT_ID.into(),
                     value: format!("{}-{round}-{position}", self.name).into(),
                 }],
                 timestamp: None,

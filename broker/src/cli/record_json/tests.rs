@@ -53,7 +53,7 @@ fn every_record_reads_back_as_it_was() {
     for _ in 0..5_000 {
         let headers = (0..random.usize(0..4))
             .map(|_| Header {
-                name: ["a", "a", "trace", "ü\n"][random.usize(0..4)].to_owned(),
+                name: ["a", "a", "trace", "ü\n"][random.usize(0..4)].into(),
                 value: arbitrary_bytes(&mut random).unwrap_or_default(),
             })
             .collect();

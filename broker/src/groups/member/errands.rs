@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::Instant;
 
 use super::{
-    session::{Departed, Session, Survey},
+    session::{Moved, Session, Survey},
     tidying::Tidying,
 };
 use crate::groups::{
@@ -32,10 +32,7 @@ pub(super) enum Done {
         retries: Option<Offset>,
         outcome: Result<Vec<u32>, GroupError>,
     },
-    Moved {
-        at: PartitionGeneration,
-        outcome: Result<Departed, GroupError>,
-    },
+    Moved(Vec<Moved>),
     Surveyed(Result<HashMap<KeyId, Offset>, GroupError>),
     Tidied,
 }
@@ -77,7 +74,7 @@ impl Errands {
                 }
                 session.settled(&advanced, outcome, now);
             }
-            Done::Moved { at, outcome } => session.left(at, outcome, now),
+            Done::Moved(moved) => session.moved(moved, now),
             Done::Surveyed(parked) => session.surveyed(parked, now),
             Done::Tidied => {}
         }
@@ -93,9 +90,12 @@ impl Errands {
     }
 
     fn move_away(&self, session: &mut Session, now: Instant) -> Option<BoxFuture<'static, Done>> {
-        let (at, exits) = session.next_exits(now)?;
+        let exits = session.next_exits(now);
+        if exits.is_empty() {
+            return None;
+        }
         let (carrier, retry) = (self.carrier.clone(), session.retry());
-        Some(async move { Done::Moved { at, outcome: carrier.carry(at.partition, exits, retry).await } }.boxed())
+        Some(async move { Done::Moved(carrier.carry(exits, retry).await) }.boxed())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aqueduct_client::{DecodeError, Event, Retry, murmur2};
+use aqueduct_client::{DecodeError, RecordRef, RetryPlace, murmur2};
 use aqueduct_storage::{Batch, Codec};
 use tokio::time::Instant;
 
@@ -106,9 +106,9 @@ fn retries_of(batch: &Batch, retries: Retries) -> Vec<Belongs> {
     let nowhere: Arc<str> = Arc::default();
     let Ok(unpacked) = unpack(&nowhere, 0, batch.clone()) else { return Vec::new() };
     let mut belongs = Vec::with_capacity(batch.header.record_count as usize);
-    for event in unpacked.events() {
-        belongs.push(match event {
-            Ok(event) => in_retry(event, retries).map_or(Belongs::Alone, Belongs::InRetry),
+    for record in unpacked.records() {
+        belongs.push(match record {
+            Ok(record) => in_retry(&record, retries).map_or(Belongs::Alone, Belongs::InRetry),
             Err(DecodeError::Malformed { .. }) => Belongs::Alone,
             Err(_) => break,
         });
@@ -116,15 +116,14 @@ fn retries_of(batch: &Batch, retries: Retries) -> Vec<Belongs> {
     belongs
 }
 
-fn in_retry(event: Event, Retries { now, since_us }: Retries) -> Option<Again> {
-    let hash = murmur2(event.record.key.as_ref()?);
-    let Retry { death, due, .. } = Retry::from_event(event)?;
-    if death.first_failed.as_micros() < since_us {
+fn in_retry(record: &RecordRef<'_>, Retries { now, since_us }: Retries) -> Option<Again> {
+    let hash = murmur2(record.key?);
+    let RetryPlace { partition, offset: origin, first_failed, due } = RetryPlace::of(record)?;
+    if first_failed.as_micros() < since_us {
         return None;
     }
-    let id = KeyId { partition: death.partition, hash };
     let due = due.map_or(now.at, |due| after(now, due.as_micros()));
-    Some(Again { id, origin: death.offset, due })
+    Some(Again { id: KeyId { partition, hash }, origin, due })
 }
 
 /// The moment of `due_us`, or now if that has been.
@@ -135,7 +134,7 @@ fn after(now: WallClock, due_us: i64) -> Instant {
 
 #[cfg(test)]
 mod tests {
-    use aqueduct_client::{Death, Record, Timestamp};
+    use aqueduct_client::{Death, Record, Retry, Timestamp};
     use futures_util::FutureExt as _;
 
     use super::*;

@@ -24,7 +24,10 @@ use self::{
     lines::{Attendance, Heard, Line, Lines, Requests},
     session::{SeatTerms, Session, WallClock},
 };
-pub(super) use self::{keys::Unpacker, session::Departed};
+pub(super) use self::{
+    keys::Unpacker,
+    session::{Departed, Exits, MOVED_BYTES, Moved, copies_pool, detached},
+};
 use super::{
     Handle,
     clients::Present,
@@ -33,7 +36,7 @@ use super::{
     leaving::Carrier,
     sources::Sources,
 };
-use crate::{clock::Clock, outgoing::Outgoing};
+use crate::{clock::Clock, fair_pool::Share, outgoing::Outgoing};
 
 /// Events on their way to the connection. Few: what waits here has been taken from the client's credit.
 pub(crate) const OUTBOUND_EVENTS: usize = 16;
@@ -85,15 +88,17 @@ pub(super) struct Means {
     pub(super) sources: Sources,
     pub(super) carrier: Carrier,
     pub(super) unpacker: Unpacker,
+    /// For copies of records that leave.
+    pub(super) copies: Arc<Share>,
     pub(super) clock: Clock,
 }
 
 /// Serves `newcomers` until nobody else can come and every stream has ended, however it does.
 pub(super) async fn run(means: Means, owner: Owner, mut newcomers: mpsc::Receiver<Newcomer>) {
-    let Means { handle, sources, carrier, unpacker, clock } = means;
+    let Means { handle, sources, carrier, unpacker, copies, clock } = means;
     let Owner { id, mut target, mut asked } = owner;
     let policy = target.borrow().policy.clone();
-    let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() });
+    let mut session = Session::new(id, policy, WallClock { at: clock.now(), at_us: clock.now_us() }, copies);
     let mut lines = Lines::default();
     let mut feeds = Feeds::new(sources.clone(), unpacker, clock.clone());
     let mut errands = Errands::new(handle, carrier, clock.now());

@@ -5,6 +5,7 @@
 //! Pure. [`super::run`] does what it says.
 
 mod client;
+mod copies;
 mod delivering;
 mod leaving;
 mod opening;
@@ -17,28 +18,36 @@ mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-pub(in crate::groups) use self::leaving::Departed;
 pub(super) use self::leaving::Survey;
 pub(super) use self::seat::SeatTerms;
 use self::{
+    copies::Copies,
     leaving::{Leavings, Surveying},
     opening::Opening,
     seat::{Line, Phase, Seat, Seats},
     settling::{Awaiting, Settling},
 };
+pub(in crate::groups) use self::{
+    copies::{detached, pool as copies_pool},
+    leaving::{Departed, Exits, MOVED_BYTES, Moved},
+};
 use super::message::{Assigned, Delivery, Event, Loss, Request, Settle};
-use crate::groups::{
-    assignment::MemberId,
-    error::GroupError,
-    policy::{Mode, Policy},
-    retry::{OnExhausted, RetryPolicy, error_text},
-    window::{Fault, Keys, Scope, Window},
+use crate::{
+    fair_pool::Share,
+    groups::{
+        assignment::MemberId,
+        error::GroupError,
+        policy::{Mode, Policy},
+        retry::{OnExhausted, RetryPolicy, error_text},
+        window::{Fault, Keys, Scope, Window},
+    },
 };
 
 /// Events that wait for a client before nothing more is taken from it.
@@ -71,6 +80,7 @@ pub(super) struct Session {
     turns: VecDeque<u32>,
     settling: Settling,
     leaving: Leavings,
+    copies: Copies,
     opening: Opening,
     /// Generations that were given up and that the coordinator may still list.
     given_up: BTreeSet<u64>,
@@ -151,7 +161,7 @@ pub(super) struct Turn {
 }
 
 impl Session {
-    pub(super) fn new(id: MemberId, policy: Policy, wall_clock: WallClock) -> Self {
+    pub(super) fn new(id: MemberId, policy: Policy, wall_clock: WallClock, copies: Arc<Share>) -> Self {
         let mut session = Self {
             id,
             policy,
@@ -167,6 +177,7 @@ impl Session {
             turns: VecDeque::new(),
             settling: Settling::default(),
             leaving: Leavings::default(),
+            copies: Copies::new(copies),
             opening: Opening::default(),
             given_up: BTreeSet::new(),
             timer: wall_clock.at,

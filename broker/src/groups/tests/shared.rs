@@ -88,7 +88,13 @@ async fn a_partly_late_ack_settles_what_is_still_there() {
 async fn a_record_that_takes_its_only_member_along_is_parked_in_the_end() {
     let (stack, _directory) = Stack::with_topic(1).await;
     let partition = stack.topic().partition(0).expect("it is there");
-    dead_letters::append(&partition, &[aqueduct_client::Record::new("poison")]).await.expect("it is stored");
+    let stored = dead_letters::append(
+        &partition,
+        crate::services::pack(&[aqueduct_client::Record::new("poison")]).expect("it packs"),
+    )
+    .await
+    .expect("it is taken");
+    stored.await.expect("it is stored");
     let (mut member_1, _) = member(&stack, 5).await;
     assert_eq!(member_1.delivery().await.partition, 0);
     drop(member_1);

@@ -8,6 +8,9 @@ use aqueduct_storage::Offset;
 use super::{Failed, Fault, Keys, Pause, Refusal, records::Records};
 use crate::groups::assignment::MemberId;
 
+/// Records whose keys are looked for at once.
+const LOOKED_AHEAD: usize = 256;
+
 /// See the [module](self).
 pub(super) trait ByKey {
     /// What is known of a record that leaves.
@@ -21,6 +24,9 @@ pub(super) trait ByKey {
     /// Parks a record that is with nobody any more. What follows goes on, unless its key is parked, too.
     fn give_up(&mut self, offset: Offset, fault: &Fault, keys: &mut Keys);
 
+    /// These are about to be settled.
+    fn look_ahead(&self, range: Range<Offset>, keys: &Keys);
+
     /// The record is handled.
     fn settle(&mut self, offset: Offset, keys: &mut Keys);
 
@@ -32,7 +38,11 @@ pub(super) trait ByKey {
         self.records().check(ranges)?;
         for part in self.records().take(ranges, seat) {
             self.records().progress.ack(part.clone());
-            part.for_each(|offset| self.settle(offset, keys));
+            for begin in part.clone().step_by(LOOKED_AHEAD) {
+                let some = begin..part.end.min(begin + LOOKED_AHEAD as u64);
+                self.look_ahead(some.clone(), keys);
+                some.for_each(|offset| self.settle(offset, keys));
+            }
         }
         self.records().check_settled(ranges)
     }

@@ -65,6 +65,11 @@ impl KeyedWindow {
         keys: &mut Keys,
     ) -> Vec<Portion> {
         self.hashes.forget_below(self.records.progress.committed());
+        let id = |belongs: &Belongs| match belongs {
+            Belongs::ToKey(hash) => Some(KeyId { partition: self.partition, hash: *hash }),
+            Belongs::Alone | Belongs::InRetry(_) => None,
+        };
+        keys.look_ahead(belongs.iter().filter_map(id));
         let from = self.records.next_read();
         settle_holes(&mut self.records.progress, from, header);
         let span = from.max(header.base_offset)..header.next_offset();
@@ -170,6 +175,10 @@ impl ByKey for KeyedWindow {
             self.leave(offset, failure, Way::Park);
             self.taken_back(given_back);
         }
+    }
+
+    fn look_ahead(&self, range: Range<Offset>, keys: &Keys) {
+        keys.look_ahead(range.filter_map(|offset| self.id_of(offset)));
     }
 
     fn settle(&mut self, offset: Offset, keys: &mut Keys) {

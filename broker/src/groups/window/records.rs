@@ -113,6 +113,10 @@ impl<L: Clone> Records<L> {
         self.leaving.any_within(range, |_| true)
     }
 
+    pub(super) fn leaving_in(&self, range: &Range<Offset>) -> Vec<Range<Offset>> {
+        self.leaving.within(range).into_iter().map(|(part, _)| part).collect()
+    }
+
     /// Nothing up to `next` can be read: nobody has it any more, and nothing of it comes again.
     pub(super) fn skip_to(&mut self, next: Offset) -> Range<Offset> {
         let lost = self.next_read()..next;

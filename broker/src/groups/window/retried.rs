@@ -172,6 +172,9 @@ impl ByKey for RetriedWindow {
         }
     }
 
+    /// There are few.
+    fn look_ahead(&self, _: Range<Offset>, _: &Keys) {}
+
     fn settle(&mut self, offset: Offset, keys: &mut Keys) {
         if let Some(again) = self.open.remove(&offset).flatten() {
             keys.settled_again(again.id, offset);

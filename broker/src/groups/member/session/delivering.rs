@@ -133,6 +133,12 @@ impl Session {
                     high_watermark,
                 }));
             }
+            if self.policy.mode != Mode::Ordered {
+                self.copies.keep(turn.partition, &batch);
+                // Some of it may leave without having been delivered.
+                let leaving = held.window.leaving_in(&(batch.header.base_offset..batch.header.next_offset()));
+                self.copies.make_from(turn.partition, &batch, &leaving);
+            }
         }
         if held.window.progress().committed() != committed {
             self.settling.moved.insert(turn.partition);
@@ -154,6 +160,7 @@ impl Session {
         let Some(held) = self.held.get_mut(&turn.partition).filter(|held| held.is_running(turn)) else { return };
         let lost = held.window.skip_to(next, &mut self.keys);
         if !lost.is_empty() {
+            self.copies.forget(turn.partition, lost.clone());
             self.settling.moved.insert(turn.partition);
             self.push(turn.seat, Event::Gap { partition: turn.partition, lost, cause });
             self.seats.ids().into_iter().for_each(|id| self.count_open(id));

@@ -10,7 +10,7 @@ use std::{
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{Awaiting, Session, Settle};
+use super::{Awaiting, Session, Settle, copies::Copy};
 use crate::groups::{
     assignment::MemberId,
     coordinator::PartitionGeneration,
@@ -22,8 +22,12 @@ use crate::groups::{
 
 /// Until records that could not be moved are tried again.
 const MOVE_RETRY: Duration = Duration::from_secs(1);
+/// Between the beginnings of two moves: what fails meanwhile goes with the second. A lone failure waits for nothing.
+const MOVE_INTERVAL: Duration = Duration::from_millis(5);
 /// Records that are moved at once.
 const MOVED_RECORDS: u64 = 4096;
+/// About the most that is held of them.
+pub(in crate::groups) const MOVED_BYTES: usize = 1 << 20;
 
 /// Whether it is known which keys are parked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub(in crate::groups::member) enum Survey {
 #[derive(Default)]
 pub(super) struct Leavings {
     under_way: bool,
+    /// The next move does not begin before.
+    next_at: Option<Instant>,
     /// Of which partition the last ones were that were moved: the others come first.
     moved_last: u32,
     pub(super) retry_at: Option<Instant>,
@@ -63,12 +69,14 @@ impl Session {
     /// The client gives records up for good.
     pub(super) fn park(&mut self, seat: MemberId, settle: Settle, fault: &Fault) {
         let parked = self.applied(seat, &settle, |window, ranges, keys| window.park(seat, ranges, fault, keys));
+        self.copy_leaving(&settle);
         parked.into_iter().for_each(|committed| self.answer_when_left(seat, &settle, committed));
     }
 
     /// The client could not handle records. In order they come again from the window; otherwise they leave it.
     pub(super) fn nack(&mut self, seat: MemberId, settle: Settle, failed: &Failed) {
         let nacked = self.applied(seat, &settle, |window, ranges, keys| window.nack(seat, ranges, failed, keys));
+        self.copy_leaving(&settle);
         match (self.policy.mode, nacked) {
             (Mode::Shared, Some(committed)) => self.answer_when_left(seat, &settle, committed),
             (Mode::Ordered, Some(committed)) => {
@@ -84,43 +92,80 @@ impl Session {
         }
     }
 
+    /// While it is known what they are.
+    fn copy_leaving(&mut self, settle: &Settle) {
+        let Some(held) = self.held.get(&settle.partition) else { return };
+        let leaving: Vec<_> = settle.ranges.iter().flat_map(|range| held.window.leaving_in(range)).collect();
+        self.copies.make(settle.partition, &leaving);
+    }
+
     fn answer_when_left(&mut self, seat: MemberId, settle: &Settle, committed: Offset) {
         let &Settle { ack_id, partition, generation, .. } = settle;
         if let (Some(ack_id), Some(with_seat)) = (ack_id, self.seats.get_mut(seat)) {
             with_seat.awaiting += 1;
             let request = Awaiting { seat, ack_id, partition, generation, committed };
-            self.leaving.awaiting.push(AwaitingExit { request, ranges: settle.ranges.clone() });
+            let held = self.held.get(&partition);
+            if held.is_some_and(|held| settle.ranges.iter().any(|range| held.window.is_leaving(range))) {
+                self.leaving.awaiting.push(AwaitingExit { request, ranges: settle.ranges.clone() });
+            } else {
+                self.settling.next.push(request);
+            }
         }
-        self.answer_left(partition);
     }
 
-    /// The next records to be moved, unless some are on their way.
-    pub(in crate::groups::member) fn next_exits(&mut self, now: Instant) -> Option<(PartitionGeneration, Vec<Exit>)> {
+    /// The next records to be moved, of all partitions, unless some are on their way.
+    pub(in crate::groups::member) fn next_exits(&mut self, now: Instant) -> Vec<Exits> {
         let is_over = self.ending.is_some() || !(self.goes_on() || self.moves_to_the_end());
         if self.leaving.under_way || is_over || self.leaving.retry_at.is_some_and(|at| at > now) {
-            return None;
+            return Vec::new();
+        }
+        if let Some(at) = self.leaving.next_at.filter(|at| *at > now) {
+            self.timer = self.timer.min(at);
+            return Vec::new();
         }
         self.leaving.retry_at = None;
+        self.leaving.next_at = None;
+        let next = self.take_exits();
+        if let Some(last) = next.last() {
+            self.leaving.moved_last = last.at.partition;
+            self.leaving.under_way = true;
+            self.leaving.next_at = Some(now + MOVE_INTERVAL);
+        }
+        next
+    }
+
+    /// As many as are moved at once, by turns.
+    fn take_exits(&mut self) -> Vec<Exits> {
         let last = self.leaving.moved_last;
         let in_turn = self.held.range((Bound::Excluded(last), Bound::Unbounded)).chain(self.held.range(..=last));
-        let mut next = in_turn.map(|(&partition, held)| {
+        let (mut records, mut bytes) = (MOVED_RECORDS, MOVED_BYTES);
+        let mut taken = Vec::new();
+        for (&partition, held) in in_turn {
+            if records == 0 || bytes == 0 {
+                break;
+            }
+            let mut exits = held.window.next_exits(records);
+            if exits.is_empty() {
+                continue;
+            }
+            let copies = self.copies.take(partition, &mut exits, bytes);
+            let leaving = exits.iter().map(|exit| exit.range.end - exit.range.start).sum();
+            records = records.saturating_sub(leaving);
+            bytes = bytes.saturating_sub(copies.iter().map(Copy::bytes).sum());
             let at = PartitionGeneration { partition, generation: held.generation };
-            (at, held.window.next_exits(MOVED_RECORDS))
-        });
-        let (at, exits) = next.find(|(_, exits)| !exits.is_empty())?;
-        self.leaving.moved_last = at.partition;
-        self.leaving.under_way = true;
-        Some((at, exits))
+            taken.push(Exits { at, exits, copies });
+        }
+        taken
+    }
+
+    /// The move has ended.
+    pub(in crate::groups::member) fn moved(&mut self, moved: Vec<Moved>, now: Instant) {
+        self.leaving.under_way = false;
+        moved.into_iter().for_each(|Moved { at, outcome }| self.left(at, outcome, now));
     }
 
     /// These records are where they were to go, or could not be moved there.
-    pub(in crate::groups::member) fn left(
-        &mut self,
-        at: PartitionGeneration,
-        outcome: Result<Departed, GroupError>,
-        now: Instant,
-    ) {
-        self.leaving.under_way = false;
+    fn left(&mut self, at: PartitionGeneration, outcome: Result<Departed, GroupError>, now: Instant) {
         match outcome {
             Ok(Departed { ranges, whereabouts, parked }) => {
                 let Some(held) = self.held.get_mut(&at.partition).filter(|held| held.generation == at.generation)
@@ -214,7 +259,22 @@ impl Session {
     }
 }
 
-/// Records that have left.
+/// Records of one partition that are to leave.
+pub(in crate::groups) struct Exits {
+    pub(in crate::groups) at: PartitionGeneration,
+    /// In order of offsets.
+    pub(in crate::groups) exits: Vec<Exit>,
+    /// Of as many of them as were at hand, in order of offsets.
+    pub(in crate::groups) copies: Vec<Copy>,
+}
+
+/// What has come of [`Exits`].
+pub(in crate::groups) struct Moved {
+    pub(in crate::groups) at: PartitionGeneration,
+    pub(in crate::groups) outcome: Result<Departed, GroupError>,
+}
+
+/// Records of one partition that have left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::groups) struct Departed {
     pub(in crate::groups) ranges: Vec<Range<Offset>>,

@@ -80,6 +80,8 @@ impl Session {
         if settling.under_way.is_some() || settling.retry_at.is_some_and(|at| at > now) || settling.is_empty() {
             return None;
         }
+        let committed = |partition| Some(self.held.get(&partition)?.window.progress().committed());
+        self.copies.forget_settled(committed);
         settling.retry_at = None;
         settling.begun += 1;
         let moved = std::mem::take(&mut settling.moved);

@@ -1,5 +1,7 @@
 //! What the coordinator wants the session to have.
 
+use aqueduct_storage::Offset;
+
 use super::{Assigned, Event, Flow, Held, LookingThrough, Session, Window};
 use crate::groups::{
     coordinator::{Grant, PartitionGeneration, Target},
@@ -126,6 +128,7 @@ impl Session {
         self.settling.to_give_up.remove(&partition);
         let held = self.held.remove(&partition);
         self.keys.forget(partition);
+        self.copies.forget(partition, 0..Offset::MAX);
         self.seats.ids().into_iter().for_each(|id| self.count_open(id));
         held
     }

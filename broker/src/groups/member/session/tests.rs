@@ -12,7 +12,7 @@ use crate::groups::{
     retry::OnExhausted,
     roster::Standing,
     waits::{PartitionWait, WaitCause},
-    window::Pause,
+    window::{Exit, Pause},
 };
 
 const ACK_TIMEOUT: Duration = crate::groups::policy::ACK_TIMEOUT_DEFAULT;
@@ -23,7 +23,7 @@ const ME: MemberId = 7;
 
 fn session(now: Instant) -> Session {
     let policy = Policy::default();
-    let mut session = Session::new(ME, policy.clone(), WallClock { at: now, at_us: 1_000_000 });
+    let mut session = Session::new(ME, policy.clone(), WallClock { at: now, at_us: 1_000_000 }, copies::pool().share());
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
     let generation = SeatGeneration::OfPartition;
     let terms = SeatTerms { generation, heartbeat: HEARTBEAT, credit, stats: Arc::default() };
@@ -61,9 +61,22 @@ fn delivered(now: Instant) -> Session {
 
 fn deliver(session: &mut Session, base_offset: Offset, now: Instant) {
     let turn = session.next_turn(now).expect("there is something to read");
-    let header = BatchHeader { base_offset, record_count: 10, ..BatchHeader::default() };
-    let batch = Batch { header, payload: bytes::Bytes::from_static(&[7; 100]) };
-    session.deliver(turn, vec![batch.into()], base_offset + 10, now);
+    session.deliver(turn, vec![batch(base_offset, 10).into()], base_offset + 10, now);
+}
+
+fn batch(base_offset: Offset, record_count: u32) -> Batch {
+    let header = BatchHeader { base_offset, record_count, ..BatchHeader::default() };
+    Batch { header, payload: bytes::Bytes::from_static(&[7; 100]) }
+}
+
+fn next_exits(session: &mut Session, now: Instant) -> Vec<(PartitionGeneration, Exit)> {
+    let of_partitions = session.next_exits(now).into_iter();
+    of_partitions.flat_map(|Exits { at, exits, .. }| exits.into_iter().map(move |exit| (at, exit))).collect()
+}
+
+fn parked(exits: Vec<(PartitionGeneration, Exit)>) -> Vec<Moved> {
+    let parked = |exit: Exit| Departed { ranges: vec![exit.range], parked: 1, ..Departed::default() };
+    exits.into_iter().map(|(at, exit)| Moved { at, outcome: Ok(parked(exit)) }).collect()
 }
 
 fn drain(session: &mut Session, now: Instant) -> Vec<Event> {
@@ -301,10 +314,10 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
     drain(&mut session, now);
     session.request(ME, Request::Park { settle: settle(1, 10, 0..1), reason: "nonsense".to_owned() }, now);
     session.request(ME, Request::Ack(settle(2, 10, 1..10)), now);
-    let (at, exits) = session.next_exits(now).expect("one is to be parked");
-    let [exit] = &exits[..] else { panic!("one: {exits:?}") };
-    assert_eq!((at, exit.range.clone(), &*exit.failure.last_error), (AT_0, 0..1, "nonsense"));
-    assert!(session.next_exits(now).is_none(), "not twice");
+    let exits = next_exits(&mut session, now);
+    let [(AT_0, exit)] = &exits[..] else { panic!("one: {exits:?}") };
+    assert_eq!((exit.range.clone(), &*exit.failure.last_error), (0..1, "nonsense"));
+    assert!(session.next_exits(now).is_empty(), "not twice");
     let first = session.next_settlement(now).expect("the ack");
     assert_eq!(committed_in(&first), [0]);
     session.settled(&[AT_0], Ok(vec![]), now);
@@ -317,12 +330,11 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
     };
     assert_eq!(answered(&mut session), [2]);
 
-    session.left(at, Err(GroupError::ShuttingDown), now);
-    assert!(session.next_exits(now).is_none(), "not again at once");
+    session.moved(vec![Moved { at: AT_0, outcome: Err(GroupError::ShuttingDown) }], now);
+    assert!(session.next_exits(now).is_empty(), "not again at once");
     let later = session.timer();
-    let (at, exits) = session.next_exits(later).expect("it is tried again");
-    let ranges = exits.into_iter().map(|exit| exit.range).collect();
-    session.left(at, Ok(Departed { ranges, parked: 1, ..Departed::default() }), later);
+    let exits = next_exits(&mut session, later);
+    session.moved(parked(exits), later);
     assert!(answered(&mut session).is_empty());
     let second = session.next_settlement(later).expect("the parked record");
     assert_eq!(committed_in(&second), [10]);
@@ -331,27 +343,35 @@ fn a_parked_record_is_answered_once_it_is_among_the_dead_letters_and_the_journal
 }
 
 #[test]
-fn no_partition_waits_while_another_one_has_failures_all_the_time() {
-    let now = Instant::now();
+fn what_fails_goes_together_and_no_partition_waits_while_another_one_has_failures_all_the_time() {
+    let mut now = Instant::now();
     let mut session = session(now);
-    session.target(&target((0..2).map(|partition| grant(partition, Standing::Held))));
-    (0..2).for_each(|partition| session.queue(partition));
-    for _ in 0..2 {
+    session.target(&target((0..3).map(|partition| grant(partition, Standing::Held))));
+    (0..3).for_each(|partition| session.queue(partition));
+    let many = 10_000;
+    for _ in 0..3 {
         drain(&mut session, now);
-        deliver(&mut session, 0, now);
+        let turn = session.next_turn(now).expect("there is something to read");
+        session.deliver(turn, vec![batch(0, many).into()], u64::from(many), now);
     }
+    let park = |session: &mut Session, partition, range| {
+        let settle = Settle { partition, ..settle(1, 10 + u64::from(partition), range) };
+        session.request(ME, Request::Park { settle, reason: "nonsense".to_owned() }, now);
+    };
+    for offset in 0..2 {
+        (0..2).for_each(|partition| park(&mut session, partition, offset..offset + 1));
+    }
+    // More than is moved at once.
+    park(&mut session, 2, 0..5_000);
     let mut order = Vec::new();
-    for offset in 0..4 {
-        for partition in 0..2 {
-            let settle = Settle { partition, ..settle(1, 10 + u64::from(partition), offset..offset + 1) };
-            session.request(ME, Request::Park { settle, reason: "nonsense".to_owned() }, now);
-        }
-        let (at, exits) = session.next_exits(now).expect("something is to be moved");
-        let ranges = exits.into_iter().map(|exit| exit.range).collect();
-        session.left(at, Ok(Departed { ranges, parked: 1, ..Departed::default() }), now);
-        order.push(at.partition);
+    for _ in 0..2 {
+        let exits = next_exits(&mut session, now);
+        order.push(exits.iter().map(|(at, _)| at.partition).collect::<Vec<_>>());
+        session.moved(parked(exits), now);
+        assert!(session.next_exits(now).is_empty(), "what fails meanwhile goes with the next");
+        now = session.timer();
     }
-    assert_eq!(order, [1, 0, 1, 0]);
+    assert_eq!(order, [vec![1, 2], vec![0, 1]]);
 }
 
 #[test]
@@ -523,8 +543,8 @@ fn an_altered_policy_is_in_force_at_once() {
     session.request(ME, nack, now);
     drain(&mut session, now);
     deliver(&mut session, 0, now);
-    let (_, exits) = session.next_exits(now).expect("its only attempt has failed");
-    assert_eq!(exits[0].range, 0..1);
+    let exits = next_exits(&mut session, now);
+    assert_eq!(exits[0].1.range, 0..1, "its only attempt has failed");
     assert!(session.timer() <= now + ACK_TIMEOUT / 10, "what is delivered now has the new time-out");
 }
 

@@ -1,28 +1,78 @@
 //! What is unsettled of one key, oldest first.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    ops::{Deref, DerefMut},
+};
 
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::LENT_MAX;
+use super::{LENT_MAX, line::Line};
 use crate::groups::assignment::MemberId;
 
-/// See the [module](self).
+/// See the [module](self). There is one for each key that has anything unsettled, so it is small: 56 bytes.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     /// With whom it is, if any of it is open.
     pub(super) seat: MemberId,
-    /// With the member, out of the partition.
-    pub(super) open: VecDeque<Offset>,
-    /// Read, and passed over for now. Empty unless something is open.
-    pub(super) waiting: VecDeque<Offset>,
+    /// Out of the partition.
+    pub(super) line: Line,
+    pub(super) retries: Retries,
+}
+
+/// What of a key is in retry. Few chains have that.
+#[derive(Debug, Default)]
+pub(super) struct Retries(Option<Box<Known>>);
+
+/// See [`Retries`].
+#[derive(Debug)]
+pub(super) struct Known {
     /// By the offsets at which they were published.
-    pub(super) retry: VecDeque<InRetry>,
-    /// How many of those are with the member: the first ones, mostly.
+    pub(super) all: VecDeque<InRetry>,
+    /// How many of them are with the member: the first ones, mostly.
     pub(super) lent: usize,
-    /// The first in retry is not due before.
+    /// The first is not due before.
     pub(super) held_until: Option<Instant>,
+}
+
+impl Known {
+    const NOTHING: Self = Self { all: VecDeque::new(), lent: 0, held_until: None };
+}
+
+impl Deref for Retries {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        static NOTHING: Known = Known::NOTHING;
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Retries {
+    fn deref_mut(&mut self) -> &mut Known {
+        self.0.get_or_insert_with(|| Box::new(Known::NOTHING))
+    }
+}
+
+impl Known {
+    /// Where the record is, or would be, that was published at `origin`: among the last, mostly.
+    pub(super) fn place_of(&self, origin: Offset) -> Result<usize, usize> {
+        match self.all.back() {
+            Some(last) if last.origin > origin => self.all.binary_search_by_key(&origin, |known| known.origin),
+            Some(last) if last.origin == origin => Ok(self.all.len() - 1),
+            Some(_) | None => Err(self.all.len()),
+        }
+    }
+
+    /// Something more is in retry, at this place.
+    pub(super) fn insert(&mut self, index: usize, known: InRetry) {
+        self.all.insert(index, known);
+        if index == 0 {
+            // It has taken the place of whatever was held.
+            self.held_until = None;
+        }
+    }
 }
 
 /// A record in retry.
@@ -43,31 +93,13 @@ pub(super) enum At {
 }
 
 impl Chain {
-    /// Something more is in retry, at this place.
-    pub(super) fn insert(&mut self, index: usize, known: InRetry) {
-        self.retry.insert(index, known);
-        if index == 0 {
-            // It has taken the place of whatever was held.
-            self.held_until = None;
-        }
-    }
-
-    /// Takes an open record out, and what is open behind it, which waits, and is returned. `None` if it is not open: it was
-    /// taken back with another.
-    pub(super) fn take_back(&mut self, offset: Offset) -> Option<Vec<Offset>> {
-        let at = self.open.binary_search(&offset).ok()?;
-        let followers: Vec<Offset> = self.open.split_off(at).into_iter().skip(1).collect();
-        followers.iter().rev().for_each(|follower| self.waiting.push_front(*follower));
-        Some(followers)
-    }
-
     /// Whether the record at `index`, which is at `at` among the retries, may go to `seat`. A client has records of a key in
     /// the order of a log, so one that was moved is not lent together with what follows it.
     pub(super) fn may_lend(&self, index: usize, at: Offset, seat: MemberId) -> bool {
-        let mut before = self.retry.iter().take(index);
+        let mut before = self.retries.all.iter().take(index);
         let is_before = |known: &InRetry| matches!(known.at, At::Lent(lent) if lent < at);
-        let is_free = self.open.is_empty() && self.held_until.is_none() && self.lent < LENT_MAX;
-        is_free && before.all(is_before) && (self.lent == 0 || self.seat == seat)
+        let is_free = self.line.open().is_empty() && self.retries.held_until.is_none() && self.retries.lent < LENT_MAX;
+        is_free && before.all(is_before) && (self.retries.lent == 0 || self.seat == seat)
     }
 }
 
