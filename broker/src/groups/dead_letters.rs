@@ -24,7 +24,7 @@ pub(super) async fn append(
 ) -> Result<impl Future<Output = Result<Appended, GroupError>> + use<>, GroupError> {
     let topic = partition.topic_name().to_owned();
     let failed = move |reason: String| GroupError::NotMoved { topic: topic.clone(), reason };
-    // No budget: whoever moves records does so one batch at a time, and must not wait for publishers.
+    // No budget: whoever moves records bounds them, and must not wait for publishers.
     let reply = partition.append(batch, Permit::default()).await.map_err(|error| failed(error.to_string()))?;
     Ok(async move {
         let stored = reply.await.map_err(|_| failed("the broker is shutting down".to_owned()))?;

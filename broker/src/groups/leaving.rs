@@ -6,6 +6,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    iter::Peekable,
+    ops::Range,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -148,12 +150,10 @@ impl Carrier {
         let topic: Arc<str> = self.sources.topic.meta().name.as_str().into();
         let mut sorting = Sorting { carrier: self, topic, partition, policy, collected, departed: Departed::default() };
         let mut rest = VecDeque::from(exits);
-        let mut copies = copies.into_iter().peekable();
+        let mut copies = copies.into_iter().map(|copied| copied.event).peekable();
         let mut bytes_max = ONE_BATCH;
         while let Some(first) = rest.front().filter(|_| sorting.collected.bytes < MOVED_BYTES) {
-            let of_first = std::iter::from_fn(|| copies.next_if(|copy| copy.event.offset < first.range.end));
-            let events: Vec<Event> = of_first.map(|copy| copy.event).collect();
-            if events.len() as u64 == first.range.end - first.range.start {
+            if let Some(events) = copies_of(&first.range, &mut copies) {
                 sorting.sort(events, first);
                 rest.pop_front();
                 continue;
@@ -335,6 +335,14 @@ impl Sorting<'_> {
     }
 }
 
+/// All records of `range`, if there are copies of all of them. `copies` ascend, and what lies below is not needed any more: a read
+/// has brought it along.
+fn copies_of(range: &Range<Offset>, copies: &mut Peekable<impl Iterator<Item = Event>>) -> Option<Vec<Event>> {
+    while copies.next_if(|event| event.offset < range.start).is_some() {}
+    let of_range: Vec<Event> = std::iter::from_fn(|| copies.next_if(|event| event.offset < range.end)).collect();
+    (of_range.len() as u64 == range.end - range.start).then_some(of_range)
+}
+
 /// Takes out what of `exits` lies below `offset`.
 fn split_off(exits: &mut VecDeque<Exit>, offset: Offset) -> impl Iterator<Item = Exit> {
     std::iter::from_fn(move || {
@@ -370,4 +378,30 @@ async fn append_all(partition: &Partition, records: Vec<Encoded>, bytes_max: usi
 
 fn micros(pause: Duration) -> i64 {
     i64::try_from(pause.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_stands_for_its_own_record_and_no_other() {
+        let event = |offset| Event {
+            topic: Arc::default(),
+            partition: 0,
+            offset,
+            append_time: Timestamp::from_micros(0),
+            record: Record::default(),
+        };
+        let mut copies = [6, 20, 31, 32, 40, 41, 50].map(event).into_iter().peekable();
+        let mut found = |range| {
+            let events = copies_of(&range, &mut copies)?;
+            Some(events.into_iter().map(|event| event.offset).collect::<Vec<_>>())
+        };
+        assert_eq!(found(5..6), None);
+        assert_eq!(found(20..22), None, "one of two");
+        assert_eq!(found(31..33), Some(vec![31, 32]));
+        assert_eq!(found(41..42), Some(vec![41]));
+        assert_eq!(found(60..61), None, "that one is of another");
+    }
 }

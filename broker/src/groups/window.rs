@@ -363,6 +363,16 @@ impl Window {
         }
     }
 
+    /// Whether anything is to leave.
+    pub(crate) fn has_exits(&self) -> bool {
+        match &self.0 {
+            Kind::Ordered(window) => window.next_parking().is_some(),
+            Kind::Free(window) => !window.records.leaving.is_empty(),
+            Kind::Keyed(window) => !window.records.leaving.is_empty(),
+            Kind::Retried(window) => !window.records.leaving.is_empty(),
+        }
+    }
+
     /// These are durable where they were to go.
     pub(crate) fn left(&mut self, range: &Range<Offset>, whereabouts: &Whereabouts, keys: &mut Keys) {
         match &mut self.0 {

@@ -20,10 +20,10 @@ use crate::{
 
 /// Ack messages without an answer; while there are that many, further acks are collected.
 const ACKS_IN_FLIGHT_MAX: usize = 4;
-/// The same of nacks and parks, which are answered later: the broker moves their records first.
+/// The same of nacks and parks of one claim, which are answered later: the broker moves their records first.
 const REFUSALS_IN_FLIGHT_MAX: usize = 8;
-/// So many messages that wait may be joined by another record.
-const REFUSALS_OPEN_MAX: usize = 8;
+/// More of them do not wait for others to join.
+const REFUSALS_WAITING_MAX: usize = 8;
 
 /// Whom a delivery belongs to: its partition and the generation of the assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,13 +57,14 @@ pub(super) struct Settlements {
     acks: BTreeMap<Claim, Acks>,
     /// Whose acks were sent last: the next claim is the one after it, so that busy partitions hold up no others.
     acked_last: Option<Claim>,
-    refused: VecDeque<Refused>,
+    refused: BTreeMap<Claim, Refusals>,
+    /// Whose were sent last.
+    refused_last: Option<Claim>,
     extended: BTreeMap<Claim, RangeSet>,
     releases: BTreeMap<Claim, RangeSet>,
     in_flight: HashMap<u64, InFlight>,
     /// Of those, how many are acks. What is given back is answered later, and must not hold them up.
     acks_in_flight: usize,
-    refusals_in_flight: usize,
     next_id: u64,
     room: Room,
 }
@@ -90,9 +91,26 @@ pub(super) struct Reason {
     pub(super) error: String,
 }
 
+/// Of one claim.
+#[derive(Debug, Default)]
+struct Refusals {
+    waiting: VecDeque<Refused>,
+    in_flight: usize,
+}
+
+impl Refusals {
+    fn is_ready(&self) -> bool {
+        let is_free = self.in_flight < REFUSALS_IN_FLIGHT_MAX || self.waiting.len() > REFUSALS_WAITING_MAX;
+        is_free && !self.waiting.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight == 0
+    }
+}
+
 #[derive(Debug)]
 struct Refused {
-    claim: Claim,
     reason: Reason,
     offsets: RangeSet,
     waiters: Vec<Waiter>,
@@ -118,12 +136,12 @@ impl Settlements {
         Self {
             acks: BTreeMap::new(),
             acked_last: None,
-            refused: VecDeque::new(),
+            refused: BTreeMap::new(),
+            refused_last: None,
             extended: BTreeMap::new(),
             releases: BTreeMap::new(),
             in_flight: HashMap::new(),
             acks_in_flight: 0,
-            refusals_in_flight: 0,
             next_id: 1,
             room,
         }
@@ -135,18 +153,19 @@ impl Settlements {
         acks.waiters.extend(done.map(|done| Waiter { offset, done }));
     }
 
-    /// Returns how many messages more that makes.
+    /// Returns how many messages more that makes. It joins the last one of its claim, if that gives the same reason and nobody
+    /// waits for just one of the two.
     pub(super) fn refuse(&mut self, claim: Claim, offset: Offset, reason: Reason, done: Option<Done>) -> usize {
-        let waiter = done.map(|done| Waiter { offset, done });
-        let mut open = self.refused.iter_mut().rev().take(REFUSALS_OPEN_MAX);
-        if let Some(known) = open.find(|known| known.claim == claim && known.reason == reason) {
-            known.offsets.insert(offset);
-            known.waiters.extend(waiter);
+        let refusals = self.refused.entry(claim).or_default();
+        let last = refusals.waiting.back_mut().filter(|last| last.reason == reason && last.waiters.is_empty());
+        if let (Some(last), None) = (last, &done) {
+            last.offsets.insert(offset);
             return 0;
         }
         let mut offsets = RangeSet::default();
         offsets.insert(offset);
-        self.refused.push_back(Refused { claim, reason, offsets, waiters: waiter.into_iter().collect() });
+        let waiters = done.map(|done| Waiter { offset, done }).into_iter().collect();
+        refusals.waiting.push_back(Refused { reason, offsets, waiters });
         1
     }
 
@@ -176,7 +195,7 @@ impl Settlements {
     /// [`next`](Self::next) has something to send.
     pub(super) fn is_ready(&self) -> bool {
         let acks = !self.acks.is_empty() && self.acks_in_flight < ACKS_IN_FLIGHT_MAX;
-        let refusals = !self.refused.is_empty() && self.refusals_in_flight < REFUSALS_IN_FLIGHT_MAX;
+        let refusals = self.refused.values().any(Refusals::is_ready);
         acks || refusals || !self.extended.is_empty() || !self.releases.is_empty() || self.room.is_due()
     }
 
@@ -187,6 +206,7 @@ impl Settlements {
 
     /// All acks and nacks are sent and answered.
     pub(super) fn is_answered(&self) -> bool {
+        // Until they are answered, refusals of a claim are known.
         self.acks.is_empty() && self.refused.is_empty() && self.in_flight.is_empty()
     }
 
@@ -196,11 +216,8 @@ impl Settlements {
             let Claim { partition, generation } = claim;
             return Some(Event::Release(v1::Release { partition, generation, ranges: offsets.into_ranges() }));
         }
-        if self.refusals_in_flight < REFUSALS_IN_FLIGHT_MAX
-            && let Some(refused) = self.refused.pop_front()
-        {
-            self.refusals_in_flight += 1;
-            return Some(self.refusal(refused));
+        if let Some((claim, refused)) = self.next_refused() {
+            return Some(self.refusal(claim, refused));
         }
         if let Some((claim, offsets)) = self.extended.pop_first() {
             let Claim { partition, generation } = claim;
@@ -226,8 +243,20 @@ impl Settlements {
         Some((claim, self.acks.remove(&claim)?))
     }
 
-    fn refusal(&mut self, refused: Refused) -> Event {
-        let Refused { claim, reason: Reason { refusal, error }, offsets, waiters } = refused;
+    /// By turns.
+    fn next_refused(&mut self) -> Option<(Claim, Refused)> {
+        let after = self.refused_last.map_or(Bound::Unbounded, Bound::Excluded);
+        let is_ready = |(_, refusals): &(&Claim, &Refusals)| refusals.is_ready();
+        let next = self.refused.range((after, Bound::Unbounded)).find(is_ready);
+        let claim = *next.or_else(|| self.refused.iter().find(is_ready))?.0;
+        self.refused_last = Some(claim);
+        let refusals = self.refused.get_mut(&claim)?;
+        refusals.in_flight += 1;
+        Some((claim, refusals.waiting.pop_front()?))
+    }
+
+    fn refusal(&mut self, claim: Claim, refused: Refused) -> Event {
+        let Refused { reason: Reason { refusal, error }, offsets, waiters } = refused;
         let Claim { partition, generation } = claim;
         let records = offsets.records();
         let ranges = offsets.into_ranges();
@@ -255,7 +284,7 @@ impl Settlements {
         let Some(message) = self.in_flight.remove(&settled.ack_id) else { return Answered::default() };
         match message.kind {
             Kind::Ack => self.acks_in_flight -= 1,
-            Kind::Nack | Kind::Park => self.refusals_in_flight -= 1,
+            Kind::Nack | Kind::Park => self.refusal_is_answered(message.claim),
         }
         let Some(error) = settled.error.as_ref().map(BrokerError::from_proto) else {
             message.waiters.into_iter().for_each(|waiter| drop(waiter.done.send(Ok(()))));
@@ -276,11 +305,21 @@ impl Settlements {
         Answered { aborted: message.records, ..Answered::default() }
     }
 
+    fn refusal_is_answered(&mut self, claim: Claim) {
+        if let Some(refusals) = self.refused.get_mut(&claim) {
+            refusals.in_flight -= 1;
+            if refusals.is_empty() {
+                self.refused.remove(&claim);
+            }
+        }
+    }
+
     /// The session is over: gives how many settled records nobody will ever confirm.
     pub(super) fn lose(self) -> u64 {
         let waiting = self.acks.into_values().map(|acks| (acks.offsets.records(), acks.waiters));
         let sent = self.in_flight.into_values().map(|message| (message.records, message.waiters));
-        let refused = self.refused.into_iter().map(|refused| (refused.offsets.records(), refused.waiters));
+        let refused = self.refused.into_values().flat_map(|refusals| refusals.waiting);
+        let refused = refused.map(|refused| (refused.offsets.records(), refused.waiters));
         let mut lost = 0;
         for (records, waiters) in waiting.chain(sent).chain(refused) {
             lost += records;
@@ -389,22 +428,48 @@ mod tests {
     }
 
     #[test]
-    fn nacks_are_collected_while_earlier_ones_wait_for_their_answer() {
+    fn nacks_are_collected_while_earlier_ones_of_their_claim_wait_for_their_answer() {
         let mut settlements = settlements();
         let other = Claim { partition: 2, ..CLAIM };
-        for offset in 0..100 {
-            let messages = settlements.refuse(CLAIM, offset, at_once("boom"), None)
-                + settlements.refuse(other, offset, at_once("boom"), None)
-                + settlements.refuse(CLAIM, 1000 + offset, at_once("bang"), None);
-            assert_eq!(messages, if offset == 0 { 3 } else { 0 });
-        }
-        let offsets = |event| match event {
-            Event::Nack(nack) => (nack.partition, nack.ranges),
-            other => panic!("{other:?}"),
+        let nacks = |settlements: &mut Settlements| -> Vec<(u32, Vec<v1::OffsetRange>)> {
+            let nack = |event| match event {
+                Event::Nack(nack) => (nack.partition, nack.ranges),
+                other => panic!("{other:?}"),
+            };
+            std::iter::from_fn(|| settlements.next()).map(nack).collect()
         };
         let range = |from, to| vec![v1::OffsetRange { from, to }];
-        let sent: Vec<_> = std::iter::from_fn(|| settlements.next()).map(offsets).collect();
-        assert_eq!(sent, [(1, range(0, 100)), (2, range(0, 100)), (1, range(1000, 1100))]);
+        for offset in 0..8 {
+            assert_eq!(settlements.refuse(CLAIM, offset, at_once("boom"), None), 1);
+            assert_eq!(nacks(&mut settlements), [(1, range(offset, offset + 1))]);
+        }
+        for offset in 8..100 {
+            assert_eq!(settlements.refuse(CLAIM, offset, at_once("boom"), None), usize::from(offset == 8));
+        }
+        assert!(!settlements.is_ready());
+        settlements.refuse(other, 1, at_once("boom"), None);
+        assert_eq!(nacks(&mut settlements), [(2, range(1, 2))], "another claim does not wait");
+        settlements.answered(&ok(1));
+        assert_eq!(nacks(&mut settlements), [(1, range(8, 100))]);
+    }
+
+    #[test]
+    fn many_nacks_with_different_reasons_do_not_wait_and_whoever_waits_for_one_hears_of_just_that() {
+        let mut settlements = settlements();
+        for offset in 0..100 {
+            settlements.refuse(CLAIM, offset, at_once(&format!("error {offset}")), None);
+        }
+        assert_eq!(std::iter::from_fn(|| settlements.next()).count(), 100 - REFUSALS_WAITING_MAX);
+
+        let (done, mut waiting) = oneshot::channel();
+        let park = Reason { refusal: Refusal::Park, error: "nonsense".to_owned() };
+        let other = Claim { partition: 2, ..CLAIM };
+        assert_eq!(settlements.refuse(other, 1, park.clone(), None), 1);
+        assert_eq!(settlements.refuse(other, 2, park.clone(), Some(done)), 1);
+        assert_eq!(settlements.refuse(other, 3, park, None), 1);
+        assert_eq!(std::iter::from_fn(|| settlements.next()).count(), 3);
+        settlements.answered(&ok(94));
+        assert!(matches!(waiting.try_recv(), Ok(Ok(()))));
     }
 
     #[test]

@@ -50,6 +50,7 @@ on_both_transports! {
         records_are_spread_over_members_and_settled_each_by_itself,
         a_slow_member_does_not_hold_the_others,
         a_record_that_fails_every_time_is_parked_and_nothing_waits_for_it,
+        all_that_fails_together_comes_again_however_it_is_stored,
         a_redriven_record_begins_anew_and_tells_how_it_had_failed,
         what_a_member_had_open_goes_to_the_others_when_it_leaves,
     }

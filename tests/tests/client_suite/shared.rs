@@ -1,9 +1,12 @@
 //! Groups whose members share the records of every partition.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use aqueduct::testing::TestBroker;
-use aqueduct_client::{Client, Consumer, ConsumerBuilder, DeadLetter, Delivery, GroupMode, Record};
+use aqueduct_client::{Client, Codec, Consumer, ConsumerBuilder, DeadLetter, Delivery, GroupMode, Record};
 use aqueduct_tests::text;
 use futures_util::future::join_all;
 
@@ -98,6 +101,51 @@ pub(crate) async fn a_record_that_fails_every_time_is_parked_and_nothing_waits_f
     assert_eq!((death.topic.as_str(), death.partition, death.offset), ("numbers", 0, 2));
     assert_eq!((death.group.as_str(), death.attempts, death.redriven), ("billing", 3, 0));
     assert_eq!((death.first_error.as_str(), death.last_error.as_str()), ("boom 1", "boom 3"));
+    is_through(&stage.client).await;
+}
+
+/// What its value begins with.
+fn name(delivery: &Delivery) -> String {
+    text(delivery).split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// Some are at hand when they fail, and the others are read again, in whatever mixture.
+pub(crate) async fn all_that_fails_together_comes_again_however_it_is_stored(stage: Stage) {
+    stage.topic("numbers", 1).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for number in 0..120 {
+        let codec = if random.u8(0..30) == 0 { Codec::None } else { Codec::Lz4 };
+        let producer = stage.client.producer("numbers").codec(codec).build().await.expect("a producer");
+        let mut value = |part: u32| {
+            let filling: String = (0..3000).map(|_| random.alphanumeric()).collect();
+            format!("{number}.{part} {}{filling}", "abc".repeat(100))
+        };
+        let records: Vec<Record> = (0..1 + number % 3).map(|part| Record::new(value(part))).collect();
+        producer.enqueue_all(records).await.expect("room").await.expect("stored");
+    }
+    let published = stage.client.topics().describe("numbers").await.expect("described").partitions[0].high_watermark;
+    let mut member = billing(&stage.client).retry(quick(3)).build().await.expect("a member");
+    let mut first = Vec::new();
+    while first.len() < usize::try_from(published).expect("few") {
+        first.push(next(&mut member).await);
+    }
+    let mut failed = BTreeSet::new();
+    for delivery in first {
+        if random.u8(0..3) == 0 {
+            delivery.ack();
+        } else {
+            failed.insert(name(&delivery));
+            delivery.nack("boom");
+        }
+    }
+    let mut again = BTreeSet::new();
+    while again.len() < failed.len() {
+        let delivery = next(&mut member).await;
+        assert_eq!(delivery.attempt(), 2);
+        assert!(again.insert(name(&delivery)), "{} comes twice", name(&delivery));
+        delivery.ack();
+    }
+    assert_eq!(again, failed);
     is_through(&stage.client).await;
 }
 

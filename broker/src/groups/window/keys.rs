@@ -385,7 +385,7 @@ impl Keys {
             At::Moving => false,
             At::Waiting(at) | At::Lent(at) => !range.contains(&at),
         };
-        for chain in self.chains.values_mut() {
+        for chain in self.chains.values_mut().filter(|chain| !chain.retries.all.is_empty()) {
             chain.retries.all.retain(is_kept);
             chain.retries.lent = chain.retries.all.iter().filter(|known| matches!(known.at, At::Lent(_))).count();
         }

@@ -24,6 +24,8 @@ const BYTES_MAX: u64 = 16 << 20;
 const BATCHES_MAX: usize = 256;
 /// About what a copy takes beside its own bytes.
 const COPY_BYTES: u64 = 256;
+/// The same of each header.
+const HEADER_BYTES: u64 = 64;
 
 /// What all groups of a broker may take for copies.
 pub(in crate::groups) fn pool() -> Arc<Pool> {
@@ -35,9 +37,7 @@ pub(super) struct Copies {
     share: Arc<Share>,
     /// Delivered lately, and not settled as far as is known; oldest first.
     lately: VecDeque<Lately>,
-    made: BTreeMap<(u32, Offset), Copy>,
-    /// Views, to be copied at once.
-    found: Vec<Event>,
+    made: BTreeMap<(u32, Offset), Copied>,
 }
 
 struct Lately {
@@ -45,7 +45,15 @@ struct Lately {
     batch: Batch,
     /// Where a walk through its records has got to, once one has begun: what fails of it becomes known bit by bit.
     walk: Option<Walk>,
-    _grant: Grant,
+    _grant: Arc<Grant>,
+}
+
+/// Batches that were read together, and lie in one buffer: each of them keeps all of it in memory.
+pub(super) struct Reading {
+    partition: u32,
+    bytes: u64,
+    /// Once one of them is kept.
+    grant: Option<Arc<Grant>>,
 }
 
 /// A walk through the records of a batch.
@@ -56,13 +64,13 @@ struct Walk {
 }
 
 /// One record.
-pub(in crate::groups) struct Copy {
+pub(in crate::groups) struct Copied {
     /// Without the name of its topic.
     pub(in crate::groups) event: Event,
     grant: Grant,
 }
 
-impl Copy {
+impl Copied {
     /// About what it takes.
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.grant.bytes()).unwrap_or(usize::MAX)
@@ -71,21 +79,26 @@ impl Copy {
 
 impl Copies {
     pub(super) fn new(share: Arc<Share>) -> Self {
-        Self { share, lately: VecDeque::new(), made: BTreeMap::new(), found: Vec::new() }
+        Self { share, lately: VecDeque::new(), made: BTreeMap::new() }
+    }
+
+    /// These were read together.
+    pub(super) fn reading<'a>(&self, partition: u32, batches: impl Iterator<Item = &'a Batch>) -> Reading {
+        Reading { partition, bytes: batches.map(charge).sum(), grant: None }
     }
 
     /// The batch was delivered, or a part of it.
-    pub(super) fn keep(&mut self, partition: u32, batch: &Batch) {
-        let is_kept =
-            |kept: &Lately| kept.partition == partition && kept.batch.header.base_offset == batch.header.base_offset;
-        if !is_quick(batch) || self.lately.back().is_some_and(is_kept) {
+    pub(super) fn keep(&mut self, reading: &mut Reading, batch: &Batch) {
+        let (partition, base_offset) = (reading.partition, batch.header.base_offset);
+        if !is_quick(batch) || self.kept(partition, base_offset).is_some() {
             return;
         }
         if self.lately.len() == BATCHES_MAX {
             self.lately.pop_front();
         }
-        if let Some(grant) = self.room_for(charge(batch)) {
-            self.lately.push_back(Lately { partition, batch: batch.clone(), walk: None, _grant: grant });
+        reading.grant = reading.grant.take().or_else(|| self.room_for(reading.bytes).map(Arc::new));
+        if let Some(grant) = &reading.grant {
+            self.lately.push_back(Lately { partition, batch: batch.clone(), walk: None, _grant: Arc::clone(grant) });
         }
     }
 
@@ -99,53 +112,62 @@ impl Copies {
         }
     }
 
-    /// Nothing of `lost` leaves any more.
+    /// Nothing of `lost` leaves any more, nor of what lies before it.
     pub(super) fn forget(&mut self, partition: u32, lost: Range<Offset>) {
         self.lately.retain(|kept| kept.partition != partition || kept.batch.header.next_offset() > lost.end);
-        self.extract(partition, lost).for_each(drop);
+        self.drop_made(partition, lost);
+    }
+
+    /// These need no copies any more.
+    pub(super) fn drop_made(&mut self, partition: u32, range: Range<Offset>) {
+        self.extract(partition, range).for_each(drop);
     }
 
     /// These records are to leave: copies those of which a batch is kept.
     pub(super) fn make(&mut self, partition: u32, leaving: &[Range<Offset>]) {
-        let mut index = 0;
-        while let Some(kept) = self.lately.get_mut(index) {
-            index += 1;
-            if kept.partition != partition {
-                continue;
+        let holds_some = |kept: &&Lately| kept.partition == partition && within(&kept.batch, leaving).next().is_some();
+        let found: Vec<Batch> = self.lately.iter().filter(holds_some).map(|kept| kept.batch.clone()).collect();
+        for batch in found {
+            let base_offset = batch.header.base_offset;
+            let mut walk = self.kept(partition, base_offset).and_then(|kept| kept.walk.take());
+            for range in within(&batch, leaving) {
+                walk = walk.filter(|walk| walk.next <= range.start).or_else(|| Walk::through(partition, &batch));
+                let Some(walk) = &mut walk else { break };
+                walk.events_at(range).for_each(|event| self.copy(event));
             }
-            for range in within(&kept.batch, leaving) {
-                let walk = kept.walk.take().filter(|walk| walk.next <= range.start);
-                kept.walk = walk.or_else(|| Walk::through(partition, &kept.batch));
-                let Some(walk) = &mut kept.walk else { break };
-                self.found.extend(walk.events_at(range));
+            // It may have given way to the copies.
+            if let Some(kept) = self.kept(partition, base_offset) {
+                kept.walk = walk;
             }
         }
-        self.keep_found(partition);
     }
 
     /// As [`make`](Self::make), out of this batch.
     pub(super) fn make_from(&mut self, partition: u32, batch: &Batch, leaving: &[Range<Offset>]) {
-        let made = |range: &Range<Offset>| {
-            let ends = [range.start, range.end - 1];
-            ends.into_iter().all(|offset| self.made.contains_key(&(partition, offset)))
+        let is_made = |made: &BTreeMap<_, _>, range: &Range<Offset>| {
+            made.contains_key(&(partition, range.start)) && made.contains_key(&(partition, range.end - 1))
         };
-        let wanted: Vec<_> = within(batch, leaving).filter(|range| !made(range)).collect();
-        if let Some(mut walk) = (!wanted.is_empty()).then(|| Walk::through(partition, batch)).flatten() {
-            wanted.into_iter().for_each(|range| self.found.extend(walk.events_at(range)));
+        let mut walk = None;
+        for range in within(batch, leaving) {
+            if is_made(&self.made, &range) {
+                continue;
+            }
+            walk = walk.or_else(|| Walk::through(partition, batch));
+            let Some(walk) = &mut walk else { break };
+            walk.events_at(range).for_each(|event| self.copy(event));
         }
-        self.keep_found(partition);
     }
 
-    fn keep_found(&mut self, partition: u32) {
-        for event in std::mem::take(&mut self.found) {
-            let Some(grant) = self.room_for(COPY_BYTES + event.record.encoded_len() as u64) else { return };
-            self.made.insert((partition, event.offset), Copy { event: detached(event), grant });
+    fn copy(&mut self, event: Event) {
+        let headers = HEADER_BYTES * event.record.headers.len() as u64;
+        if let Some(grant) = self.room_for(COPY_BYTES + headers + event.record.encoded_len() as u64) {
+            self.made.insert((event.partition, event.offset), Copied { event: detached(event), grant });
         }
     }
 
     /// Gives the copies of what is about to be moved, in order of offsets. If they are about `bytes_max`, nothing else is to be
     /// moved with them.
-    pub(super) fn take(&mut self, partition: u32, exits: &mut Vec<Exit>, bytes_max: usize) -> Vec<Copy> {
+    pub(super) fn take(&mut self, partition: u32, exits: &mut Vec<Exit>, bytes_max: usize) -> Vec<Copied> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         for index in 0..exits.len() {
             if bytes >= bytes_max {
@@ -153,20 +175,28 @@ impl Copies {
                 break;
             }
             let of_exit = self.extract(partition, exits[index].range.clone());
-            taken.extend(of_exit.inspect(|copy| bytes += copy.bytes()));
+            taken.extend(of_exit.inspect(|copied| bytes += copied.bytes()));
         }
         taken
     }
 
-    fn extract(&mut self, partition: u32, range: Range<Offset>) -> impl Iterator<Item = Copy> {
+    fn extract(&mut self, partition: u32, range: Range<Offset>) -> impl Iterator<Item = Copied> {
         std::iter::from_fn(move || {
             let next = *self.made.range((partition, range.start)..(partition, range.end)).next()?.0;
             self.made.remove(&next)
         })
     }
 
+    fn kept(&mut self, partition: u32, base_offset: Offset) -> Option<&mut Lately> {
+        let mut newest_first = self.lately.iter_mut().rev();
+        newest_first.find(|kept| kept.partition == partition && kept.batch.header.base_offset == base_offset)
+    }
+
     /// What is made a copy of now comes before what may have to be copied later.
     fn room_for(&mut self, bytes: u64) -> Option<Grant> {
+        if bytes > BYTES_MAX / 2 {
+            return None;
+        }
         loop {
             let grant = self.share.try_take(bytes, bytes, AtLeast::Little);
             if grant.is_some() || self.lately.pop_front().is_none() {
@@ -243,25 +273,30 @@ mod tests {
         batch
     }
 
+    fn keep(copies: &mut Copies, partition: u32, batch: &Batch) {
+        let mut reading = copies.reading(partition, std::iter::once(batch));
+        copies.keep(&mut reading, batch);
+    }
+
     /// Takes the copies of these, one exit each; returns their offsets, and how many exits are left.
     fn take(copies: &mut Copies, offsets: impl IntoIterator<Item = Offset>, bytes_max: usize) -> (Vec<Offset>, usize) {
         let way = Way::Retry(Pause::Backoff);
         let exit = |offset| Exit { range: offset..offset + 1, failure: Failure::none(), way };
         let mut exits: Vec<_> = offsets.into_iter().map(exit).collect();
         let taken = copies.take(0, &mut exits, bytes_max);
-        for Copy { event, .. } in &taken {
+        for Copied { event, .. } in &taken {
             let value = event.record.value.as_deref().map(|value| String::from_utf8_lossy(value).trim().to_owned());
             assert_eq!(value, Some(event.offset.to_string()));
             assert_eq!((event.record.key.as_deref(), event.header("h")), (Some(&b"k"[..]), Some(&b"v"[..])));
         }
-        (taken.into_iter().map(|copy| copy.event.offset).collect(), exits.len())
+        (taken.into_iter().map(|copied| copied.event.offset).collect(), exits.len())
     }
 
     #[test]
     fn what_leaves_is_copied_from_what_was_delivered_lately_in_whatever_order_it_fails() {
         let mut copies = copies();
-        [batch(0..10, 1), batch(10..20, 1)].iter().for_each(|batch| copies.keep(0, batch));
-        copies.keep(1, &batch(0..20, 1));
+        [batch(0..10, 1), batch(10..20, 1)].iter().for_each(|batch| keep(&mut copies, 0, batch));
+        keep(&mut copies, 1, &batch(0..20, 1));
         copies.make(0, &[3..4, 7..12]);
         copies.make(0, &[1..2, 30..40]);
         copies.make(0, &[15..16, 17..18]);
@@ -274,9 +309,9 @@ mod tests {
         let mut copies = copies();
         let batch = batch(0..10, 1);
         copies.make_from(0, &batch, &[2..3, 3..4]);
-        let known: Vec<_> = copies.made.values().map(|copy| copy.event.record.value.clone()).collect();
+        let known: Vec<_> = copies.made.values().map(|copied| copied.event.record.value.clone()).collect();
         copies.make_from(0, &batch, &[2..4, 9..10]);
-        let still = copies.made.values().map(|copy| copy.event.record.value.clone());
+        let still = copies.made.values().map(|copied| copied.event.record.value.clone());
         assert!(still.zip(known).all(|(now, before)| now.map(|v| v.as_ptr()) == before.map(|v| v.as_ptr())));
         assert_eq!(take(&mut copies, 0..20, usize::MAX).0, [2, 3, 9]);
     }
@@ -287,7 +322,7 @@ mod tests {
         let records: Vec<_> = (0..3).map(|value| Record::new(value.to_string()).key("k").header("h", "v")).collect();
         let header =
             BatchHeader { offset_deltas: vec![0, 4, 5], offset_span: 8, ..pack(&records).expect("it packs").header };
-        copies.keep(0, &Batch { header, ..pack(&records).expect("it packs") });
+        keep(&mut copies, 0, &Batch { header, ..pack(&records).expect("it packs") });
         copies.make(0, &[1..5, 7..8]);
         let offsets: Vec<Offset> = copies.made.keys().map(|(_, offset)| *offset).collect();
         assert_eq!(offsets, [4]);
@@ -296,7 +331,7 @@ mod tests {
         let header = BatchHeader { codec: Codec::Lz4, record_count: 3, base_offset: 50, ..BatchHeader::default() };
         let compressed = Batch { header, payload: packed.records };
         let leaving = [50..51, 52..53];
-        copies.keep(0, &compressed);
+        keep(&mut copies, 0, &compressed);
         copies.make_from(0, &compressed, &leaving);
         copies.make(0, &leaving);
         assert_eq!(copies.made.len(), 1);
@@ -306,7 +341,7 @@ mod tests {
     fn memory_is_bounded_and_the_oldest_batches_give_way() {
         let mut copies = copies();
         for begin in 0..40 {
-            copies.keep(0, &batch(10 * begin..10 * begin + 10, 60 * KIB));
+            keep(&mut copies, 0, &batch(10 * begin..10 * begin + 10, 60 * KIB));
         }
         copies.make(0, &[0..200, 200..400]);
         let (taken, _) = take(&mut copies, 0..400, usize::MAX);
@@ -317,7 +352,7 @@ mod tests {
     #[test]
     fn no_more_is_moved_than_there_is_room_for() {
         let mut copies = copies();
-        copies.keep(0, &batch(0..10, 10 * KIB));
+        keep(&mut copies, 0, &batch(0..10, 10 * KIB));
         copies.make(0, &[0..5, 5..10]);
         assert_eq!(take(&mut copies, 0..10, 25 * KIB), (vec![0, 1, 2], 3));
         assert_eq!(take(&mut copies, 2..10, usize::MAX), ((3..10).collect(), 8));
@@ -326,7 +361,7 @@ mod tests {
     #[test]
     fn what_is_settled_or_lost_is_let_go() {
         let mut copies = copies();
-        (0..4).for_each(|begin| copies.keep(0, &batch(10 * begin..10 * begin + 10, 1)));
+        (0..4).for_each(|begin| keep(&mut copies, 0, &batch(10 * begin..10 * begin + 10, 1)));
         copies.forget_settled(|_| Some(15));
         copies.make(0, &[5..6, 16..17, 25..26, 35..36]);
         copies.forget(0, 0..30);

@@ -113,6 +113,7 @@ impl Session {
         let loan = Loan { seat: turn.seat, until: now + self.policy.ack_timeout };
         let committed = held.window.progress().committed();
         let generation = seat.generation(turn.generation);
+        let mut kept = self.copies.reading(turn.partition, batches.iter().map(|keyed| &keyed.batch));
         for KeyedBatch { batch, belongs } in batches {
             if !seat.credit.is_left() || !held.window.has_room(&self.keys) {
                 break;
@@ -134,7 +135,7 @@ impl Session {
                 }));
             }
             if self.policy.mode != Mode::Ordered {
-                self.copies.keep(turn.partition, &batch);
+                self.copies.keep(&mut kept, &batch);
                 // Some of it may leave without having been delivered.
                 let leaving = held.window.leaving_in(&(batch.header.base_offset..batch.header.next_offset()));
                 self.copies.make_from(turn.partition, &batch, &leaving);
@@ -161,6 +162,7 @@ impl Session {
         let lost = held.window.skip_to(next, &mut self.keys);
         if !lost.is_empty() {
             self.copies.forget(turn.partition, lost.clone());
+            self.answer_left(turn.partition);
             self.settling.moved.insert(turn.partition);
             self.push(turn.seat, Event::Gap { partition: turn.partition, lost, cause });
             self.seats.ids().into_iter().for_each(|id| self.count_open(id));

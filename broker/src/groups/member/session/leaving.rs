@@ -10,14 +10,14 @@ use std::{
 use aqueduct_storage::Offset;
 use tokio::time::Instant;
 
-use super::{Awaiting, Session, Settle, copies::Copy};
+use super::{Awaiting, Session, Settle, copies::Copied};
 use crate::groups::{
     assignment::MemberId,
     coordinator::PartitionGeneration,
     error::GroupError,
     policy::Mode,
     state::REDRIVEN,
-    window::{Exit, Failed, Fault, KeyId, Whereabouts},
+    window::{Exit, Failed, Fault, KeyId, Whereabouts, Window},
 };
 
 /// Until records that could not be moved are tried again.
@@ -52,7 +52,7 @@ pub(super) struct Leavings {
     under_way: bool,
     /// The next move does not begin before.
     next_at: Option<Instant>,
-    /// Of which partition the last ones were that were moved: the others come first.
+    /// Of which partition the last ones were that have left: the others come first.
     moved_last: u32,
     pub(super) retry_at: Option<Instant>,
     /// Clients that want to know when theirs have left.
@@ -120,14 +120,15 @@ impl Session {
             return Vec::new();
         }
         if let Some(at) = self.leaving.next_at.filter(|at| *at > now) {
-            self.timer = self.timer.min(at);
+            if self.held.values().any(|held| held.window.has_exits()) {
+                self.timer = self.timer.min(at);
+            }
             return Vec::new();
         }
         self.leaving.retry_at = None;
         self.leaving.next_at = None;
         let next = self.take_exits();
-        if let Some(last) = next.last() {
-            self.leaving.moved_last = last.at.partition;
+        if !next.is_empty() {
             self.leaving.under_way = true;
             self.leaving.next_at = Some(now + MOVE_INTERVAL);
         }
@@ -151,7 +152,7 @@ impl Session {
             let copies = self.copies.take(partition, &mut exits, bytes);
             let leaving = exits.iter().map(|exit| exit.range.end - exit.range.start).sum();
             records = records.saturating_sub(leaving);
-            bytes = bytes.saturating_sub(copies.iter().map(Copy::bytes).sum());
+            bytes = bytes.saturating_sub(copies.iter().map(Copied::bytes).sum());
             let at = PartitionGeneration { partition, generation: held.generation };
             taken.push(Exits { at, exits, copies });
         }
@@ -161,7 +162,13 @@ impl Session {
     /// The move has ended.
     pub(in crate::groups::member) fn moved(&mut self, moved: Vec<Moved>, now: Instant) {
         self.leaving.under_way = false;
-        moved.into_iter().for_each(|Moved { at, outcome }| self.left(at, outcome, now));
+        for Moved { at, outcome } in moved {
+            // There was no room for those behind it.
+            if outcome.as_ref().is_ok_and(|departed| !departed.ranges.is_empty()) {
+                self.leaving.moved_last = at.partition;
+            }
+            self.left(at, outcome, now);
+        }
     }
 
     /// These records are where they were to go, or could not be moved there.
@@ -172,7 +179,11 @@ impl Session {
                 else {
                     return;
                 };
-                ranges.iter().for_each(|range| held.window.left(range, &whereabouts, &mut self.keys));
+                for range in &ranges {
+                    held.window.left(range, &whereabouts, &mut self.keys);
+                    // Some may have been made meanwhile.
+                    self.copies.drop_made(at.partition, range.clone());
+                }
                 // Nobody is to blame in particular: whoever is there first has seen it.
                 self.seats.iter().take(1).for_each(|(_, seat)| seat.stats.count_parked(parked));
                 self.settling.moved.insert(at.partition);
@@ -226,7 +237,7 @@ impl Session {
     }
 
     /// Answers requests of which nothing is on its way any more, once the journal knows.
-    fn answer_left(&mut self, partition: u32) {
+    pub(super) fn answer_left(&mut self, partition: u32) {
         let Some(held) = self.held.get(&partition) else { return };
         let committed = held.window.progress().committed();
         let done = |awaiting: &mut AwaitingExit| {
@@ -253,9 +264,7 @@ impl Session {
     /// Whether something is still to be moved.
     pub(super) fn is_moving(&self) -> bool {
         let mut windows = self.held.values().map(|held| &held.window);
-        self.ending.is_none()
-            && self.moves_to_the_end()
-            && (self.leaving.under_way || windows.any(|window| !window.next_exits(1).is_empty()))
+        self.ending.is_none() && self.moves_to_the_end() && (self.leaving.under_way || windows.any(Window::has_exits))
     }
 }
 
@@ -265,7 +274,7 @@ pub(in crate::groups) struct Exits {
     /// In order of offsets.
     pub(in crate::groups) exits: Vec<Exit>,
     /// Of as many of them as were at hand, in order of offsets.
-    pub(in crate::groups) copies: Vec<Copy>,
+    pub(in crate::groups) copies: Vec<Copied>,
 }
 
 /// What has come of [`Exits`].

@@ -22,7 +22,10 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const ME: MemberId = 7;
 
 fn session(now: Instant) -> Session {
-    let policy = Policy::default();
+    session_with(Policy::default(), now)
+}
+
+fn session_with(policy: Policy, now: Instant) -> Session {
     let mut session = Session::new(ME, policy.clone(), WallClock { at: now, at_us: 1_000_000 }, copies::pool().share());
     let credit = Credit { bytes: u64::MAX, records: u64::MAX };
     let generation = SeatGeneration::OfPartition;
@@ -372,6 +375,56 @@ fn what_fails_goes_together_and_no_partition_waits_while_another_one_has_failure
         now = session.timer();
     }
     assert_eq!(order, [vec![1, 2], vec![0, 1]]);
+}
+
+#[test]
+fn who_had_no_room_in_a_move_comes_first_in_the_next() {
+    let mut now = Instant::now();
+    let mut session = session(now);
+    session.target(&target((0..2).map(|partition| grant(partition, Standing::Held))));
+    (0..2).for_each(|partition| session.queue(partition));
+    for _ in 0..2 {
+        drain(&mut session, now);
+        deliver(&mut session, 0, now);
+    }
+    let mut first = Vec::new();
+    for offset in 0..4 {
+        for partition in 0..2 {
+            let settle = Settle { partition, ..settle(1, 10 + u64::from(partition), offset..offset + 1) };
+            session.request(ME, Request::Park { settle, reason: "nonsense".to_owned() }, now);
+        }
+        let mut exits = next_exits(&mut session, now);
+        first.push(exits[0].0.partition);
+        // Its records were large.
+        let full: Vec<_> = exits.extract_if(1.., |_| true).map(|(at, _)| at).collect();
+        let without_room = full.into_iter().map(|at| Moved { at, outcome: Ok(Departed::default()) });
+        session.moved(parked(exits).into_iter().chain(without_room).collect(), now);
+        now += Duration::from_secs(1);
+    }
+    assert_eq!(first, [1, 0, 1, 0]);
+}
+
+#[test]
+fn whoever_waits_for_a_record_to_leave_is_answered_when_it_is_lost() {
+    let now = Instant::now();
+    let policy = Policy { mode: Mode::Shared, ..Policy::default() };
+    let mut session = session_with(policy.clone(), now);
+    session.target(&Target { policy, ..target([grant(0, Standing::Held)]) });
+    session.queue(0);
+    drain(&mut session, now);
+    deliver(&mut session, 0, now);
+    session.request(ME, Request::Release(settle(0, 10, 0..1)), now);
+    let nack = Request::Nack { settle: settle(1, 10, 5..6), pause: Pause::Backoff, error: "boom".to_owned() };
+    session.request(ME, nack, now);
+    assert_eq!(next_exits(&mut session, now).len(), 1);
+    session.moved(vec![Moved { at: AT_0, outcome: Err(GroupError::ShuttingDown) }], now);
+    drain(&mut session, now);
+    let turn = session.next_turn(now).expect("what was given back is read again");
+    session.gap(turn, 20, Loss::Retention);
+    session.next_settlement(now).expect("the gap");
+    session.settled(&[AT_0], Ok(vec![]), now);
+    let is_answer = |event: &Event| matches!(event, Event::Settled { ack_id, .. } if ack_id.get() == 1);
+    assert!(drain(&mut session, now).iter().any(is_answer));
 }
 
 #[test]

@@ -23,11 +23,11 @@ pub(super) struct Chain {
 
 /// What of a key is in retry. Few chains have that.
 #[derive(Debug, Default)]
-pub(super) struct Retries(Option<Box<Known>>);
+pub(super) struct Retries(Option<Box<RetryState>>);
 
 /// See [`Retries`].
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct RetryState {
     /// By the offsets at which they were published.
     pub(super) all: VecDeque<InRetry>,
     /// How many of them are with the member: the first ones, mostly.
@@ -36,26 +36,27 @@ pub(super) struct Known {
     pub(super) held_until: Option<Instant>,
 }
 
-impl Known {
+impl RetryState {
     const NOTHING: Self = Self { all: VecDeque::new(), lent: 0, held_until: None };
 }
 
 impl Deref for Retries {
-    type Target = Known;
+    type Target = RetryState;
 
-    fn deref(&self) -> &Known {
-        static NOTHING: Known = Known::NOTHING;
+    fn deref(&self) -> &RetryState {
+        static NOTHING: RetryState = RetryState::NOTHING;
         self.0.as_deref().unwrap_or(&NOTHING)
     }
 }
 
+/// It takes memory of its own from the first change on.
 impl DerefMut for Retries {
-    fn deref_mut(&mut self) -> &mut Known {
-        self.0.get_or_insert_with(|| Box::new(Known::NOTHING))
+    fn deref_mut(&mut self) -> &mut RetryState {
+        self.0.get_or_insert_with(|| Box::new(RetryState::NOTHING))
     }
 }
 
-impl Known {
+impl RetryState {
     /// Where the record is, or would be, that was published at `origin`: among the last, mostly.
     pub(super) fn place_of(&self, origin: Offset) -> Result<usize, usize> {
         match self.all.back() {

@@ -35,6 +35,7 @@ impl Line {
 
     /// One more is open, while nothing waits.
     pub(super) fn push_open(&mut self, offset: Offset) {
+        debug_assert!(self.waiting().is_empty(), "it would overtake what waits");
         self.all.push(offset);
         self.open += 1;
     }
