@@ -193,8 +193,8 @@ async fn begin(meta: &Arc<dyn MetaStore>, topics: Arc<Topics>) -> (Arc<Groups>, 
     let delays = Delays::open(Arc::clone(meta), Arc::clone(&topics)).await.expect("it opens");
     let (handle, clients, task) = (Handle(Ok(mailbox)), Arc::default(), Mutex::new(None));
     let (trends, runtime) = (Trends::default(), RUNTIME.handle().clone());
-    let unpacking = Arc::new(FairSemaphore::new(1));
-    (Arc::new(Groups { topics, delays, unpacking, handle, trends, moved, clients, task, runtime }), coordinator)
+    let (unpacking, copies) = (Arc::new(FairSemaphore::new(1)), super::copies_pool());
+    (Arc::new(Groups { topics, delays, unpacking, copies, handle, trends, moved, clients, task, runtime }), coordinator)
 }
 
 impl Stage {
