@@ -1,11 +1,11 @@
 //! What a tier's log holds: records with their time and their destination, as protobuf messages of our own.
 
-use aqueduct_storage::{Batch, BatchHeader, Offset, ProducerSequence, payload_crc};
+use aqueduct_storage::{Batch, Offset, ProducerSequence};
 use bytes::Bytes;
 use prost::Message;
 
 use super::{Delayed, Destination};
-use crate::services::{Encoded, joined_records};
+use crate::services::{Encoded, joined_records, plain_batch};
 
 /// A record that waits, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +37,9 @@ pub(super) fn tier_batch<'a>(
 ) -> Batch {
     let record_count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     let stored = StoredEntries { entries: entries.map(StoredEntry::from).collect() };
-    let payload = Bytes::from(stored.encode_to_vec());
-    let payload_crc = payload_crc(&payload);
-    Batch { header: BatchHeader { record_count, payload_crc, producer, ..BatchHeader::default() }, payload }
+    let mut batch = plain_batch(stored.encode_to_vec().into(), record_count, 0);
+    batch.header.producer = producer;
+    batch
 }
 
 /// The batch that delivers `entries`.

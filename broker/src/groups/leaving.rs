@@ -71,18 +71,21 @@ struct Collected {
 
 impl Collected {
     fn letter(&mut self, record: &Record) {
-        self.letters.push(Encoded::from(record));
-        self.bytes += self.letters.last().map_or(0, |letter| letter.len());
+        let letter = Encoded::from(record);
+        self.bytes += letter.len();
+        self.letters.push(letter);
     }
 
     fn retry_in_order(&mut self, record: &Record) {
-        self.in_order.push(Encoded::from(record));
-        self.bytes += self.in_order.last().map_or(0, |record| record.len());
+        let record = Encoded::from(record);
+        self.bytes += record.len();
+        self.in_order.push(record);
     }
 
     fn retry(&mut self, due_us: i64, record: &Record) {
-        self.retries.push(Delayed::new(due_us, record));
-        self.bytes += self.retries.last().map_or(0, |retry| retry.record.len());
+        let retry = Delayed::new(due_us, record);
+        self.bytes += retry.record.len();
+        self.retries.push(retry);
     }
 }
 

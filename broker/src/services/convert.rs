@@ -93,9 +93,13 @@ pub(crate) fn joined_records<'a>(records: impl ExactSizeIterator<Item = &'a Enco
     let max_timestamp_us = records.clone().filter_map(|record| record.timestamp_us).max().unwrap_or(0);
     let mut payload = Vec::with_capacity(records.clone().map(Encoded::len).sum());
     records.for_each(|record| payload.extend_from_slice(&record.set));
+    plain_batch(payload.into(), record_count, max_timestamp_us)
+}
+
+/// A batch that is not compressed. What an append sets, offset, time and epoch, is left to it.
+pub(crate) fn plain_batch(payload: Bytes, record_count: u32, max_timestamp_us: i64) -> Batch {
     let payload_crc = payload_crc(&payload);
-    let header = BatchHeader { record_count, max_timestamp_us, payload_crc, ..BatchHeader::default() };
-    Batch { header, payload: payload.into() }
+    Batch { header: BatchHeader { record_count, max_timestamp_us, payload_crc, ..BatchHeader::default() }, payload }
 }
 
 /// A published batch. What the broker sets, offset, time and epoch, is left to it.

@@ -20,7 +20,7 @@ mod verify;
 pub(crate) use self::convert::pack;
 pub(crate) use self::{
     admin::AdminService,
-    convert::{Encoded, client_codec, joined_records, stored_codec, unpack},
+    convert::{Encoded, client_codec, joined_records, plain_batch, stored_codec, unpack},
     groups::GroupsService,
     log::LogService,
     topics::TopicsService,

@@ -2,7 +2,7 @@
 
 use aqueduct_client::partition_for_key;
 use aqueduct_proto::v1::{self, publish_request::Payload};
-use aqueduct_storage::{Batch, BatchHeader, payload_crc};
+use aqueduct_storage::Batch;
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -98,8 +98,7 @@ fn encode(records: Vec<v1::Record>, limits: &Limits) -> Result<Batch, PublishErr
     let max_timestamp_us = records.iter().filter_map(|record| record.timestamp_us).max().unwrap_or(0);
     let payload = Bytes::from(v1::RecordSet { records }.encode_to_vec());
     check_limit("the encoded batch", payload.len() as u64, limits.batch_bytes_max, "bytes")?;
-    let payload_crc = payload_crc(&payload);
-    Ok(Batch { header: BatchHeader { record_count, max_timestamp_us, payload_crc, ..BatchHeader::default() }, payload })
+    Ok(convert::plain_batch(payload, record_count, max_timestamp_us))
 }
 
 #[cfg(test)]

@@ -216,14 +216,14 @@ impl Measured {
         if !session.keeps_keys() {
             return Ok(self.without_keys());
         }
-        let is_quick = self.read.outcome.as_ref().is_ok_and(|batches| keys::is_quick(batches));
+        let is_quick = self.read.outcome.as_ref().is_ok_and(|batches| batches.iter().all(keys::is_quick));
         if is_quick { Ok(self.into_read(|batches| keys::with_keys(batches, among))) } else { Err(self) }
     }
 
     async fn keyed(self, among: Among, unpacker: Unpacker) -> Read {
         let Self { read: Plain { turn, allowance, outcome, high_watermark }, bytes } = self;
         let outcome = match outcome {
-            Ok(batches) if keys::is_quick(&batches) => Ok(keys::with_keys(batches, among)),
+            Ok(batches) if batches.iter().all(keys::is_quick) => Ok(keys::with_keys(batches, among)),
             Ok(batches) => Ok(unpacker.with_keys(batches, among).await),
             Err(error) => Err(error),
         };

@@ -48,9 +48,9 @@ pub(super) struct Retries {
     pub(super) since_us: i64,
 }
 
-/// Whether finding the keys of `batches` takes no longer than a walk through their bytes.
-pub(super) fn is_quick(batches: &[Batch]) -> bool {
-    batches.iter().all(|batch| batch.header.codec == Codec::None)
+/// Whether finding the records of `batch`, and their keys, takes no longer than a walk through its bytes.
+pub(super) fn is_quick(batch: &Batch) -> bool {
+    batch.header.codec == Codec::None
 }
 
 pub(super) fn with_keys(batches: Vec<Batch>, among: Among) -> Vec<KeyedBatch> {

@@ -8,13 +8,13 @@ use std::{
 };
 
 use aqueduct_client::{Event, Events, Header, Record};
-use aqueduct_storage::{Batch, Codec, Offset};
+use aqueduct_storage::{Batch, Offset};
 use bytes::Bytes;
 
 use crate::{
     budget::charge,
     fair_pool::{AtLeast, Grant, Pool, Share},
-    groups::window::Exit,
+    groups::{member::keys::is_quick, window::Exit},
     services::unpack,
 };
 
@@ -230,11 +230,6 @@ fn within(batch: &Batch, ranges: &[Range<Offset>]) -> impl Iterator<Item = Range
     parts.filter(|part| !part.is_empty())
 }
 
-/// Whether records are found in it by a walk through its bytes.
-fn is_quick(batch: &Batch) -> bool {
-    batch.header.codec == Codec::None
-}
-
 /// A copy: a view would keep all of its batch in memory, and there may be one record of each of many.
 pub(in crate::groups) fn detached(event: Event) -> Event {
     let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
@@ -246,7 +241,7 @@ pub(in crate::groups) fn detached(event: Event) -> Event {
 #[cfg(test)]
 mod tests {
     use aqueduct_client::codec::encode_batch;
-    use aqueduct_storage::BatchHeader;
+    use aqueduct_storage::{BatchHeader, Codec};
 
     use super::*;
     use crate::{
