@@ -3,14 +3,22 @@
 
 #[cfg(not(feature = "shuttle"))]
 mod machine {
-    pub(crate) use std::thread;
+    use std::time::{Duration, Instant};
+    pub(crate) use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
 
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use tokio::task::spawn_blocking;
+
+    pub(crate) fn elapsed(since: Instant) -> Duration {
+        since.elapsed()
+    }
 }
 
 #[cfg(feature = "shuttle")]
 #[path = "sync/scheduled.rs"]
 mod machine;
 
-pub(super) use machine::{Condvar, Mutex, MutexGuard, spawn_blocking, thread};
+pub(super) use machine::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, elapsed, spawn_blocking, thread};
