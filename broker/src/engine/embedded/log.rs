@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use aqueduct_storage::{
@@ -147,9 +148,11 @@ impl PartitionLog for EmbeddedLog {
         if self.shared.submit(Command::Append(append)).is_err() {
             return futures_util::future::ready(Err(AppendError::Closed("it has been closed"))).boxed();
         }
+        let (asked, lookout) = (Instant::now(), self.shared.io.lookout());
         async move {
+            let answered = lookout.wait(asked, answer).await;
             // The writer is dropped without an answer only by a panic, in the middle of whatever it was doing.
-            answer.await.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has stopped".into())))
+            answered.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has stopped".into())))
         }
         .boxed()
     }

@@ -29,6 +29,7 @@ mod compaction;
 pub(crate) mod inventory;
 mod io_pool;
 mod log;
+mod lookout;
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) mod models;
 mod sync;

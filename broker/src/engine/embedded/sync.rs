@@ -5,7 +5,7 @@
 mod machine {
     use std::time::{Duration, Instant};
     pub(crate) use std::{
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
         thread,
     };
 
@@ -21,4 +21,6 @@ mod machine {
 #[path = "sync/scheduled.rs"]
 mod machine;
 
-pub(super) use machine::{AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, elapsed, spawn_blocking, thread};
+pub(super) use machine::{
+    AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, elapsed, spawn_blocking, thread,
+};
