@@ -36,15 +36,11 @@ pub(super) trait Turn: Send {
 /// The threads. Dropping it finishes what is queued and joins them.
 pub(super) struct IoPool {
     shared: Arc<Shared>,
-    lookout: Lookout,
 }
 
 /// Where turns are queued.
 #[derive(Clone)]
-pub(super) struct IoQueue {
-    shared: Arc<Shared>,
-    lookout: Lookout,
-}
+pub(super) struct IoQueue(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -53,6 +49,7 @@ struct Shared {
     /// The one thread that has nothing to do and has not gone to sleep, until it is called. It changes under the queue's lock;
     /// the thread itself looks at it without.
     awake: AtomicUsize,
+    lookout: Lookout,
 }
 
 struct Queue {
@@ -86,13 +83,14 @@ impl IoPool {
             stopping: false,
         };
         let wake = (0..threads_max).map(|_| Condvar::new()).collect();
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake, awake: AtomicUsize::new(NOBODY) });
+        let (queue, awake) = (Mutex::new(queue), AtomicUsize::new(NOBODY));
+        let shared = Arc::new(Shared { queue, wake, awake, lookout: Lookout::default() });
         shared.start_thread(&mut shared.queue.lock())?;
-        Ok(Self { shared, lookout: Lookout::default() })
+        Ok(Self { shared })
     }
 
     pub(super) fn queue(&self) -> IoQueue {
-        IoQueue { shared: Arc::clone(&self.shared), lookout: self.lookout.clone() }
+        IoQueue(Arc::clone(&self.shared))
     }
 }
 
@@ -115,12 +113,12 @@ impl Drop for IoPool {
 
 impl IoQueue {
     pub(super) fn push(&self, turn: Box<dyn Turn>) {
-        self.shared.push(turn);
+        self.0.push(turn);
     }
 
     /// For those who wait for what these threads do.
-    pub(super) fn lookout(&self) -> Lookout {
-        self.lookout.clone()
+    pub(super) fn lookout(&self) -> &Lookout {
+        &self.0.lookout
     }
 }
 
@@ -194,11 +192,12 @@ impl Shared {
     fn next(&self, thread: usize) -> Option<Box<dyn Turn>> {
         let mut queue = self.queue.lock();
         if queue.turns.is_empty() && !queue.stopping {
-            queue.dry_since = Instant::now();
+            let since = Instant::now();
+            queue.dry_since = since;
             if queue.turns_come_soon && self.awake.load(Ordering::Relaxed) == NOBODY {
                 self.awake.store(thread, Ordering::Relaxed);
                 drop(queue);
-                queue = self.stay_awake(thread);
+                queue = self.stay_awake(thread, since);
             }
         }
         loop {
@@ -216,8 +215,7 @@ impl Shared {
     }
 
     /// Until somebody calls, or for [`AWAKE_MAX`].
-    fn stay_awake(&self, thread: usize) -> MutexGuard<'_, Queue> {
-        let since = Instant::now();
+    fn stay_awake(&self, thread: usize, since: Instant) -> MutexGuard<'_, Queue> {
         let is_awake = || self.awake.load(Ordering::Relaxed) == thread;
         while is_awake() && elapsed(since) < AWAKE_MAX {
             thread::yield_now();

@@ -148,9 +148,9 @@ impl PartitionLog for EmbeddedLog {
         if self.shared.submit(Command::Append(append)).is_err() {
             return futures_util::future::ready(Err(AppendError::Closed("it has been closed"))).boxed();
         }
-        let (asked, lookout) = (Instant::now(), self.shared.io.lookout());
+        let (asked, io) = (Instant::now(), self.shared.io.clone());
         async move {
-            let answered = lookout.wait(asked, answer).await;
+            let answered = io.lookout().wait(asked, answer).await;
             // The writer is dropped without an answer only by a panic, in the middle of whatever it was doing.
             answered.unwrap_or_else(|_| Err(AppendError::Unknown("the writer of the log has stopped".into())))
         }

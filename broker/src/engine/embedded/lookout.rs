@@ -3,7 +3,7 @@
 //! A thread that sleeps until the disk is done is woken over another core: 30 to 40 µs on a virtual machine, which is a
 //! quarter of what a lone publish takes. Other tasks go on meanwhile: whoever looks out comes last in each round.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot::{self, error::RecvError};
 
@@ -13,11 +13,8 @@ use super::{
 };
 
 /// Who looks out: one of all partitions at a time, and only while the disk is that quick.
-#[derive(Clone, Default)]
-pub(super) struct Lookout(Arc<Shared>);
-
 #[derive(Default)]
-struct Shared {
+pub(super) struct Lookout {
     is_taken: AtomicBool,
     /// Whether the last answer came within [`AWAKE_MAX`].
     answers_come_soon: AtomicBool,
@@ -29,7 +26,7 @@ impl Lookout {
     /// # Errors
     /// If nobody is left who could answer.
     pub(super) async fn wait<T>(&self, asked: Instant, answer: oneshot::Receiver<T>) -> Result<T, RecvError> {
-        if self.0.answers_come_soon.load(Ordering::Relaxed)
+        if self.answers_come_soon.load(Ordering::Relaxed)
             && let Some(_post) = self.take()
         {
             while answer.is_empty() && elapsed(asked) < AWAKE_MAX {
@@ -37,17 +34,17 @@ impl Lookout {
             }
         }
         let answered = answer.await;
-        self.0.answers_come_soon.store(elapsed(asked) < AWAKE_MAX, Ordering::Relaxed);
+        self.answers_come_soon.store(elapsed(asked) < AWAKE_MAX, Ordering::Relaxed);
         answered
     }
 
     fn take(&self) -> Option<Post<'_>> {
-        (!self.0.is_taken.swap(true, Ordering::Relaxed)).then_some(Post(&self.0))
+        (!self.is_taken.swap(true, Ordering::Relaxed)).then_some(Post(self))
     }
 }
 
 /// Left when it is dropped: whoever waits may be gone before there is an answer.
-struct Post<'a>(&'a Shared);
+struct Post<'a>(&'a Lookout);
 
 impl Drop for Post<'_> {
     fn drop(&mut self) {
@@ -62,13 +59,13 @@ mod tests {
     use super::*;
 
     fn answers_come_soon(lookout: &Lookout) -> bool {
-        lookout.0.answers_come_soon.load(Ordering::Relaxed)
+        lookout.answers_come_soon.load(Ordering::Relaxed)
     }
 
     #[tokio::test]
     async fn one_looks_out_the_others_sleep_and_who_leaves_makes_room() {
         let lookout = Lookout::default();
-        lookout.0.answers_come_soon.store(true, Ordering::Relaxed);
+        lookout.answers_come_soon.store(true, Ordering::Relaxed);
         let (_asked, answer) = oneshot::channel::<()>();
         let mut first = Box::pin(lookout.wait(Instant::now(), answer));
         assert!(first.as_mut().now_or_never().is_none());
@@ -95,7 +92,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_never_comes_is_an_error() {
         let lookout = Lookout::default();
-        lookout.0.answers_come_soon.store(true, Ordering::Relaxed);
+        lookout.answers_come_soon.store(true, Ordering::Relaxed);
         let (asked, answer) = oneshot::channel::<()>();
         drop(asked);
         assert!(lookout.wait(Instant::now(), answer).await.is_err());
