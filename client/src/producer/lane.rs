@@ -25,8 +25,10 @@ use crate::{
     transport::backoff::RECONNECT,
 };
 
-/// Batches of a partition that may be on their way before new ones wait to be filled: one being synced, one next.
-const EAGER_IN_FLIGHT: usize = 2;
+/// Batches of a partition that may be on their way before new ones wait to be filled. With 2, one being synced and one next,
+/// whoever publishes every 200 µs waits for answers as soon as they take 400; with 8 the median from end to end is a fifth
+/// lower, and neither 64 callers nor bulk publishing, whose batches are full before that, lose anything.
+const EAGER_IN_FLIGHT: usize = 8;
 
 /// Records that are being collected.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::histogram::Latencies;
+use super::histogram::{Latencies, human};
 use super::outcome::{Outcome, Totals};
 use super::payload::Payloads;
 use super::pipelined::partition_of;
@@ -34,6 +34,8 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Book {
     counters: Counters,
+    /// Due → handed to the client: what of each latency is the load's own.
+    lateness: Mutex<Latencies>,
     /// Due → acknowledged.
     acks: Mutex<Latencies>,
     /// Due → user code of a subscriber.
@@ -42,6 +44,17 @@ struct Book {
     consumptions: Mutex<Latencies>,
     /// A reader has read something.
     progress: Notify,
+}
+
+impl Book {
+    /// Notes that what was due at `dues` has just been handed over.
+    fn be_late(&self, window: Window, dues: impl Iterator<Item = Duration>) {
+        let now = Instant::now();
+        let mut lateness = self.lateness.lock();
+        for due in dues.map(|due| window.start + due).filter(|due| window.measures(*due)) {
+            lateness.record(now.saturating_duration_since(due));
+        }
+    }
 }
 
 pub(super) async fn run(stage: &Stage, load: &Live, shape: &Shape, progress: &Progress) -> anyhow::Result<Outcome> {
@@ -114,6 +127,13 @@ fn describe(outcome: &mut Outcome, load: &Live, shape: &Shape, book: &Book, coun
         outcome.latency("group", "due → in the code of a member of the group", book.consumptions.lock().clone());
     }
     outcome.latency("ack", "due → acknowledged", book.acks.lock().clone());
+    outcome.notes.push(own_lateness(&book.lateness.lock()));
+}
+
+/// What of every latency is not the broker's.
+fn own_lateness(lateness: &Latencies) -> String {
+    let (p50, p99) = (human(lateness.at(0.5)), human(lateness.at(0.99)));
+    format!("this load itself was late, in every latency above: p50 {p50}, p99 {p99}")
 }
 
 /// What a load says that could not keep its rate.

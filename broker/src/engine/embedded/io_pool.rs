@@ -99,6 +99,7 @@ impl Drop for IoPool {
         let threads = {
             let mut queue = self.shared.queue.lock();
             queue.stopping = true;
+            self.shared.awake.store(NOBODY, Ordering::Relaxed);
             std::mem::take(&mut queue.threads)
         };
         for wake in &self.shared.wake {

@@ -1,7 +1,8 @@
 //! One task that looks out for its answer, and so keeps the runtime's thread awake while the disk works.
 //!
 //! A thread that sleeps until the disk is done is woken over another core: 30 to 40 µs on a virtual machine, which is a
-//! quarter of what a lone publish takes. Other tasks go on meanwhile: whoever looks out comes last in each round.
+//! quarter of what a lone publish takes. Others go on meanwhile: whoever looks out comes last in each round of the runtime,
+//! and gives its core to the threads that want it, which without that took 13 % off 64 callers that publish one by one.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use tokio::sync::oneshot::{self, error::RecvError};
 
 use super::{
     io_pool::AWAKE_MAX,
-    sync::{AtomicBool, Ordering, elapsed},
+    sync::{AtomicBool, Ordering, elapsed, thread},
 };
 
 /// Who looks out: one of all partitions at a time, and only while the disk is that quick.
@@ -30,6 +31,7 @@ impl Lookout {
             && let Some(_post) = self.take()
         {
             while answer.is_empty() && elapsed(asked) < AWAKE_MAX {
+                thread::yield_now();
                 tokio::task::yield_now().await;
             }
         }

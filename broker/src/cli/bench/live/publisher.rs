@@ -79,6 +79,7 @@ impl Publisher {
                     .map(|(index, value)| Record::new(value).timestamp(timestamp(schedule.due_at(index))));
                 let ticket = self.producer.enqueue_all(records).await?;
                 receipts.spawn(receipt(ticket, schedule, sent..due, window, Arc::clone(&book)));
+                book.be_late(window, (sent..due).map(|index| schedule.due_at(index)));
                 sent = due;
             }
             while let Some(done) = receipts.try_join_next() {
