@@ -23,6 +23,6 @@ pub use crate::{
     raw_http2::RawHttp2,
     reading::{by_partition, drain, read_all, text},
     refusal::Refusal,
-    usage::{cpu_time, descriptors, resident_anonymous_bytes},
+    usage::{cpu_time, descriptors, may_have_huge_pages, resident_anonymous_bytes},
     wait::{eventually, until, within},
 };

@@ -10,9 +10,21 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// # Panics
 /// If the process is gone.
 pub fn resident_anonymous_bytes(pid: u32) -> u64 {
+    status(pid, "RssAnon:") * 1024
+}
+
+/// Whether the kernel may give a process huge pages.
+///
+/// # Panics
+/// If the process is gone.
+pub fn may_have_huge_pages(pid: u32) -> bool {
+    status(pid, "THP_enabled:") != 0
+}
+
+fn status(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux tells it");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    let line = status.lines().find(|line| line.starts_with(name)).expect("Linux tells it");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// Open file descriptors.

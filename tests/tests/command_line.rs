@@ -9,7 +9,8 @@ use std::{
 
 use aqueduct_client::{GroupPolicy, Record, Timestamp};
 use aqueduct_tests::{
-    BrokerProcess, aqueduct, aqueduct_command, aqueduct_with_input, by_partition, eventually, read_all,
+    BrokerProcess, aqueduct, aqueduct_command, aqueduct_with_input, by_partition, eventually, may_have_huge_pages,
+    read_all,
 };
 
 /// Real departures from New York, one JSON object a line.
@@ -293,4 +294,10 @@ fn the_demo_notices_a_flipped_byte_and_exits_with_1() {
     let demo = aqueduct(None, &["demo", "--rounds", "10", "--flip-byte"]);
     assert_eq!(demo.code, 1, "{}{}", demo.stdout, demo.stderr);
     assert!((demo.stdout.clone() + &demo.stderr).to_lowercase().contains("damage"), "{}{}", demo.stdout, demo.stderr);
+}
+
+#[test]
+fn the_kernel_clears_no_huge_pages_while_a_broker_writes() {
+    let broker = BrokerProcess::start();
+    assert!(!may_have_huge_pages(broker.pid()));
 }

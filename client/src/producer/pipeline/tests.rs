@@ -134,14 +134,15 @@ fn alone_a_record_goes_at_once() {
 
 #[test]
 fn under_load_records_collect_while_earlier_batches_are_on_their_way() {
-    let mut rig = Rig::new(config(), 1);
-    rig.push(1);
-    let first = rig.send().expect("goes");
-    rig.push(1);
-    assert!(rig.send().is_some(), "a second one waits at the broker for the next sync");
+    let mut rig = Rig::new(LaneConfig { in_flight_max: 64, ..config() }, 1);
+    let alone = std::iter::repeat_with(|| {
+        rig.push(1);
+        rig.send().expect("it goes at once")
+    });
+    let on_their_way: Vec<Sent> = alone.take(8).collect();
     rig.push(3);
     assert_eq!(rig.send(), None);
-    rig.ack(&first, 0);
+    rig.ack(&on_their_way[0], 0);
     assert_eq!(rig.send().map(|sent| sent.records), Some(3));
 }
 
