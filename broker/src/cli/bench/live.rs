@@ -46,17 +46,6 @@ struct Book {
     progress: Notify,
 }
 
-impl Book {
-    /// Notes that what was due at `dues` has just been handed over.
-    fn be_late(&self, window: Window, dues: impl Iterator<Item = Duration>) {
-        let now = Instant::now();
-        let mut lateness = self.lateness.lock();
-        for due in dues.map(|due| window.start + due).filter(|due| window.measures(*due)) {
-            lateness.record(now.saturating_duration_since(due));
-        }
-    }
-}
-
 pub(super) async fn run(stage: &Stage, load: &Live, shape: &Shape, progress: &Progress) -> anyhow::Result<Outcome> {
     stage.make_topic(shape, Retention::Bounded).await?;
     let book = Arc::new(Book::default());

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aqueduct_client::{BatchTicket, Client, Producer, PublishError, Record};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::{Book, timestamp};
+use crate::cli::bench::histogram::Latencies;
 use crate::cli::bench::pacer::Pacer;
 use crate::cli::bench::payload::Payloads;
 use crate::cli::bench::plan::{Live, Shape};
@@ -79,7 +81,7 @@ impl Publisher {
                     .map(|(index, value)| Record::new(value).timestamp(timestamp(schedule.due_at(index))));
                 let ticket = self.producer.enqueue_all(records).await?;
                 receipts.spawn(receipt(ticket, schedule, sent..due, window, Arc::clone(&book)));
-                book.be_late(window, (sent..due).map(|index| schedule.due_at(index)));
+                note_since_due(&book.lateness, schedule, sent..due, window);
                 sent = due;
             }
             while let Some(done) = receipts.try_join_next() {
@@ -104,14 +106,16 @@ async fn receipt(
     book: Arc<Book>,
 ) -> Result<(), PublishError> {
     ticket.await?;
-    let now = Instant::now();
     book.counters.published.fetch_add(records.end - records.start, Ordering::Relaxed);
-    let mut acks = book.acks.lock();
-    for index in records {
-        let due = window.start + schedule.due_at(index);
-        if window.measures(due) {
-            acks.record(now.saturating_duration_since(due));
-        }
-    }
+    note_since_due(&book.acks, schedule, records, window);
     Ok(())
+}
+
+/// Notes for each of `records` how long ago it was due.
+fn note_since_due(latencies: &Mutex<Latencies>, schedule: Schedule, records: Range<u64>, window: Window) {
+    let now = Instant::now();
+    let mut latencies = latencies.lock();
+    for due in records.map(|index| window.start + schedule.due_at(index)).filter(|due| window.measures(*due)) {
+        latencies.record(now.saturating_duration_since(due));
+    }
 }
