@@ -134,6 +134,22 @@ fn limits_are_measured_and_set_beside_the_load() {
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
+#[test]
+fn a_load_on_schedule_is_set_beside_bare_grpc_and_the_disk_on_the_same_schedule() {
+    let load = ["bench", "end-to-end", "--rate", "200", "--duration", "300ms", "--warm-up", "0s", "--output", "json"];
+    let report = aqueduct(None, &load).success().json_lines().remove(0);
+    let limit = &report["limits"]["on_schedule"];
+    assert_eq!(limit["rate"], 200, "{report}");
+    let p99_us = limit["p99_us"].as_f64().expect("a percentile");
+    assert!(limit["p50_us"].as_f64().is_some_and(|p50_us| p50_us > 0.0 && p50_us <= p99_us), "{report}");
+    let fractions = report["fractions"].as_array().expect("fractions");
+    for name in ["end_to_end", "ack"] {
+        let reached = &latency(&report, name)["p99_us"];
+        let beside = |fraction: &&Value| fraction["reached"] == *reached && fraction["allowed"] == limit["p99_us"];
+        assert!(fractions.iter().any(|fraction| beside(&fraction)), "{name}: {report}");
+    }
+}
+
 #[tokio::test]
 async fn a_running_broker_is_left_as_it_was() {
     let broker = BrokerProcess::start();

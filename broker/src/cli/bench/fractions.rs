@@ -38,6 +38,7 @@ const TO_CLIENT: &str = "a bare gRPC stream to the client";
 const MEMCPY: &str = "memcpy";
 const ROUND_TRIP: &str = "fdatasync into zeros + a bare gRPC call";
 const CALL: &str = "a bare gRPC call";
+const ON_SCHEDULE: &str = "bare gRPC and the disk, on this schedule";
 
 const RATIO_MIN: f64 = 0.002;
 
@@ -47,14 +48,17 @@ pub(super) fn of(plan: &Plan, outcome: &Outcome, limits: &Limits) -> Vec<Fractio
         let flow = outcome.flows.iter().find(|flow| flow.name == name)?;
         Some(more(name, limit, outcome.per_second(flow.bytes) / 1e6, allowed_mb))
     };
-    let latency = |name, figure| {
+    let at = |name, quantile| {
         let latency = outcome.latencies.iter().find(|latency| latency.name == name)?;
+        (latency.latencies.count() > 0).then(|| latency.latencies.at(quantile).as_secs_f64() * 1e6)
+    };
+    let latency = |name, figure| {
         let durable = plan.shape.durability == aqueduct_client::Durability::Fsync;
         let limit = if durable { ROUND_TRIP } else { CALL };
-        let reached = latency.latencies.at(0.5).as_secs_f64() * 1e6;
-        (latency.latencies.count() > 0)
-            .then(|| less(figure, limit, reached, limits.round_trip_us(plan.shape.durability)))
+        Some(less(figure, limit, at(name, 0.5)?, limits.round_trip_us(plan.shape.durability)))
     };
+    let on_schedule =
+        |name, figure| Some(less(figure, ON_SCHEDULE, at(name, 0.99)?, limits.on_schedule?.latency.p99_us));
     let to_client = ("delivered", TO_CLIENT, limits.grpc_to_client_gb_per_second * 1e3);
     let fractions = match &plan.load {
         Load::Pipelined(_) => vec![
@@ -68,8 +72,11 @@ pub(super) fn of(plan: &Plan, outcome: &Outcome, limits: &Limits) -> Vec<Fractio
         ],
         Load::Live(_) => vec![
             latency("end_to_end", "p50 from due to delivered"),
+            on_schedule("end_to_end", "p99 from due to delivered"),
             latency("group", "p50 from due to consumed"),
+            on_schedule("group", "p99 from due to consumed"),
             latency("ack", "p50 from due to acknowledged"),
+            on_schedule("ack", "p99 from due to acknowledged"),
             throughput(to_client.0, to_client.1, to_client.2),
         ],
     };

@@ -30,12 +30,14 @@ mod window;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use super::exit::{CliError, Exit};
 use super::render::{self, Format};
 use super::{Global, ServerOrigin, stdout};
 pub(super) use args::BenchCommand;
 use args::Request;
-use limits::Limits;
+use limits::{Due, Limits};
 use outcome::Outcome;
 use plan::{Load, MeasureLimits, Plan};
 use progress::Progress;
@@ -112,9 +114,14 @@ struct Performed {
 
 async fn perform(stage: &Stage, plan: &Plan, directory: &Path, progress: &Progress) -> anyhow::Result<Performed> {
     stage.check(&plan.shape)?;
+    let in_vain = || {
+        let directory = directory.display();
+        format!(
+            "cannot measure the limits of this machine in {directory} (--dir names another disk, --no-limits goes without)"
+        )
+    };
     let limits = match plan.limits {
-        // Never longer than the load itself.
-        MeasureLimits::Yes => Some(Limits::measure(directory, limits::TAKE.min(plan.shape.duration), progress).await?),
+        MeasureLimits::Yes => Some(Box::pin(measure_limits(plan, directory, progress)).await.with_context(in_vain)?),
         MeasureLimits::No => None,
     };
     let shape = &plan.shape;
@@ -130,6 +137,23 @@ async fn perform(stage: &Stage, plan: &Plan, directory: &Path, progress: &Progre
         outcome.notes.push("the limits are those of this machine; the broker may be on another one".to_owned());
     }
     Ok(Performed { outcome, limits })
+}
+
+/// Never longer than the load itself.
+async fn measure_limits(plan: &Plan, directory: &Path, progress: &Progress) -> anyhow::Result<Limits> {
+    let shape = &plan.shape;
+    let mut limits = Limits::measure(directory, limits::TAKE.min(shape.duration), progress).await?;
+    if let Load::Live(load) = &plan.load {
+        let due = Due {
+            rate: load.rate,
+            record_bytes: shape.value_bytes(),
+            batch: load.batch.into(),
+            durability: shape.durability,
+        };
+        let take = limits::TAKE_ON_SCHEDULE.min(shape.duration);
+        limits.measure_on_schedule(directory, due, take, progress).await?;
+    }
+    Ok(limits)
 }
 
 fn interrupted() -> CliError {

@@ -148,7 +148,7 @@ pub(super) fn limits_text(limits: &Limits) -> String {
         format!("p50 {}, p99 {}", micros(p.p50_us), micros(p.p99_us))
     };
     let gigabytes = |rate| format!("{} GB/s", three_digits(rate));
-    let lines = [
+    let mut lines = vec![
         ("fdatasync of 4 KiB, growing file", percentiles(limits.fdatasync_growing)),
         ("fdatasync of 4 KiB, zeroed ahead", percentiles(limits.fdatasync_zeroed)),
         ("fdatasync, 8 files at once", format!("{}/s", three_digits(limits.fdatasync_parallel_per_second))),
@@ -159,6 +159,10 @@ pub(super) fn limits_text(limits: &Limits) -> String {
         ("bare gRPC stream to the client", gigabytes(limits.grpc_to_client_gb_per_second)),
         ("bare gRPC stream to the server", gigabytes(limits.grpc_to_server_gb_per_second)),
     ];
+    if let Some(limit) = limits.on_schedule {
+        let value = format!("{}, at {}/s", percentiles(limit.latency), grouped(limit.rate.into()));
+        lines.push(("bare gRPC and the disk, on schedule", value));
+    }
     let lines: String = lines.iter().map(|(name, value)| format!("  {name:<38} {value}\n")).collect();
     format!("This machine by itself, measured in this run\n{lines}")
 }

@@ -14,7 +14,7 @@ use crate::cli::bench::histogram::Latencies;
 const PIECE_BYTES: u64 = 4 << 10;
 const LARGE_PIECE_BYTES: u64 = 1 << 20;
 /// Zeros to write into: more than a second of syncs needs, and it starts again at the end.
-const ZEROED_BYTES: u64 = 32 << 20;
+pub(super) const ZEROED_BYTES: u64 = 32 << 20;
 const PARALLEL_FILES: usize = 8;
 const PARALLEL_ZEROED_BYTES: u64 = 4 << 20;
 
@@ -112,8 +112,8 @@ fn random(bytes: u64) -> Vec<u8> {
 }
 
 /// A file that is removed when it is not needed any more.
-struct Scratch {
-    file: File,
+pub(super) struct Scratch {
+    pub(super) file: File,
     path: PathBuf,
     piece: Vec<u8>,
 }
@@ -125,7 +125,7 @@ impl Scratch {
         Ok(Self { file, path, piece: random(PIECE_BYTES) })
     }
 
-    fn zeroed(directory: &Path, name: &str, bytes: u64) -> anyhow::Result<Self> {
+    pub(super) fn zeroed(directory: &Path, name: &str, bytes: u64) -> anyhow::Result<Self> {
         let scratch = Self::new(directory, name)?;
         let zeros = vec![0; usize::try_from(LARGE_PIECE_BYTES)?];
         for position in (0..bytes).step_by(zeros.len()) {

@@ -5,23 +5,27 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use aqueduct_client::proto::{
     self, Batch, BatchSet, PublishRequest, PublishStreamResponse, SubscribeResponse, admin_client::AdminClient,
-    admin_server, log_client::LogClient, log_server, publish_request::Payload, subscribe_response::Event,
+    admin_server, log_client::LogClient, log_server, publish_request::Payload, publish_stream_response,
+    subscribe_response::Event,
 };
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Percentiles;
+use super::on_schedule::Arrived;
 use crate::cli::bench::histogram::Latencies;
 
 const FRAME_BYTES: u32 = 256 << 10;
-const MESSAGE_BYTES: usize = 256 << 10;
+pub(super) const MESSAGE_BYTES: usize = 256 << 10;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const ANSWERS_MAX: usize = 1024;
 
 /// A server on a free port, until it is dropped.
 pub(super) struct BareServer {
@@ -30,12 +34,13 @@ pub(super) struct BareServer {
 }
 
 impl BareServer {
-    pub(super) async fn start() -> anyhow::Result<Self> {
+    /// Published requests go to `disk`, which answers them; without one they are counted.
+    pub(super) async fn start(disk: Option<mpsc::Sender<Arrived>>) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        thread::spawn(move || serve(listener, stopped));
+        thread::spawn(move || serve(listener, disk, stopped));
         let channel = Endpoint::new(format!("http://{address}"))?
             .tcp_nodelay(true)
             .max_frame_size(FRAME_BYTES)
@@ -44,6 +49,10 @@ impl BareServer {
             .connect()
             .await?;
         Ok(Self { channel, _stop: stop })
+    }
+
+    pub(super) fn log(&self) -> LogClient<Channel> {
+        LogClient::new(self.channel.clone())
     }
 
     /// One call at a time.
@@ -62,7 +71,7 @@ impl BareServer {
 
     /// GB a second of a stream of responses.
     pub(super) async fn to_client(&self, take: Duration) -> anyhow::Result<f64> {
-        let mut client = LogClient::new(self.channel.clone());
+        let mut client = self.log();
         let mut responses = client.subscribe(proto::SubscribeRequest::default()).await?.into_inner();
         let begun = Instant::now();
         let mut messages = 0_u32;
@@ -75,7 +84,7 @@ impl BareServer {
 
     /// GB a second of a stream of requests.
     pub(super) async fn to_server(&self, take: Duration) -> anyhow::Result<f64> {
-        let mut client = LogClient::new(self.channel.clone());
+        let mut client = self.log();
         let begun = Instant::now();
         let requests = stream::unfold(message(), move |batch| async move {
             let payload = Some(Payload::Batch(batch.clone()));
@@ -83,11 +92,8 @@ impl BareServer {
         });
         // Answered once, at the end, with the number of requests.
         let mut responses = client.publish_stream(requests).await?.into_inner();
-        let answer = responses.message().await?.and_then(|response| response.event);
-        let Some(proto::publish_stream_response::Event::Outcome(outcome)) = answer else {
-            anyhow::bail!("the bare server did not answer");
-        };
-        Ok(gigabytes_per_second(u32::try_from(outcome.request_id)?, begun.elapsed()))
+        let count = request_of(responses.message().await?).context("the bare server did not answer")?;
+        Ok(gigabytes_per_second(u32::try_from(count)?, begun.elapsed()))
     }
 }
 
@@ -99,7 +105,25 @@ fn message() -> Batch {
     Batch { records: Bytes::from(vec![7; MESSAGE_BYTES]), ..Batch::default() }
 }
 
-fn serve(listener: std::net::TcpListener, stopped: oneshot::Receiver<()>) -> anyhow::Result<()> {
+/// The answer to a request.
+pub(super) fn outcome(request_id: u64) -> PublishStreamResponse {
+    let outcome = proto::Outcome { request_id, outcome: None };
+    PublishStreamResponse { event: Some(publish_stream_response::Event::Outcome(outcome)) }
+}
+
+/// The request that is answered.
+pub(super) fn request_of(response: Option<PublishStreamResponse>) -> Option<u64> {
+    match response?.event {
+        Some(publish_stream_response::Event::Outcome(outcome)) => Some(outcome.request_id),
+        Some(publish_stream_response::Event::Hold(_) | publish_stream_response::Event::Resume(_)) | None => None,
+    }
+}
+
+fn serve(
+    listener: std::net::TcpListener,
+    disk: Option<mpsc::Sender<Arrived>>,
+    stopped: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let incoming = stream::unfold(TcpListener::from_std(listener)?, |listener| async {
             let accepted = listener.accept().await.and_then(|(stream, _)| {
@@ -113,7 +137,7 @@ fn serve(listener: std::net::TcpListener, stopped: oneshot::Receiver<()>) -> any
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(STREAM_WINDOW_BYTES)
             .add_service(admin_server::AdminServer::new(Nothing))
-            .add_service(log_server::LogServer::new(Nothing))
+            .add_service(log_server::LogServer::new(BareLog { disk }).max_decoding_message_size(usize::MAX))
             .serve_with_incoming(incoming);
         tokio::select! {
             served = serving => Ok(served?),
@@ -124,6 +148,10 @@ fn serve(listener: std::net::TcpListener, stopped: oneshot::Receiver<()>) -> any
 
 struct Nothing;
 
+struct BareLog {
+    disk: Option<mpsc::Sender<Arrived>>,
+}
+
 #[tonic::async_trait]
 impl admin_server::Admin for Nothing {
     async fn info(&self, _: Request<proto::InfoRequest>) -> Result<Response<proto::InfoResponse>, Status> {
@@ -132,7 +160,7 @@ impl admin_server::Admin for Nothing {
 }
 
 #[tonic::async_trait]
-impl log_server::Log for Nothing {
+impl log_server::Log for BareLog {
     type PublishStreamStream = BoxStream<'static, Result<PublishStreamResponse, Status>>;
     type SubscribeStream = BoxStream<'static, Result<SubscribeResponse, Status>>;
 
@@ -146,14 +174,24 @@ impl log_server::Log for Nothing {
         &self,
         requests: Request<Streaming<PublishRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let mut requests = requests.into_inner();
+        if let Some(disk) = self.disk.clone() {
+            let (answers, mut answered) = mpsc::channel(ANSWERS_MAX);
+            tokio::spawn(async move {
+                while let Ok(Some(request)) = requests.message().await {
+                    if disk.send(Arrived { request, answers: answers.clone() }).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            return Ok(Response::new(stream::poll_fn(move |context| answered.poll_recv(context)).boxed()));
+        }
         let answer = async move {
-            let mut requests = requests.into_inner();
             let mut count = 0;
             while requests.message().await?.is_some() {
                 count += 1;
             }
-            let outcome = proto::Outcome { request_id: count, outcome: None };
-            Ok(PublishStreamResponse { event: Some(proto::publish_stream_response::Event::Outcome(outcome)) })
+            Ok(outcome(count))
         };
         Ok(Response::new(stream::once(answer).boxed()))
     }

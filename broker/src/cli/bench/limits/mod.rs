@@ -3,6 +3,7 @@
 mod disk;
 mod grpc;
 mod memory;
+mod on_schedule;
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,9 +13,13 @@ use serde::Serialize;
 
 use super::progress::Progress;
 pub(super) use disk::warning;
+pub(super) use on_schedule::{Due, OnSchedule};
 
 /// How long all of them take together beside a load, at most.
 pub(super) const TAKE: Duration = Duration::from_millis(3_500);
+
+/// How long the one on schedule takes, at most. It is there for the pauses of a machine, some of which come once a second.
+pub(super) const TAKE_ON_SCHEDULE: Duration = Duration::from_secs(4);
 
 /// Measured one after the other, in the same run as the load.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -33,6 +38,9 @@ pub(super) struct Limits {
     /// Messages of 256 KiB.
     pub(super) grpc_to_client_gb_per_second: f64,
     pub(super) grpc_to_server_gb_per_second: f64,
+    /// For a load with a schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) on_schedule: Option<OnSchedule>,
 }
 
 /// In microseconds.
@@ -75,7 +83,7 @@ impl Limits {
         let take = share(8);
         let loopback_gb_per_second = tokio::task::spawn_blocking(move || memory::loopback(take)).await??;
         progress.phase("limits: bare gRPC", None);
-        let server = grpc::BareServer::start().await.context("cannot measure bare gRPC")?;
+        let server = grpc::BareServer::start(None).await.context("cannot measure bare gRPC")?;
         let grpc_call = server.call(share(8)).await?;
         let grpc_to_client_gb_per_second = server.to_client(share(8)).await?;
         let grpc_to_server_gb_per_second = server.to_server(share(8)).await?;
@@ -89,7 +97,21 @@ impl Limits {
             grpc_call,
             grpc_to_client_gb_per_second,
             grpc_to_server_gb_per_second,
+            on_schedule: None,
         })
+    }
+
+    /// Takes about `take`; a file goes to `directory`.
+    pub(super) async fn measure_on_schedule(
+        &mut self,
+        directory: &Path,
+        due: Due,
+        take: Duration,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        progress.phase("limits: bare gRPC and fdatasync, on schedule", None);
+        self.on_schedule = on_schedule::measure(directory, due, take).await?;
+        Ok(())
     }
 
     /// Time to make a small record durable and to say so: the sync, and a bare call. Without a sync, only the call.
