@@ -130,7 +130,7 @@ pub struct BrokerConfig {
     pub io_threads: usize,
     /// How long a unary publish waits for room in a budget when its caller set no deadline. Default 10 s.
     pub publish_wait_max: Duration,
-    /// How often retention is applied. Default 10 s; at least 100 ms.
+    /// How often retention is applied; by bytes, also whenever a segment is full. Default 10 s; at least 100 ms.
     pub retention_interval: Duration,
     /// Default: refuse.
     pub auto_create_topics: AutoCreateTopics,

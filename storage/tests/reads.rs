@@ -116,6 +116,23 @@ fn a_reader_in_a_segment_that_retention_removes_finishes_or_is_out_of_range() {
 }
 
 #[test]
+fn retention_by_bytes_alone_removes_nothing_for_its_age() {
+    let disk = SimDisk::new();
+    let options = LogOptions { retention_age: Some(Duration::from_secs(1)), ..small_options() };
+    let mut log = new_log(&disk, options.clone());
+    for _ in 0..8 {
+        append(&mut log, &[3000]).expect("append");
+    }
+    log.enforce_retention(0).expect("the age clock begins");
+    disk.advance_clock(Duration::from_secs(3600));
+    assert_eq!(log.enforce_retention_bytes().expect("no bytes are set").segments_removed, 0);
+    log.set_options(LogOptions { retention_bytes: Some(7000), ..options });
+    let outcome = log.enforce_retention_bytes().expect("retention");
+    assert_eq!((outcome.log_start, outcome.segments_removed), (10, 5));
+    assert_eq!(log.enforce_retention(3_600_000_000).expect("by age").log_start, log.log_end());
+}
+
+#[test]
 fn what_lies_behind_a_record_tells_whether_retention_by_bytes_removes_it() {
     for seed in 0..50 {
         let mut random = fastrand::Rng::with_seed(seed);

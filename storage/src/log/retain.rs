@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::PartitionLog;
 use super::active::Tail;
 use crate::commit::FileEntry;
-use crate::retention::{self, SealedSegment};
+use crate::retention::{self, Limits, SealedSegment};
 use crate::segment::{Segment, index_file_name};
 use crate::state::State;
 use crate::{Offset, StorageError};
@@ -44,10 +44,23 @@ impl PartitionLog {
             let age_max_us = u64::try_from(age_max.as_micros()).unwrap_or(u64::MAX);
             self.seal_if_older(age_max_us)?;
         }
+        self.remove_beyond(limits)
+    }
+
+    /// Removes the segments that are too many by their bytes, which takes no clock. Without any it costs a few comparisons.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] after a failure; the disk's.
+    pub fn enforce_retention_bytes(&mut self) -> Result<RetentionOutcome, StorageError> {
+        self.check_health()?;
+        self.remove_beyond(Limits { age: None, ..self.options.limits() })
+    }
+
+    fn remove_beyond(&mut self, limits: Limits) -> Result<RetentionOutcome, StorageError> {
         if limits.bytes.is_none() && limits.age.is_none() {
             return Ok(self.nothing_removed());
         }
-        let sealed = self.sealed_segments()?;
+        let sealed = self.sealed_segments(limits)?;
         let active_bytes = self.shared.segments().last().map_or(0, |segment| segment.bytes());
         match retention::new_log_start(&sealed, active_bytes, limits, self.age.age_us) {
             Some(log_start) => self.remove_below(log_start),
@@ -112,9 +125,9 @@ impl PartitionLog {
     }
 
     /// All segments but the last, whose file name is the proof of where the log ends.
-    fn sealed_segments(&self) -> Result<Vec<SealedSegment>, StorageError> {
+    fn sealed_segments(&self, limits: Limits) -> Result<Vec<SealedSegment>, StorageError> {
         let list = self.shared.segments();
-        let is_aged = self.options.retention_age.is_some();
+        let is_aged = limits.age.is_some();
         let view = |pair: &[Arc<Segment>]| {
             let [segment, next] = pair else { return Ok(None) };
             let appended_by_us = if is_aged { self.segment_age_us(next)? } else { None };

@@ -401,12 +401,26 @@ impl WriterTurn {
             waiters.into_iter().for_each(|done| drop(done.send(Ok(()))));
             return;
         }
+        let segments = self.shared.reader.segment_count();
         let outcome = writer.append_group(&batches).map_err(AppendError::from);
         // Whoever holds an acknowledgement can fetch the record: the window moves first.
         self.shared.publish_window();
         for done in waiters {
             let _ = done.send(outcome.clone());
         }
+        if self.shared.reader.segment_count() > segments {
+            self.remove_surplus();
+        }
+    }
+
+    /// Retention by bytes, as soon as there is a segment more. Left to its next round, a busy log exceeds its bytes by
+    /// gigabytes, and whoever publishes waits a second until they are removed, 60 ms for each segment that is in memory.
+    fn remove_surplus(&mut self) {
+        let Some(writer) = self.writer.as_mut() else { return };
+        if let Err(error) = writer.enforce_retention_bytes() {
+            tracing::error!("retention failed: {error}");
+        }
+        self.shared.publish_window();
     }
 
     fn execute(&mut self, command: Command) {

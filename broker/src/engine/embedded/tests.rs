@@ -123,3 +123,25 @@ async fn a_log_that_outlives_its_engine_answers_instead_of_waiting_for_ever() {
     drop(log);
     EmbeddedEngine::open(real_disk(), &subject.path, options()).expect("the directory is free again");
 }
+
+#[tokio::test]
+async fn a_busy_log_keeps_to_its_bytes_without_a_round_of_retention() {
+    let subject = EmbeddedSubject::new();
+    let bytes_max = 2 * options().segment_bytes;
+    let meta = TopicMeta { retention_bytes: Some(bytes_max), ..meta("t", 1) };
+    let log = first(subject.engine().create_topic(meta).await.unwrap());
+    let lease = log.acquire().await.unwrap();
+    for base_offset in 0..40 {
+        let batch = storage::Batch {
+            header: storage::BatchHeader { base_offset, record_count: 1, epoch: lease.epoch, ..Default::default() },
+            payload: Bytes::from(vec![0; 20_000]),
+        };
+        assert_eq!(log.append(lease, base_offset, vec![batch]).await, Ok(()));
+    }
+    // After the append that it follows.
+    let log_start = log.trim(0).await.unwrap();
+    let size_bytes = log.stats().size_bytes;
+    assert!(log_start > 0 && log_start < 40, "{log_start}");
+    assert!((bytes_max..bytes_max + 2 * options().segment_bytes).contains(&size_bytes), "{size_bytes}");
+    assert_eq!(log.watch().borrow().log_start, log_start, "everybody knows");
+}
