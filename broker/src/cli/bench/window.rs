@@ -1,9 +1,12 @@
 //! When is measured, and what the broker used meanwhile.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::histogram::Latencies;
 use super::progress::Progress;
+use super::schedule::Schedule;
 use super::usage;
 
 /// How often memory is looked at.
@@ -43,6 +46,14 @@ impl Window {
     /// Whether something that began, or was due, then is to be measured.
     pub(super) fn measures(&self, instant: Instant) -> bool {
         (self.measuring_from()..self.end()).contains(&instant)
+    }
+
+    /// Notes how long ago each of `records` that is to be measured was due.
+    pub(super) fn note_since_due(&self, latencies: &mut Latencies, schedule: Schedule, records: Range<u64>) {
+        let now = Instant::now();
+        for due in records.map(|index| self.start + schedule.due_at(index)).filter(|due| self.measures(*due)) {
+            latencies.record(now.saturating_duration_since(due));
+        }
     }
 }
 

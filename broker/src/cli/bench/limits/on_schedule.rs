@@ -24,6 +24,7 @@ use super::grpc::{BareServer, MESSAGE_BYTES, outcome, request_of};
 use crate::cli::bench::histogram::Latencies;
 use crate::cli::bench::pacer::Pacer;
 use crate::cli::bench::schedule::{GRACE, Schedule};
+use crate::cli::bench::window::Window;
 
 /// Requests that may wait for the disk, or for the connection.
 const REQUESTS_MAX: usize = 1024;
@@ -76,24 +77,24 @@ async fn carry(server: &BareServer, due: Due, take: Duration) -> anyhow::Result<
     let to_send = stream::poll_fn(move |context| to_send.poll_recv(context));
     let mut answers = server.log().publish_stream(to_send).await?.into_inner();
     let schedule = Schedule::new(due.rate, 1, 0);
-    let all = schedule.due_before(take);
     // What is late goes in messages of the usual size, like that of a client.
     let batch = due.batch.min((MESSAGE_BYTES / due.record_bytes.max(1)).max(1) as u64);
     let warm_up = take * WARM_UP_PERCENT / 100;
-    let begun = Instant::now();
+    let window = Window::open(warm_up, take - warm_up);
+    let all = schedule.due_before(window.length());
     let sending = async {
         let pacer = Pacer::new()?;
         let mut sent = 0;
         loop {
-            let next = schedule.due(begun.elapsed()).min(sent + batch).min(all);
+            let next = schedule.due(window.start.elapsed()).min(sent + batch).min(all);
             if next > sent {
                 requests.send(request(next, due.record_bytes * usize::try_from(next - sent)?)).await?;
                 sent = next;
             }
-            if sent == all || begun.elapsed() > take + GRACE {
+            if sent == all || Instant::now() > window.end() + GRACE {
                 break;
             }
-            pacer.until(begun + schedule.due_at(sent)).await?;
+            pacer.until(window.start + schedule.due_at(sent)).await?;
         }
         drop(requests);
         anyhow::Ok(sent)
@@ -101,10 +102,7 @@ async fn carry(server: &BareServer, due: Due, take: Duration) -> anyhow::Result<
     let listening = async {
         let (mut latencies, mut answered) = (Latencies::default(), 0);
         while let Some(request_id) = request_of(answers.message().await?) {
-            let due = (answered..request_id).map(|index| schedule.due_at(index));
-            for due_at in due.filter(|due_at| *due_at >= warm_up) {
-                latencies.record(begun.elapsed().saturating_sub(due_at));
-            }
+            window.note_since_due(&mut latencies, schedule, answered..request_id);
             answered = request_id;
         }
         anyhow::Ok((latencies, answered))

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aqueduct_client::{BatchTicket, Client, Producer, PublishError, Record};
-use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::{Book, timestamp};
-use crate::cli::bench::histogram::Latencies;
 use crate::cli::bench::pacer::Pacer;
 use crate::cli::bench::payload::Payloads;
 use crate::cli::bench::plan::{Live, Shape};
@@ -81,7 +79,7 @@ impl Publisher {
                     .map(|(index, value)| Record::new(value).timestamp(timestamp(schedule.due_at(index))));
                 let ticket = self.producer.enqueue_all(records).await?;
                 receipts.spawn(receipt(ticket, schedule, sent..due, window, Arc::clone(&book)));
-                note_since_due(&book.lateness, schedule, sent..due, window);
+                window.note_since_due(&mut book.lateness.lock(), schedule, sent..due);
                 sent = due;
             }
             while let Some(done) = receipts.try_join_next() {
@@ -107,15 +105,6 @@ async fn receipt(
 ) -> Result<(), PublishError> {
     ticket.await?;
     book.counters.published.fetch_add(records.end - records.start, Ordering::Relaxed);
-    note_since_due(&book.acks, schedule, records, window);
+    window.note_since_due(&mut book.acks.lock(), schedule, records);
     Ok(())
-}
-
-/// Notes for each of `records` how long ago it was due.
-fn note_since_due(latencies: &Mutex<Latencies>, schedule: Schedule, records: Range<u64>, window: Window) {
-    let now = Instant::now();
-    let mut latencies = latencies.lock();
-    for due in records.map(|index| window.start + schedule.due_at(index)).filter(|due| window.measures(*due)) {
-        latencies.record(now.saturating_duration_since(due));
-    }
 }
